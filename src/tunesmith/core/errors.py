@@ -1,0 +1,27 @@
+"""The one exception that a user may meet: a code, and the facts that its sentence needs.
+
+The sentences (cause and next step, in both languages) live in `tunesmith.messages`; this file only carries the
+code, so that the floor of the house needs nothing above it.
+"""
+
+from __future__ import annotations
+
+Fact = str | int | float | bool
+
+
+class TunesmithError(Exception):
+    """Something the user can mend.
+
+    Args:
+        code: `<room>.<name>`, a key of the message catalogue; `tunesmith explain CODE` shows it.
+        facts: the values that fill the placeholders of the sentence.
+    """
+
+    def __init__(self, code: str, /, **facts: Fact) -> None:
+        self.code = code
+        self.facts = facts
+        super().__init__(code, facts)
+
+    def __str__(self) -> str:
+        facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())
+        return f"{self.code} ({facts})" if facts else self.code

@@ -1,0 +1,173 @@
+"""Durable files: a file or folder appears whole or not at all.
+
+Write aside, fsync, hash, rename, fsync the parent. Whatever is found at a final name was therefore complete when
+the name appeared, and its hash says whether it still is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunesmith.core.errors import TunesmithError
+
+MANIFEST = "manifest.json"
+ASIDE = ".aside-"
+"""Prefix of everything that is still being written; such a name is rubbish after a crash and may be removed."""
+
+_CHUNK_BYTES = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def sha256_file(path: Path) -> str:
+    """Hash of the file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file's or a folder's entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing below `path` into errors with a next step."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            free = shutil.disk_usage(_existing_parent(path)).free
+            raise TunesmithError("core.disk_full", path=str(path), free_mb=free // 2**20) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise TunesmithError("core.not_writable", path=str(path), reason=str(error.strerror)) from error
+        raise TunesmithError("core.disk_fault", path=str(path), reason=str(error)) from error
+
+
+def _existing_parent(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def write_atomic(path: Path, content: bytes | str) -> str:
+    """Write the whole content or leave what was there, and return its SHA-256.
+
+    Errors: core.disk_full, core.not_writable, core.disk_fault.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        fsync_path(path.parent)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_json(path: Path, value: object) -> str:
+    """Write a value as readable JSON, durably; returns the SHA-256."""
+    return write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object that this program wrote. Errors: core.broken_json, core.missing_file."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise TunesmithError("core.missing_file", path=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise TunesmithError("core.broken_json", path=str(path), reason=str(error)) from error
+    if not isinstance(value, dict):
+        raise TunesmithError("core.broken_json", path=str(path), reason="not an object")
+    return value
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below the folder, by its relative path, the folder's own manifest left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    hashes.pop(MANIFEST, None)
+    return hashes
+
+
+@contextmanager
+def new_folder(path: Path, **facts: object) -> Iterator[Path]:
+    """Yield an empty folder aside; when the block ends well it becomes `path`, replacing what was there.
+
+    A manifest with the hash of every file (and `facts`) is written into it. When the block raises, `path` is as it
+    was. Errors: those of `write_atomic`.
+    """
+    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
+    try:
+        with disk_errors(path):
+            aside.mkdir(parents=True)
+            yield aside
+            write_json(aside / MANIFEST, {"files": folder_hashes(aside), **facts})
+            for entry in aside.rglob("*"):
+                fsync_path(entry)
+            fsync_path(aside)
+            _swap_in(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap_in(aside: Path, path: Path) -> None:
+    """Rename `aside` to `path`; an older folder there is moved out of the way first and removed last."""
+    older = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
+    if path.exists():
+        path.rename(older)
+    aside.rename(path)
+    fsync_path(path.parent)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def verify_folder(folder: Path) -> dict[str, object]:
+    """Check every file of a folder against its manifest and return the manifest.
+
+    Errors: core.missing_file (no manifest, or a file gone), core.hash_differs, core.unknown_file.
+    """
+    manifest = read_json(folder / MANIFEST)
+    stated = manifest.get("files")
+    if not isinstance(stated, dict):
+        raise TunesmithError("core.broken_json", path=str(folder / MANIFEST), reason="no list of files")
+    found = folder_hashes(folder)
+    for name, digest in stated.items():
+        if name not in found:
+            raise TunesmithError("core.missing_file", path=str(folder / name))
+        if found[name] != digest:
+            raise TunesmithError("core.hash_differs", path=str(folder / name))
+    for name in found:
+        if name not in stated:
+            raise TunesmithError("core.unknown_file", path=str(folder / name))
+    return manifest
+
+
+def remove_rubbish(folder: Path) -> None:
+    """Remove what an earlier, killed process left half written directly inside `folder`."""
+    for entry in folder.glob(f"{ASIDE}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

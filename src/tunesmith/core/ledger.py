@@ -1,0 +1,93 @@
+"""The row ledger: every row that was read has exactly one fate, and the sums are checked.
+
+    read = kept + merged + dropped        (masked and truncated rows are kept, and say so)
+
+A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, never its content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import write_atomic
+
+Fate = Literal["kept", "masked", "truncated", "merged", "dropped"]
+STILL_USED: frozenset[str] = frozenset({"kept", "masked", "truncated"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which)."""
+
+    row: int
+    source: str
+    index: int
+    fate: Fate = "kept"
+    reason: str = ""
+    amount: int = 0
+
+
+class Ledger:
+    """Collects rows as they are read and their fates as they are decided."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: list[Entry] = list(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def read(self, source: str, count: int) -> range:
+        """Enter `count` rows of a source, all kept so far; returns their row numbers."""
+        first = len(self._entries)
+        self._entries.extend(Entry(first + index, source, index) for index in range(count))
+        return range(first, first + count)
+
+    def decide(self, rows: Iterable[int], fate: Fate, reason: str, amounts: Iterable[int] | None = None) -> None:
+        """Give rows a fate. A row that was dropped or merged cannot get another. Errors: core.ledger_second_fate."""
+        listed = list(rows)
+        counts = [0] * len(listed) if amounts is None else list(amounts)
+        for row, amount in zip(listed, counts, strict=True):
+            entry = self._entries[row]
+            if entry.fate not in STILL_USED:
+                raise TunesmithError("core.ledger_second_fate", row=row, first=entry.reason, second=reason)
+            self._entries[row] = Entry(row, entry.source, entry.index, fate, reason, amount)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries in the order of their row numbers."""
+        return tuple(self._entries)
+
+    def kept_rows(self) -> list[int]:
+        """Numbers of the rows that are still used."""
+        return [entry.row for entry in self._entries if entry.fate in STILL_USED]
+
+    def totals(self) -> Mapping[str, int]:
+        """Rows by fate and reason, such as {"kept": 90, "dropped: exact duplicate": 10}."""
+        labels = (f"{entry.fate}: {entry.reason}" if entry.reason else entry.fate for entry in self._entries)
+        return dict(sorted(Counter(labels).items()))
+
+    def check(self, used: Iterable[int]) -> None:
+        """The rows that go on are exactly the rows the ledger keeps. Errors: core.ledger_unbalanced."""
+        used_rows = sorted(used)
+        kept = self.kept_rows()
+        if used_rows != kept:
+            missing = len(set(kept) - set(used_rows))
+            extra = len(used_rows) - len(kept) + missing
+            raise TunesmithError("core.ledger_unbalanced", read=len(self), kept=len(kept), missing=missing, extra=extra)
+
+    def write(self, path: Path) -> str:
+        """Write one JSON line a row, durably; returns the SHA-256."""
+        lines = (json.dumps(vars(entry), ensure_ascii=False) for entry in self._entries)
+        return write_atomic(path, "".join(line + "\n" for line in lines))
+
+    @classmethod
+    def load(cls, path: Path) -> Ledger:
+        """Read a ledger that `write` wrote. Errors: core.missing_file."""
+        if not path.exists():
+            raise TunesmithError("core.missing_file", path=str(path))
+        return cls(Entry(**json.loads(line)) for line in path.read_text("utf-8").splitlines())

@@ -1,0 +1,68 @@
+"""What must be settled in a process before anything heavy is imported: threads, allocator, no telemetry.
+
+glibc gives large blocks back to the system after every step, and the page faults of taking them again dominate
+training on a CPU; `hold_memory` tells it to keep them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
+_GLIBC_MAX_INT = 2**31 - 1
+
+_ENVIRONMENT = {
+    "MKL_DYNAMIC": "FALSE",  # a library that changes its thread count changes the order of sums, and the bytes
+    "OMP_DYNAMIC": "FALSE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+
+def available_cores() -> int:
+    """Cores this process may use, which a container may have made fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare() -> None:
+    """Settle environment and allocator. Call once, before torch or transformers is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    hold_memory()
+
+
+def hold_memory() -> bool:
+    """Ask glibc to keep freed memory for the next step; True when it agreed (False elsewhere than glibc)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = {
+        _M_MMAP_THRESHOLD: 1 << 30,
+        _M_TRIM_THRESHOLD: _GLIBC_MAX_INT,
+        _M_TOP_PAD: 64 << 20,
+        _M_MMAP_MAX: 0,
+    }
+    return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def peak_memory_bytes() -> int:
+    """Most resident memory this process ever held, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

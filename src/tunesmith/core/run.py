@@ -1,0 +1,152 @@
+"""The run directory: one folder holds everything about a run, and its manifest proves it.
+
+    runs/<name>/<time>-<short hash>/
+        recipe.yaml recipe.lock.yaml manifest.json ledger.jsonl metrics.jsonl
+        data/  <stage>/checkpoint-<step>/  <stage>/best/  evaluate/  ship/  release_card.html release_card.md
+
+Every stage that ends is written into the manifest with its files' hashes, so that the next command knows what is
+done and `tunesmith verify` knows what must be there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import MANIFEST, read_json, remove_rubbish, sha256_file, write_json
+from tunesmith.core.process import available_cores
+
+_RECORDED_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "polars")
+_OWNER = ".owner"
+
+
+class Run:
+    """A run directory that exists. Make one with `create`, find one with `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, name: str, recipe_hash: str, facts: Mapping[str, object] | None = None) -> Run:
+        """Make `root/name/<time>-<short hash>` with a fresh manifest. Errors: core.not_writable, core.disk_full."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = root / name / f"{stamp}-{recipe_hash[:8]}"
+        suffix = 1
+        while path.exists():
+            suffix += 1
+            path = root / name / f"{stamp}-{recipe_hash[:8]}-{suffix}"
+        manifest: dict[str, object] = {
+            "name": name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "recipe_sha256": recipe_hash,
+            "versions": installed_versions(),
+            "python": platform.python_version(),
+            "machine": {"platform": platform.platform(), "cores": available_cores()},
+            "threads": int(os.environ.get("OMP_NUM_THREADS", available_cores())),
+            "stages": {},
+            "files": {},
+            **(facts or {}),
+        }
+        write_json(path / MANIFEST, manifest)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in `path`, rubbish of a killed process removed. Errors: core.not_a_run."""
+        if not (path / MANIFEST).is_file() or not (path / "recipe.lock.yaml").is_file():
+            raise TunesmithError("core.not_a_run", path=str(path))
+        remove_rubbish(path)
+        return cls(path)
+
+    def manifest(self) -> dict[str, object]:
+        """What the manifest says now."""
+        return read_json(self.path / MANIFEST)
+
+    def record_files(self, *paths: Path) -> None:
+        """Enter the hashes of files of this run into the manifest."""
+        manifest = self.manifest()
+        files = _table(manifest, "files")
+        for path in paths:
+            files[path.relative_to(self.path).as_posix()] = sha256_file(path)
+        write_json(self.path / MANIFEST, manifest)
+
+    def finish_stage(self, stage: str, key: str, *paths: Path, **facts: object) -> None:
+        """Mark a stage done. `key` is the hash of what it depended on: with another key it counts as not done."""
+        self.record_files(*paths)
+        manifest = self.manifest()
+        _table(manifest, "stages")[stage] = {
+            "key": key,
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **facts,
+        }
+        write_json(self.path / MANIFEST, manifest)
+
+    def stage(self, stage: str, key: str | None = None) -> Mapping[str, object] | None:
+        """Facts of a finished stage; None when it is not finished, or was finished with another key."""
+        facts = _table(self.manifest(), "stages").get(stage)
+        if not isinstance(facts, dict) or (key is not None and facts.get("key") != key):
+            return None
+        return facts
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run for this process. A dead owner is taken over. Errors: core.run_in_use."""
+        owner = self.path / _OWNER
+        for _ in range(2):
+            try:
+                descriptor = os.open(owner, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except FileExistsError:
+                pid = owner.read_text("utf-8").strip() or "0"
+                if pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)):
+                    raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid) from None
+                owner.unlink(missing_ok=True)
+        else:
+            raise TunesmithError("core.run_in_use", path=str(self.path), pid="?")
+        os.write(descriptor, str(os.getpid()).encode())
+        os.close(descriptor)
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _table(manifest: dict[str, object], key: str) -> dict[str, object]:
+    table = manifest.setdefault(key, {})
+    if not isinstance(table, dict):
+        raise TunesmithError("core.broken_json", path=MANIFEST, reason=f"{key} is not an object")
+    return table
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a result."""
+    found: dict[str, str] = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Every run below `root`, oldest first."""
+    return [
+        Run(path.parent) for path in sorted(root.glob(f"*/*/{MANIFEST}")) if (path.parent / "recipe.lock.yaml").exists()
+    ]

@@ -1,0 +1,71 @@
+"""Recipe: the whole request as one value.
+
+Only `model`, `data.sources` and one stage are required; every default is written into the run's lock file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
+from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.evaluate import EvaluateSpec
+from tunesmith.recipe.specs.goal import GoalSpec
+from tunesmith.recipe.specs.model import ModelSpec
+from tunesmith.recipe.specs.objectives import ObjectiveSpec, SupervisedSpec
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.recipe.specs.serve import ServeSpec
+from tunesmith.recipe.specs.ship import ShipSpec
+from tunesmith.recipe.specs.train import TrainSpec
+
+
+class StageSpec(Spec):
+    """One training stage: a point on the axes adapt and objective, and how it is trained."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Name of the stage and of its folder.")
+    adapt: AdaptSpec = Field(LoraSpec(), description="What is trained.")
+    objective: ObjectiveSpec = Field(SupervisedSpec(), description="Toward what.")
+    train: TrainSpec = Field(TrainSpec(), description="How.")
+
+
+class Recipe(Spec):
+    """A run, from the question why to the server's port."""
+
+    name: str = Field("run", pattern=r"^[^/\\\x00-\x1f]{1,80}$", description="Name of the run and of its folder.")
+    goal: GoalSpec = Field(GoalSpec(), description="Why.")
+    model: ModelSpec = Field(description="From which base.")
+    data: DataSpec = Field(description="With which rows.")
+    stages: list[StageSpec] = Field(min_length=1, max_length=1, description="Trained one after the other.")
+    runtime: RuntimeSpec = Field(RuntimeSpec(), description="Where.")
+    evaluate: EvaluateSpec = Field(EvaluateSpec(), description="Proven how.")
+    ship: ShipSpec = Field(ShipSpec(), description="Published how.")
+    serve: ServeSpec = Field(ServeSpec(), description="Served how.")
+
+    @model_validator(mode="after")
+    def _stage_names_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("two stages have the same name")
+        if self.name in {".", ".."}:
+            raise ValueError("a run cannot be called . or ..")
+        return self
+
+    def as_json(self) -> str:
+        """Every setting as canonical JSON (keys sorted, no blanks)."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def sha256(self, *parts: str) -> str:
+        """Hash of the named top-level parts, or of everything: equal recipes have equal hashes."""
+        values = json.loads(self.as_json())
+        chosen = {part: values[part] for part in parts} if parts else values
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def as_yaml(self) -> str:
+        """Every setting as YAML, in the order of the specs: the lock file."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

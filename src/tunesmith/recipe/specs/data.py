@@ -1,0 +1,75 @@
+"""Where rows come from, how they are cleaned and how they are split."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tunesmith.recipe.specs.base import Spec
+
+Layout = Literal[
+    "auto",
+    "alpaca",
+    "sharegpt",
+    "messages",
+    "prompt_completion",
+    "query_response",
+    "text",
+    "preference",
+    "kto",
+]
+
+
+class SourceSpec(Spec):
+    """One file or folder of rows."""
+
+    path: str = Field(description="A json, jsonl, csv or parquet file, or a folder of them; relative to the recipe.")
+    name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
+    layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
+    columns: dict[str, str] = Field(
+        {}, description="Tunesmith's column name to the file's, such as {prompt: question}."
+    )
+    sample: int | None = Field(
+        None, ge=1, description="Take this many rows, drawn with the split's seed; none takes all."
+    )
+    licence: str = Field("", description="Licence of the rows, kept in the data card.")
+
+
+class CleanSpec(Spec):
+    """What is mended or removed before the split."""
+
+    normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
+    exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+
+
+class SplitSpec(Spec):
+    """Shares of rows by split; rows of one group or with one prompt never part."""
+
+    train: float = Field(0.7, gt=0, lt=1, description="Share of rows for training.")
+    validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
+    test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
+    group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    seed: int = Field(42, ge=0, description="Seed of the split.")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class DataSpec(Spec):
+    """The rows of a run or of one stage."""
+
+    task: Literal["chat"] = Field("chat", description="What the rows mean.")
+    rows: Literal["chat", "text", "preference", "kto"] = Field(
+        "chat", description="Kind of rows the stage learns from."
+    )
+    sources: list[SourceSpec] = Field(min_length=1, description="Files and folders, read in this order.")
+    validation_sources: list[SourceSpec] = Field(
+        [], description="Given instead of cutting validation from the sources."
+    )
+    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
+    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")

@@ -1,0 +1,31 @@
+"""How the tuned model is compared with the baseline."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.recipe.specs.base import Spec
+
+ChatMetric = Literal["json_exact", "json_valid", "rouge_l", "bleu_4", "exact_match"]
+
+
+class EvaluateSpec(Spec):
+    """Baselines, metrics and limits of the evaluation."""
+
+    baseline: Literal["base"] = Field("base", description="What the tuned model is compared with: the untouched base.")
+    examples: int = Field(
+        3, ge=0, le=16, description="Examples shown in the prompt of the second baseline; 0 leaves it out."
+    )
+    metrics: list[ChatMetric] = Field(
+        ["exact_match", "rouge_l", "bleu_4"],
+        min_length=1,
+        description="Metrics; the first decides blind comparisons.",
+    )
+    max_rows: int | None = Field(None, ge=1, description="Test rows used, drawn with the split's seed; none takes all.")
+    batch_size: int = Field(32, ge=1, description="Prompts answered together.")
+    max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
+    machine_cost_per_hour: float = Field(
+        0.0, ge=0, description="Price of this machine in currency units an hour, for the cost line."
+    )

@@ -1,0 +1,56 @@
+"""How one stage is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.recipe.specs.base import Spec
+
+
+class EarlyStoppingSpec(Spec):
+    """When to stop before the last epoch, and what the best checkpoint is."""
+
+    patience: int | None = Field(
+        None, ge=1, description="Validations without gain before stopping; none never stops early."
+    )
+    metric: str = Field(
+        "loss",
+        description="Validation figure that decides: loss, or a metric of the task such as json_exact.",
+    )
+    rows: int = Field(64, ge=1, description="Validation rows used for a task metric; the loss uses all.")
+
+
+class TrainSpec(Spec):
+    """Settings of the one training loop."""
+
+    epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps at most; none leaves it to epochs.")
+    batch_size: int = Field(8, ge=1, description="Rows of one forward pass on one process.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes of one optimizer step.")
+    max_length: int = Field(1024, ge=8, description="Longest row in tokens; longer rows are cut and counted.")
+    packing: bool = Field(True, description="Rows stand end to end without padding; off runs one row at a time.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak step size; none takes the method's: lora 2e-4, full 2e-5."
+    )
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Shape of the step size after warm-up."
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of steps over which the step size rises from 0.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Rule of the update.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled decay of matrices, per step and unit of step size.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are scaled down.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass to save memory."
+    )
+    seed: int = Field(42, ge=0, description="Seed of row order, initial adapters and dropout.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Steps between validations; none validates after every epoch."
+    )
+    save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; none saves at every validation.")
+    save_total_limit: int = Field(2, ge=1, description="Newest checkpoints kept; the best is always kept besides.")
+    logging_steps: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+    early_stopping: EarlyStoppingSpec = Field(
+        EarlyStoppingSpec(), description="Choice of the best checkpoint, and patience."
+    )
