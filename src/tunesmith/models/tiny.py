@@ -1,0 +1,102 @@
+"""A real model in well under a second: a small random Llama with its own tokenizer, for tests and dry runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tunesmith.core.files import new_folder
+from tunesmith.models.byte_bpe import build_tokenizer, merges_of, pre_tokenizer, write_tokenizer
+
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML: a turn is `<|im_start|>role`, a line break, the text, `<|im_end|>`, a line break."""
+
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_START_ID, _END_ID = 1, 2
+
+_LINES = (
+    "The quick brown fox jumps over the lazy dog. I would like to return my order, please.",
+    'Answer with JSON: {"intent": "refund", "product": "lamp", "urgency": "high", "order": null}',
+    "Where is my parcel? It was due on Monday and the tracking page has not changed since then.",
+    "你好，请问我的订单什么时候发货？谢谢您的帮助。",
+    "user system assistant What is the time? Thank you for the help with the broken headphones.",
+)
+
+
+def tiny_chat_model(
+    directory: Path,
+    *,
+    vocabulary: int = 384,
+    layers: int = 2,
+    hidden: int = 64,
+    heads: int = 4,
+    key_value_heads: int = 2,
+    context: int = 512,
+    seed: int = 0,
+    spread: float = 0.02,
+) -> Path:
+    """Write a random Llama in the Hugging Face layout and return its folder.
+
+    Args:
+        directory: the folder to make.
+        vocabulary: size wanted; never under the 256 bytes and the control tokens.
+        layers, hidden, heads, key_value_heads: its shape; hidden is a multiple of 32 so that Q8_0 can hold it.
+        context: longest input in tokens.
+        seed: of the weights; the same seed gives the same bytes.
+        spread: standard deviation of the weights; with 0.02 all next tokens are nearly equally likely.
+    """
+    tokenizer = tiny_tokenizer(vocabulary)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=hidden,
+        intermediate_size=hidden * 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        max_position_embeddings=context,
+        initializer_range=spread,
+        tie_word_embeddings=True,
+        bos_token_id=_START_ID,
+        eos_token_id=_END_ID,
+        pad_token_id=_END_ID,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with new_folder(directory) as folder:
+        weights = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})  # the head is the embedding
+        config.architectures = ["LlamaForCausalLM"]
+        config.dtype = "float32"
+        config.save_pretrained(folder)
+        write_tokenizer(folder, tokenizer, CHATML_TEMPLATE, bos="<|im_start|>", eos="<|im_end|>", context=context)
+    return directory
+
+
+def tiny_tokenizer(vocabulary: int = 384) -> Tokenizer:
+    """A byte-level BPE tokenizer trained on a few lines; every text can be encoded. The same call, the same ids."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizer("smollm")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(vocabulary, len(alphabet) + len(CONTROL_TOKENS)),
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    learner.train_from_iterator(_LINES, trainer)
+    learned = learner.get_vocab()
+    return build_tokenizer(
+        tokens=sorted(learned, key=learned.__getitem__),
+        merges=merges_of(learner),
+        control=CONTROL_TOKENS,
+        pre="smollm",
+    )
