@@ -1,0 +1,1 @@
+"""Rows in, clean and split rows out, every row with one fate."""
