@@ -1,0 +1,1 @@
+"""Axis 1: what is trained, one file a kind."""

@@ -1,0 +1,86 @@
+"""LoRA: each chosen linear layer W gets an addition (alpha / rank) B A of low rank (Hu et al. 2021, 2106.09685).
+
+The layers and the files on disk are PEFT's, so that any tool of the ecosystem reads what is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tunesmith.adapt.base import copy_into, named_trainable
+from tunesmith.models.policy import Policy
+from tunesmith.models.sites import Sites, check_names
+from tunesmith.recipe.specs.adapt import LoraSpec
+
+_ADAPTER = ".default"
+
+
+class LoraAttached:
+    """LoRA in place on a policy."""
+
+    mergeable = True
+
+    def __init__(self, policy: Policy, wrapped: PeftModel) -> None:
+        self._wrapped = wrapped
+        self._parameters = {name: each for name, each in policy.named_parameters() if ".lora_" in name}
+        self.trainable = frozenset(self._parameters)
+
+    def delta(self) -> dict[str, Tensor]:
+        """A and B of every addition."""
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
+
+    def load(self, delta: Mapping[str, Tensor]) -> None:
+        """Put A and B in place."""
+        copy_into(self._parameters, delta)
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """`adapter_config.json` and `adapter_model.safetensors`, with PEFT's names."""
+        config = self._wrapped.peft_config["default"]
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        config.inference_mode = False
+        named = {
+            f"base_model.model.{name.removeprefix('model.').replace(_ADAPTER, '')}": each.contiguous()
+            for name, each in tensors.items()
+        }
+        save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def attach_lora(policy: Policy, sites: Sites, spec: LoraSpec, seed: int, base_name: str) -> LoraAttached:
+    """Put LoRA on a policy. A is drawn from `seed`, B is 0: before the first step nothing has changed.
+
+    Errors: packed.no_such_module.
+    """
+    chosen = {"all-linear": sites.linears, "attention": sites.attention}
+    names = list(chosen[spec.target_modules]) if isinstance(spec.target_modules, str) else spec.target_modules
+    check_names(policy.model, names)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.lora_alpha if spec.lora_alpha is not None else 2 * spec.rank,  # type: ignore[arg-type]
+        lora_dropout=spec.lora_dropout,
+        target_modules=names,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(policy.model, config, autocast_adapter_dtype=False)
+    attached = LoraAttached(policy, wrapped)  # type: ignore[arg-type]
+    named_trainable(policy, attached.trainable)
+    return attached
+
+
+def digest(delta: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of a change: equal changes have equal digests."""
+    total = hashlib.sha256()
+    for name in sorted(delta):
+        total.update(name.encode())
+        total.update(delta[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

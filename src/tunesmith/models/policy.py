@@ -1,0 +1,55 @@
+"""Policy: the model, and whatever trains beside it, under one root, so that DDP and FSDP2 see all of it.
+
+Shape letters: T tokens, D documents, K positions whose logits are needed, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.models.linear_loss import linear_cross_entropy
+from tunesmith.models.packed import PACKED_ATTENTION, Packed
+
+
+class Policy(nn.Module):
+    """A causal language model over packed batches.
+
+    Args:
+        model: the causal model; its attention is switched to the packed form, which touches only this instance.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        model.set_attn_implementation(PACKED_ATTENTION)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def hidden(self, batch: Packed) -> Tensor:
+        """Last hidden states after the final norm, [T, W]."""
+        body = self.model.get_decoder()
+        output = body(
+            input_ids=batch.token_ids[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            document_offsets=batch.offsets.tolist(),
+        )
+        hidden_TW: Tensor = output.last_hidden_state[0]
+        return hidden_TW
+
+    def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
+        """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32, unweighted."""
+        hidden_KW = self.hidden(batch)[batch.keep]
+        head = self.model.get_output_embeddings()
+        return linear_cross_entropy(hidden_KW, head.weight, batch.target, label_smoothing)
+
+    def logits(self, batch: Packed) -> Tensor:
+        """Logits at `batch.keep`, [K, V] float32: for measuring, not for training."""
+        head = self.model.get_output_embeddings()
+        logits_KV: Tensor = head(self.hidden(batch)[batch.keep]).float()
+        return logits_KV

@@ -1,0 +1,1 @@
+"""Axis 2: toward what, one file a kind."""

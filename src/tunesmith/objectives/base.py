@@ -1,0 +1,29 @@
+"""The loss contract: an objective gives sums, and only the loop divides.
+
+For each optimizer step the loop draws the whole accumulation window, sums the counts of every term over
+micro-batches and ranks, and divides each term by its own count. So the layout of a batch cannot change the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from tunesmith.models.packed import Packed
+
+
+class Objective(Protocol):
+    """What a stage is trained toward."""
+
+    def count(self, batch: Packed) -> dict[str, float]:
+        """Items of each term (tokens, pairs ...) on this rank, known before the forward pass."""
+
+    def loss(self, policy: nn.Module, batch: Packed) -> dict[str, Tensor]:
+        """Sum of each term over this rank's items, float32 scalars."""
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint must hold of the objective."""
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Take the state back."""

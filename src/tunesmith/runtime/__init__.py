@@ -1,0 +1,1 @@
+"""Axis 3: where one fit runs."""

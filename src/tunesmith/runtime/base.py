@@ -1,0 +1,41 @@
+"""Where one fit runs. A single process is the null object of a group: every call works and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from tunesmith.models.policy import Policy
+
+
+class Runtime(Protocol):
+    """One process of a group of `size`, the `rank`-th, with its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def place(self, policy: Policy) -> nn.Module:
+        """The policy as it is called in training: moved to the device, wrapped where gradients are shared."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum over ranks, float64."""
+
+    def agree(self, flag: bool) -> bool:
+        """True on every rank when it is true on any."""
+
+    def accumulate(self, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch: gradients are shared at the last one of a step."""
+
+    def gradients_ready(self, last: bool) -> bool:
+        """Whether gradients may be taken out of the parameters after this micro-batch."""
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+
+    def close(self) -> None:
+        """Leave the group."""

@@ -1,0 +1,80 @@
+"""Several processes that share gradients: torch's DistributedDataParallel under any torchrun-style launcher.
+
+The launcher sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The loop divides by counts of all ranks,
+and DDP averages where a sum is needed, so the loss is scaled by the number of ranks (`LocalRuntime` has size 1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as group
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.policy import Policy
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.runtime.local import choose_device
+
+_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class DistributedRuntime:
+    """One rank of a DDP group: NCCL on CUDA, gloo elsewhere. Errors: runtime.no_launcher."""
+
+    def __init__(self, spec: RuntimeSpec) -> None:
+        missing = [name for name in _LAUNCHER if name not in os.environ]
+        if missing:
+            raise TunesmithError("runtime.no_launcher", missing=", ".join(missing))
+        self.device = choose_device(spec.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        group.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.rank = group.get_rank()
+        self.size = group.get_world_size()
+        self._placed: DistributedDataParallel | None = None
+
+    def place(self, policy: Policy) -> nn.Module:
+        """The policy inside DDP."""
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        self._placed = DistributedDataParallel(policy.to(self.device), device_ids=devices)
+        return self._placed
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum over ranks."""
+        total = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        group.all_reduce(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def agree(self, flag: bool) -> bool:
+        """Any rank's yes is everybody's."""
+        return self.sum([float(flag)])[0] > 0
+
+    @contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        """Hold the sharing of gradients back until the last micro-batch."""
+        if last or self._placed is None:
+            yield
+            return
+        with self._placed.no_sync():
+            yield
+
+    def gradients_ready(self, last: bool) -> bool:
+        """Only after they were shared."""
+        return last
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        group.barrier()
+
+    def close(self) -> None:
+        """Leave the group."""
+        group.destroy_process_group()

@@ -1,0 +1,1 @@
+"""What the numbers mean, one file a task."""

@@ -1,0 +1,96 @@
+"""The mask X-ray: tokens and what is trained of them, in colour, for the terminal and as a page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from tunesmith.messages import both, say
+from tunesmith.tasks.chat import ChatTask, Encoded
+from tunesmith.tasks.mask_gate import SourceShare
+
+_TRAINED_STYLE = "black on green"
+_END_STYLE = "bold white on blue"
+_READ_STYLE = "grey50"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as it can be shown: its text, its loss weight, and whether it ends a turn."""
+
+    text: str
+    weight: float
+    ends: bool
+
+
+def pieces(task: ChatTask, item: Encoded) -> list[Piece]:
+    """The tokens of a row with their weights. Bytes of a split character are shown together at its last token."""
+    shown: list[Piece] = []
+    waiting: list[int] = []
+    for token, weight in zip(item.features.token_ids, item.features.weights, strict=True):
+        waiting.append(token)
+        text = str(task.tokenizer.decode(waiting, skip_special_tokens=False))
+        if text.endswith("\ufffd") and len(waiting) < 4:
+            continue
+        shown.append(Piece(text, weight, token in task.end_token_ids))
+        waiting = []
+    return shown
+
+
+def as_terminal_text(task: ChatTask, item: Encoded) -> Text:
+    """One row for the terminal: green is trained, blue is a trained end token, grey is only read."""
+    text = Text()
+    for piece in pieces(task, item):
+        style = _READ_STYLE if not piece.weight else _END_STYLE if piece.ends else _TRAINED_STYLE
+        text.append(piece.text.replace("\n", "⏎\n"), style)
+    return text
+
+
+def share_lines(sources: Mapping[str, SourceShare]) -> list[str]:
+    """A line a source: rows, tokens, share of trained tokens, cut tokens."""
+    return [
+        say("tasks.share_line", source=name, rows=one.rows, tokens=one.tokens, share=f"{one.share:.1%}", cut=one.cut)
+        for name, one in sources.items()
+    ]
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.6 system-ui, "PingFang SC", "Noto Sans CJK SC", sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8884; border-radius: 8px; padding: 1rem; color: #888; }}
+b {{ font-weight: inherit; color: #052e12; background: #86efac; border-radius: 2px; }}
+b.partial {{ background: #fde68a; }}
+b.end {{ color: #fff; background: #1d4ed8; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #8884; text-align: right; }}
+td:first-child, th:first-child {{ text-align: left; }}
+</style></head><body><h1>{title}</h1><p>{legend_en}<br>{legend_zh}</p>
+<table><tr><th>source 来源</th><th>rows 行</th><th>tokens 词元</th><th>trained 训练</th><th>share 占比</th><th>cut 截断</th></tr>{table}</table>
+{rows}</body></html>
+"""
+
+
+def as_page(task: ChatTask, items: Sequence[Encoded], sources: Mapping[str, SourceShare]) -> str:
+    """A page of rows with their masks and the shares by source, in both languages, without scripts."""
+    legend = both("tasks.xray_legend")
+    table = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{one.rows}</td><td>{one.tokens}</td><td>{one.trained}</td>"
+        f"<td>{one.share:.1%}</td><td>{one.cut}</td></tr>"
+        for name, one in sources.items()
+    )
+    rows = "".join(f"<h3>#{item.features.row}</h3><pre>{_marked(task, item)}</pre>" for item in items)
+    return _PAGE.format(
+        title="X-ray · 掩码透视", legend_en=legend["en"], legend_zh=legend["zh"], table=table, rows=rows
+    )
+
+
+def _marked(task: ChatTask, item: Encoded) -> str:
+    marked: list[str] = []
+    for piece in pieces(task, item):
+        text = html.escape(piece.text)
+        kind = "end" if piece.ends else "partial" if piece.weight != 1 else ""
+        marked.append(f'<b class="{kind}">{text}</b>' if piece.weight else text)
+    return "".join(marked)

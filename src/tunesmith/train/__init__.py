@@ -1,0 +1,1 @@
+"""Where the axes meet: one assembly point, one loop."""
