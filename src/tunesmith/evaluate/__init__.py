@@ -1,0 +1,1 @@
+"""How good a model is, compared with what, how surely, and what that means for a release."""
