@@ -55,7 +55,8 @@ def pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
         raise TunesmithError("models.unknown_pre_tokenizer", name=name, known=", ".join(PRE_TOKENIZERS))
     carrier = json.loads(Tokenizer(models.BPE()).to_str())
     carrier["pre_tokenizer"] = PRE_TOKENIZERS[name]
-    return Tokenizer.from_str(json.dumps(carrier)).pre_tokenizer
+    part: pre_tokenizers.PreTokenizer = Tokenizer.from_str(json.dumps(carrier)).pre_tokenizer
+    return part
 
 
 def pre_tokenizer_name(tokenizer: Tokenizer) -> str:
