@@ -1,0 +1,45 @@
+"""Why a row cannot be used. The reason is a code; its words are in the message catalogue (`data.reason_<code>`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Reason = Literal[
+    "bad_columns",
+    "bad_history",
+    "bad_label",
+    "bad_tool_call",
+    "bad_tools",
+    "bad_weight",
+    "broken_json",
+    "content_not_text",
+    "duplicate_key",
+    "empty_answer",
+    "empty_prompt",
+    "empty_text",
+    "exact_duplicate_of_row",
+    "group_also_in_test",
+    "group_also_in_validation",
+    "lone_surrogate",
+    "missing_columns",
+    "no_assistant",
+    "no_messages",
+    "not_an_object",
+    "not_sampled",
+    "prompt_also_in_test",
+    "prompt_also_in_validation",
+    "role_order",
+    "same_answers",
+    "too_deep",
+    "trailing_turn",
+    "unknown_role",
+    "wrong_field_count",
+]
+
+
+class RowDefect(Exception):
+    """A row with a wrong shape. Never carries what the row says, only why it is refused."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason: Reason = reason
+        super().__init__(reason)

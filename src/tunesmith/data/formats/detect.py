@@ -1,0 +1,108 @@
+"""Which layout a file has, told from its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.types import RowKind
+from tunesmith.data.defects import RowDefect
+from tunesmith.data.formats.files import RawRow
+from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
+from tunesmith.data.formats.pairs import PAIR_READERS, read_label
+from tunesmith.recipe.specs.data import Layout
+
+READERS: Mapping[str, Converter] = {**CHAT_READERS, **PAIR_READERS}
+_SPECIAL_KINDS: Mapping[str, RowKind] = {"text": "text", "preference": "preference", "kto": "kto"}
+_LISTS = ("messages", "conversations", "conversation")
+
+
+def kind_of(layout: Layout) -> RowKind:
+    """The kind of row that a layout holds."""
+    return _SPECIAL_KINDS.get(layout, "chat")
+
+
+def _is_preference(row: Row) -> bool:
+    rejected_beside = "messages" in row and ("rejected_response" in row or "rejected_messages" in row)
+    outputs = "preferred_output" in row and "non_preferred_output" in row
+    return rejected_beside or outputs or ("chosen" in row and "rejected" in row)
+
+
+def _is_kto(row: Row) -> bool:
+    answered = any(name in row for name in _LISTS) or ("prompt" in row and "completion" in row)
+    return "kto_tag" in row or (answered and "label" in row and _is_label(row["label"]))
+
+
+def _is_label(value: object) -> bool:
+    try:
+        read_label(value)
+    except RowDefect:
+        return False
+    return True
+
+
+def _is_query_response(row: Row) -> bool:
+    return any(name in row for name in QUERIES) and any(name in row for name in ANSWERS)
+
+
+_RULES: Sequence[tuple[Layout, Callable[[Row], bool]]] = (
+    ("preference", _is_preference),
+    ("kto", _is_kto),
+    ("messages", lambda row: "messages" in row),
+    ("sharegpt", lambda row: "conversations" in row or "conversation" in row),
+    ("alpaca", lambda row: "instruction" in row and "output" in row),
+    ("prompt_completion", lambda row: "prompt" in row and "completion" in row),
+    ("query_response", _is_query_response),
+    ("text", lambda row: "text" in row or set(row) == {"content"}),
+)
+
+
+def layout_of_row(row: Row, wanted: RowKind) -> Layout | None:
+    """The layout of one row, None when its columns tell of none.
+
+    `wanted` decides where columns allow more than one reading: a question, an answer and a label are a KTO row for
+    a stage that wants such rows; a row with a `text` beside other columns is text for a stage that wants text.
+    """
+    if wanted == "kto" and "label" in row and _is_query_response(row):
+        return "kto"
+    if wanted == "text" and "text" in row:
+        return "text"
+    return next((layout for layout, fits in _RULES if fits(row)), None)
+
+
+def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout:
+    """The one layout of a file's rows. Rows that show none are left to the reader, which refuses each of them.
+
+    Errors: data.unknown_layout, data.mixed_layouts (with the first row of each).
+    """
+    first: dict[Layout, int] = {}
+    columns: set[str] = set()
+    for number, row in enumerate(rows):
+        if isinstance(row, str):
+            continue
+        columns.update(row)
+        layout = layout_of_row(row, wanted)
+        if layout is not None:
+            first.setdefault(layout, number)
+    if not first:
+        raise TunesmithError(
+            "data.unknown_layout",
+            path=str(path),
+            columns=_listed(columns),
+            layouts=", ".join(each for each in get_args(Layout) if each != "auto"),
+        )
+    if len(first) > 1:
+        (one, place), (other, other_place) = sorted(first.items(), key=lambda item: item[1])[:2]
+        raise TunesmithError(
+            "data.mixed_layouts", path=str(path), one=one, place=place + 1, other=other, other_place=other_place + 1
+        )
+    return next(iter(first))
+
+
+def _listed(columns: set[str], most: int = 12) -> str:
+    """Names of columns for a message; odd ones (a broken header may hold a row's text) are cut."""
+    names = [name if len(name) <= 40 else name[:37] + "..." for name in sorted(columns)]
+    shown = ", ".join(names[:most]).encode("utf-8", "backslashreplace").decode()
+    return f"{shown} ..." if len(names) > most else shown or "-"

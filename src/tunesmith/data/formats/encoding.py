@@ -1,0 +1,75 @@
+"""Bytes to text, without ever putting a replacement character in silently."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.core.errors import TunesmithError
+
+# UTF-32's mark begins with UTF-16's, so it is looked for first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LEAST_COMMON_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Text:
+    """A file's text and the encoding it was in; `guessed` when nothing in the file states that encoding."""
+
+    text: str
+    encoding: str
+    guessed: bool = False
+
+
+def decode(content: bytes, path: Path) -> Text:
+    """Text of UTF-8, of what a byte order mark states, or of GB18030 when only that fits.
+
+    Errors: data.not_text (binary content), data.wrong_encoding (with the offset of the first wrong byte).
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            try:
+                return Text(content.decode(encoding).removeprefix("\ufeff"), encoding)
+            except UnicodeDecodeError as error:
+                raise TunesmithError(
+                    "data.wrong_encoding", path=str(path), encoding=encoding, offset=error.start
+                ) from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        chinese = _as_gb18030(content)
+        if chinese is None:
+            raise TunesmithError("data.wrong_encoding", path=str(path), encoding="utf-8", offset=error.start) from error
+        return Text(chinese, "gb18030", guessed=True)
+    if "\x00" in text[:4096]:
+        raise TunesmithError("data.not_text", path=str(path))
+    return Text(text, "utf-8")
+
+
+def _as_gb18030(content: bytes) -> str | None:
+    """The text if it is plausible Chinese: Latin-1 text also decodes, but to characters that nobody writes.
+
+    GB2312 holds the common characters, both bytes above 0xA0; accidental pairs end in an ASCII letter.
+    """
+    try:
+        text = content.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    wide = [character for character in text if ord(character) > 127]
+    common = sum(1 for character in wide if _in_gb2312(character))
+    return text if wide and common >= _LEAST_COMMON_SHARE * len(wide) else None
+
+
+def _in_gb2312(character: str) -> bool:
+    try:
+        character.encode("gb2312")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""Files to raw rows: json, jsonl, csv, tsv, parquet and arrow. A row that cannot be read is a reason, not a stop."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import sha256_file
+from tunesmith.data.defects import Reason, RowDefect
+from tunesmith.data.formats.encoding import Text, decode
+
+RawRow = Mapping[str, object] | Reason
+"""A row by its file's column names, or why there is none."""
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
+_ROW_LISTS = ("data", "rows", "examples", "train")
+_BROKEN_SHARE = 0.5
+"""More broken lines than this and it is the file that is wrong, not its rows."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """What a file holds. `encoding` is "binary" for columnar files; `guessed` marks an encoding by attempt."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    encoding: str
+    guessed: bool
+    rows: list[RawRow]
+
+
+def list_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files of rows at a path (itself, or everything readable in the folder) and the files passed over.
+
+    Errors: data.missing_path, data.empty_folder, data.unknown_suffix.
+    """
+    if path.is_dir():
+        found = sorted(each for each in path.rglob("*") if each.is_file() and not _hidden(each.relative_to(path)))
+        taken = [each for each in found if each.suffix.lower() in SUFFIXES and each.name not in _NOT_ROWS]
+        if not taken:
+            raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
+        return taken, [each for each in found if each not in taken]
+    if not path.is_file():
+        raise TunesmithError("data.missing_path", path=str(path))
+    if path.suffix.lower() not in SUFFIXES:
+        raise TunesmithError("data.unknown_suffix", path=str(path), suffixes=" ".join(SUFFIXES))
+    return [path], []
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def read_file(path: Path) -> RawFile:
+    """Read one file. Errors: data.empty_file, data.broken_file and the others of the readers below."""
+    suffix = path.suffix.lower()
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise TunesmithError("data.empty_file", path=str(path))
+        file = RawFile(path, sha256_file(path), size, "binary", False, [])
+        if suffix in (".parquet", ".arrow", ".feather"):
+            rows = _read_columnar(path, suffix)
+        else:
+            text = decode(path.read_bytes(), path)
+            file = replace(file, encoding=text.encoding, guessed=text.guessed)
+            if suffix in (".csv", ".tsv"):
+                rows = _read_separated(text, path, "\t" if suffix == ".tsv" else ",")
+            else:
+                rows = _read_json(text, path, lines=suffix != ".json")
+    except OSError as error:
+        raise TunesmithError("data.unreadable", path=str(path), reason=str(error.strerror)) from error
+    if not rows:
+        raise TunesmithError("data.empty_file", path=str(path))
+    return replace(file, rows=rows)
+
+
+def _read_columnar(path: Path, suffix: str) -> list[RawRow]:
+    try:
+        if suffix == ".parquet":
+            frame = pl.read_parquet(path)
+        else:
+            frame = _read_arrow(path)
+        return list(frame.iter_rows(named=True))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise TunesmithError("data.broken_file", path=str(path), format=suffix[1:]) from error
+
+
+def _read_arrow(path: Path) -> pl.DataFrame:
+    """Arrow's file form, else its stream form, which the `datasets` library writes under the same suffix."""
+    if path.read_bytes()[:6] == b"ARROW1":
+        return pl.read_ipc(path)
+    return pl.read_ipc_stream(path)
+
+
+def _read_separated(text: Text, path: Path, separator: str) -> list[RawRow]:
+    csv.field_size_limit(sys.maxsize)  # a cell may hold a whole conversation
+    lines = csv.reader(io.StringIO(text.text, newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(lines, [])
+        doubled = sorted({name for name in header if header.count(name) > 1})
+        if doubled:
+            raise TunesmithError("data.duplicate_columns", path=str(path), columns=", ".join(doubled))
+        return [
+            dict(zip(header, cells, strict=True)) if len(cells) == len(header) else "wrong_field_count"
+            for cells in lines
+            if cells
+        ]
+    except csv.Error as error:
+        raise TunesmithError("data.broken_csv", path=str(path), line=lines.line_num) from error
+
+
+def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
+    """A JSON list of objects, or one object a line; the suffix only says which is tried first."""
+    content = text.text
+    if content.isspace():
+        raise TunesmithError("data.empty_file", path=str(path))
+    if content.lstrip().startswith("["):
+        return _rows_of_document(content, path)
+    if lines:
+        return _rows_of_lines(content, path)
+    try:
+        document = _parse(content)
+    except (ValueError, RowDefect):
+        return _rows_of_lines(content, path)
+    listed = next((document[name] for name in _ROW_LISTS if isinstance(document.get(name), list)), None)
+    if not isinstance(listed, list):
+        return _rows_of_lines(content, path)
+    return [_as_row(value) for value in listed]
+
+
+def _rows_of_document(content: str, path: Path) -> list[RawRow]:
+    try:
+        document = json.loads(content, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        if _first_line_is_whole(content):
+            return _rows_of_lines(content, path)
+        raise TunesmithError("data.broken_json", path=str(path), line=error.lineno, offset=error.pos) from error
+    except RecursionError as error:
+        raise TunesmithError("data.too_deep", path=str(path)) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise TunesmithError("data.broken_json", path=str(path), line=1, offset=0) from error
+    return [_as_row(value) for value in document]
+
+
+def _first_line_is_whole(content: str) -> bool:
+    """Whether the first line is JSON by itself: then a list there is one wrong row and not the document."""
+    first, _, rest = content.lstrip().partition("\n")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return bool(rest.strip())
+
+
+def _rows_of_lines(content: str, path: Path) -> list[RawRow]:
+    rows: list[RawRow] = []
+    broken = 0
+    first_line = first_offset = offset = 0
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(_parse(line))
+            except RowDefect as defect:
+                rows.append(defect.reason)
+            except ValueError as error:
+                rows.append("broken_json")
+                broken += 1
+                if broken == 1:
+                    first_line, first_offset = number, offset + getattr(error, "pos", 0)
+        offset += len(line) + 1
+    if broken > _BROKEN_SHARE * len(rows):
+        raise TunesmithError("data.broken_json", path=str(path), line=first_line, offset=first_offset)
+    return rows
+
+
+def _parse(line: str) -> Mapping[str, object]:
+    """One row of a line. Raises ValueError where the line is no JSON, RowDefect where it is no row."""
+    try:
+        value = json.loads(line, object_pairs_hook=_object)
+    except RecursionError:
+        raise RowDefect("too_deep") from None
+    row = _as_row(value)
+    if isinstance(row, str):
+        raise RowDefect(row)
+    return row
+
+
+class _DoubledKeys(dict[str, object]):
+    """An object in which a key stood twice: JSON says nothing of which one counts."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _DoubledKeys(found)
+
+
+def _as_row(value: object) -> RawRow:
+    if not isinstance(value, dict):
+        return "not_an_object"
+    try:
+        return "duplicate_key" if _has_doubled_keys(value) else value
+    except RecursionError:
+        return "too_deep"
+
+
+def _has_doubled_keys(value: object) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value, _DoubledKeys) or any(map(_has_doubled_keys, value.values()))
+    return isinstance(value, list) and any(map(_has_doubled_keys, value))

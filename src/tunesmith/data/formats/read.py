@@ -1,0 +1,235 @@
+"""A source of the recipe to one canonical table, every row of every file entered in the ledger."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from tunesmith.core.errors import Fact, TunesmithError
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.seed import derive_seed
+from tunesmith.core.types import Message, RowKind, SplitName
+from tunesmith.data.defects import Reason, RowDefect
+from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
+from tunesmith.data.formats.files import RawFile, RawRow, list_files, read_file
+from tunesmith.data.formats.layouts import Record
+from tunesmith.data.formats.registry import find_entry
+from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
+from tunesmith.data.table import SCHEMA, turn_value
+from tunesmith.recipe.specs.data import Layout, SourceSpec
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth knowing that is no error: a sentence of the catalogue and its facts."""
+
+    code: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file as it was found, `path` as the recipe names it. `rows` counts all its rows, `readable` those with a right shape."""
+
+    path: str
+    sha256: str
+    bytes: int
+    encoding: str
+    layout: Layout
+    rows: int
+    readable: int
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One source of the recipe. `split` is the split it was given for; "train" when the rows are split here."""
+
+    name: str
+    split: SplitName
+    licence: str
+    files: tuple[FileReport, ...]
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all sources of one run have in common."""
+
+    wanted: RowKind
+    group_by: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    layout: Layout
+    columns: Mapping[str, str]
+    only: bool
+    """Whether columns that are not mapped are left out, as LLaMA-Factory's register means it."""
+    keys: TurnKeys
+
+
+def read_source(
+    source: SourceSpec, split: SplitName, folder: Path, reading: Reading, ledger: Ledger
+) -> tuple[pl.DataFrame, SourceReport]:
+    """Read a source into the canonical table; rows that cannot be used are dropped in the ledger with a reason.
+
+    Errors: those of `list_files`, `read_file`, `detect_layout`, `find_entry`; data.missing_columns.
+    """
+    path = Path(source.path).expanduser()
+    path = path if path.is_absolute() else folder / path
+    name = source.name or source.path
+    taken, passed_over = list_files(path)
+    notes = [
+        Note("data.passed_over", {"path": _shown(each, path, source.path)})
+        for each in passed_over
+        if each.suffix.lower() != ".md"
+    ]
+    raws = [read_file(each) for each in taken]
+    numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))
+    files: list[FileReport] = []
+    frames: list[pl.DataFrame] = []
+    place = 0
+    for raw in raws:
+        layout = _choose_layout(source, raw, reading.wanted)
+        frame = _read_rows(raw, layout, name, numbers[place : place + len(raw.rows)], reading, ledger)
+        place += len(raw.rows)
+        frames.append(frame)
+        shown = _shown(raw.path, path, source.path)
+        files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout.layout, len(raw.rows), len(frame)))
+        notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout.layout}))
+        if raw.guessed:
+            notes.append(Note("data.guessed_encoding", {"path": shown, "encoding": raw.encoding}))
+    frame = pl.concat(frames)
+    if source.sample is not None and source.sample < len(frame):
+        frame = _sample(frame, source.sample, derive_seed(reading.seed, f"sample {name}"), ledger)
+    return frame, SourceReport(name, split, source.licence, tuple(files), tuple(notes))
+
+
+def _shown(file: Path, root: Path, stated: str) -> str:
+    """A file's path as the recipe names it: a card that leaves the machine shows no home folder."""
+    return stated if file == root else (Path(stated) / file.relative_to(root)).as_posix()
+
+
+def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
+    """What the recipe states, else what a register beside the file states, else what the columns tell."""
+    present = {column for row in raw.rows if not isinstance(row, str) for column in row}
+    entry = find_entry(raw.path, wanted) if source.layout == "auto" and not source.columns else None
+    if entry is not None:
+        _require(entry.needed, present, raw.path)
+        chosen = _Layout(entry.layout, entry.columns, True, entry.keys)
+    else:
+        _require(frozenset(source.columns.values()), present, raw.path)
+        layout = source.layout
+        if layout == "auto":
+            renamed = [row if isinstance(row, str) else _rename(row, source.columns, only=False) for row in raw.rows]
+            layout = detect_layout(renamed, wanted, raw.path)
+        chosen = _Layout(layout, source.columns, False, USUAL_KEYS)
+    kind = kind_of(chosen.layout)
+    if kind != wanted:
+        raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=chosen.layout, kind=kind, wanted=wanted)
+    return chosen
+
+
+def _require(columns: frozenset[str], present: set[str], path: Path) -> None:
+    missing = sorted(columns - present)
+    if missing:
+        raise TunesmithError("data.missing_columns", path=str(path), missing=", ".join(missing))
+
+
+def _rename(row: Mapping[str, object], columns: Mapping[str, str], *, only: bool) -> Mapping[str, object]:
+    if not columns:
+        return row
+    mapped = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+    if only:
+        return mapped
+    theirs_used = set(columns.values())
+    return {name: value for name, value in row.items() if name not in theirs_used} | mapped
+
+
+def _read_rows(
+    raw: RawFile, layout: _Layout, name: str, numbers: range, reading: Reading, ledger: Ledger
+) -> pl.DataFrame:
+    """The one loop over rows: from odd nested values to the columns of the table."""
+    refused: dict[Reason, list[int]] = {}
+    cut: dict[int, int] = {}
+    columns: dict[str, list[object]] = {column: [] for column in SCHEMA}
+    entries = ledger.entries()
+    for number, row in zip(numbers, raw.rows, strict=True):
+        try:
+            record, group = _convert(row, layout, reading.group_by)
+        except RowDefect as defect:
+            refused.setdefault(defect.reason, []).append(number)
+            continue
+        if record.cut:
+            cut[number] = record.cut
+        _append(columns, record, number, name, entries[number].index, group)
+    if len(refused.get("missing_columns", [])) == len(raw.rows):
+        raise TunesmithError("data.missing_columns", path=str(raw.path), missing=layout.layout)
+    for reason, rows in refused.items():
+        ledger.decide(rows, "dropped", reason)
+    ledger.decide(cut, "truncated", "trailing_turn", cut.values())
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _convert(row: RawRow, layout: _Layout, group_by: str | None) -> tuple[Record, str]:
+    """What a row says and its group. Raises RowDefect."""
+    if isinstance(row, str):
+        raise RowDefect(row)
+    try:
+        record = READERS[layout.layout](_rename(row, layout.columns, only=layout.only), layout.keys)
+    except RecursionError:
+        raise RowDefect("too_deep") from None
+    group = _group(row, group_by)
+    _check_encodable(record, group)
+    return record, group
+
+
+def _group(row: Mapping[str, object], column: str | None) -> str:
+    value = None if column is None else row.get(column)
+    return "" if value is None else str(value)
+
+
+def _check_encodable(record: Record, group: str) -> None:
+    """A lone surrogate (half of a character) can be written in JSON but not in UTF-8. Raises RowDefect."""
+    pieces = [record.text, record.tools, group]
+    for turn in (*record.messages, *record.chosen, *record.rejected):
+        pieces += [turn.content, turn.name, turn.tool_call_id]
+        pieces += [part for call in turn.tool_calls for part in (call.name, call.arguments, call.id)]
+    try:
+        "".join(pieces).encode()
+    except UnicodeEncodeError:
+        raise RowDefect("lone_surrogate") from None
+
+
+def _append(columns: dict[str, list[object]], record: Record, number: int, name: str, index: int, group: str) -> None:
+    def turns(messages: tuple[Message, ...]) -> list[dict[str, object]]:
+        return [turn_value(message) for message in messages]
+
+    values: tuple[object, ...] = (
+        number,
+        name,
+        index,
+        group,
+        record.kind,
+        turns(record.messages),
+        record.tools,
+        record.text,
+        turns(record.chosen),
+        turns(record.rejected),
+        record.label,
+    )
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+
+
+def _sample(frame: pl.DataFrame, rows: int, seed: int, ledger: Ledger) -> pl.DataFrame:
+    chosen = random.Random(seed).sample(range(len(frame)), rows)
+    kept = pl.Series("kept", [False] * len(frame)).scatter(sorted(chosen), True)
+    reason: Reason = "not_sampled"
+    ledger.decide(frame.filter(~kept)["row"], "dropped", reason)
+    return frame.filter(kept)

@@ -1,0 +1,40 @@
+"""What makes two rows the same: the content key of a whole row and the key of what the user asks."""
+
+from __future__ import annotations
+
+import polars as pl
+
+_FIELD = "\x1f"
+_TURN = "\x1e"
+_PART = "\x1d"
+_NO_MEANING = r"[\s\p{P}\p{S}\p{C}]+"
+
+
+def _turn_text() -> pl.Expr:
+    turn = pl.element().struct
+    return turn.field("role") + _FIELD + turn.field("content") + _FIELD + turn.field("tool_calls")
+
+
+def content_key() -> pl.Expr:
+    """Text that is equal exactly for rows that say the same (roles, contents, calls, tools, label)."""
+    turns = [pl.col(name).list.eval(_turn_text()).list.join(_TURN) for name in ("messages", "chosen", "rejected")]
+    return pl.concat_str(
+        "kind", "text", "tools", pl.col("label").cast(pl.String).fill_null(""), *turns, separator=_PART
+    ).alias("content_key")
+
+
+def prompt_key() -> pl.Expr:
+    """What the user says in all turns (or the text), without case, blanks, punctuation and symbols, NFKC.
+
+    Where nothing is left of it the words stand as they are; a row without any keeps a key of its own.
+    """
+    asked = (
+        pl.col("messages")
+        .list.eval(pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content"))
+        .list.join(_TURN)
+    )
+    words = pl.concat_str(asked, "text", separator="")
+    plain = words.str.normalize("NFKC").str.to_lowercase().str.replace_all(_NO_MEANING, "")
+    bare = words.str.strip_chars()
+    own = pl.format("row {}", "row")
+    return pl.when(plain != "").then(plain).when(bare != "").then(bare).otherwise(own).alias("prompt_key")

@@ -1,0 +1,156 @@
+"""From the recipe's sources to clean splits: read, normalise, merge duplicates, split, prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import new_folder, verify_folder, write_atomic
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.card import data_card
+from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.prepared import Prepared
+from tunesmith.data.split import check_leaks, shared_with, split_rows
+from tunesmith.data.table import SCHEMA
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+
+FOLDER = "data"
+CARD = "data_card.md"
+
+
+@dataclass
+class _Work:
+    """What the steps share."""
+
+    spec: DataSpec
+    folder: Path
+    ledger: Ledger
+    sources: list[SourceReport]
+    notes: list[Note]
+
+
+def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
+    """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
+
+    Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
+    """
+    work = _Work(spec, recipe_folder, ledger, [], [])
+    given: dict[SplitName, Sequence[SourceSpec]] = {
+        "test": spec.test_sources,
+        "validation": spec.validation_sources,
+        "train": spec.sources,
+    }
+    frames = {split: _read(work, split, sources) for split, sources in given.items() if sources}
+    _check_group(work, frames)
+    for split, frame in frames.items():
+        frames[split] = _clean(work, split, frame)
+    _keep_apart(work, frames)
+    frames = _split(work, frames)
+    for split, frame in frames.items():
+        if frame.is_empty():
+            raise TunesmithError("data.nothing_left", split=split, reason=_main_reason(ledger))
+    check_leaks(frames)
+    ledger.check(row for frame in frames.values() for row in frame["row"])
+    return Prepared({split: frames[split] for split in SPLITS}, ledger, tuple(work.sources), tuple(work.notes))
+
+
+def _read(work: _Work, split: SplitName, sources: Sequence[SourceSpec]) -> pl.DataFrame:
+    reading = Reading(work.spec.rows, work.spec.split.group_by, work.spec.split.seed)
+    frames = []
+    for source in sources:
+        frame, report = read_source(source, split, work.folder, reading, work.ledger)
+        frames.append(frame)
+        work.sources.append(report)
+    return pl.concat(frames)
+
+
+def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
+    column = work.spec.split.group_by
+    if column and all((frame["group"] == "").all() for frame in frames.values()):
+        raise TunesmithError("data.missing_group", column=column)
+
+
+def _clean(work: _Work, split: SplitName, frame: pl.DataFrame) -> pl.DataFrame:
+    if work.spec.clean.normalize:
+        frame, changed = normalize(frame)
+        work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
+        blank = frame.select("row", blank_reason()).drop_nulls("reason")
+        for (reason,), rows in blank.group_by("reason", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", str(reason))
+        frame = frame.join(blank, on="row", how="anti", maintain_order="left")
+    if work.spec.clean.exact_duplicates:
+        before = len(frame)
+        frame = merge_duplicates(frame, work.ledger)
+        work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
+    return frame
+
+
+def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Take rows out of training that stand in a given test or validation, and out of validation those of test."""
+    for split, others in (("validation", ("test",)), ("train", ("test", "validation"))):
+        for other in others:
+            if split not in frames or other not in frames:
+                continue
+            shared = shared_with(frames[split], frames[other])
+            by_prompt = shared.filter("same_prompt")["row"]
+            by_group = shared.filter(~pl.col("same_prompt"))["row"]
+            work.ledger.decide(by_prompt, "dropped", f"prompt_also_in_{other}")
+            work.ledger.decide(by_group, "dropped", f"group_also_in_{other}")
+            frames[split] = frames[split].join(shared, on="row", how="anti", maintain_order="left")
+            if len(shared):
+                work.notes.append(Note("data.kept_apart", {"rows": len(shared), "split": split, "other": other}))
+
+
+def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
+    """Cut what was not given from the sources."""
+    wished = work.spec.split
+    stated: dict[SplitName, float] = {"train": wished.train, "validation": wished.validation, "test": wished.test}
+    shares = {split: share for split, share in stated.items() if split == "train" or split not in frames}
+    source = frames["train"]
+    if source.is_empty():
+        raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
+    return frames | split_rows(source, shares, wished.seed)
+
+
+def _main_reason(ledger: Ledger) -> str:
+    """The most frequent reason for which rows went."""
+    gone = {name: rows for name, rows in ledger.totals().items() if name.startswith(("dropped", "merged"))}
+    return max(gone, key=lambda name: gone[name]).partition(": ")[2] if gone else "-"
+
+
+def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
+    """Write `data/<split>.parquet` and `data_card.md` into a run; returns the paths written.
+
+    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
+    """
+    with new_folder(run_path / FOLDER, rows={split: len(frame) for split, frame in prepared.frames.items()}) as folder:
+        for split, frame in prepared.frames.items():
+            frame.write_parquet(folder / f"{split}.parquet")
+    write_atomic(run_path / CARD, data_card(prepared, tokens))
+    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD]
+
+
+def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
+    """The stored splits, their hashes and the wall between them checked again.
+
+    Errors: data.not_prepared, those of `verify_folder`, data.leak.
+    """
+    folder = run_path / FOLDER
+    if not folder.is_dir():
+        raise TunesmithError("data.not_prepared", path=str(run_path))
+    verify_folder(folder)
+    frames = {split: pl.read_parquet(folder / f"{split}.parquet", schema=SCHEMA) for split in SPLITS}
+    check_leaks(frames)
+    return frames
+
+
+def load_split(run_path: Path, split: SplitName) -> pl.DataFrame:
+    """One stored split, checked as `load_splits` does."""
+    return load_splits(run_path)[split]

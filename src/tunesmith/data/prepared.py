@@ -1,0 +1,22 @@
+"""The outcome of preparing: tables by split, the ledger, and what was noticed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.types import SplitName
+from tunesmith.data.formats.read import Note, SourceReport
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes."""
+
+    frames: Mapping[SplitName, pl.DataFrame]
+    ledger: Ledger
+    sources: tuple[SourceReport, ...]
+    notes: tuple[Note, ...]

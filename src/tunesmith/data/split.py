@@ -1,0 +1,121 @@
+"""The split: rows of one group or with one prompt never part, shares stay close to what is asked.
+
+Rows that share a group or a prompt form a component (both relations joined). Components are put in an order that
+only the seed and their own keys decide, and the order is cut at the shares: more rows move the cuts a little and
+leave nearly every row where it was. Components that are large against the smallest share are placed first, each
+where most is missing, so that small and lumpy data sets get sensible splits too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.keys import prompt_key
+
+_LARGE = 0.25
+"""A component above this part of the smallest share is placed by itself."""
+
+
+def components(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows' numbers with `component`: the least key of all rows that must stay together."""
+    keyed = frame.select("row", prompt_key(), "group")
+    prompts = keyed["prompt_key"].rank("dense").to_numpy().astype(np.int64) - 1
+    has_group = (keyed["group"] != "").to_numpy()
+    groups = keyed["group"].rank("dense").to_numpy().astype(np.int64) - 1
+    prompt_count = int(prompts.max(initial=-1)) + 1
+    nodes = prompt_count + int(groups.max(initial=-1)) + 1
+    edges = (prompts[has_group], prompt_count + groups[has_group])
+    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
+    label = connected_components(graph, directed=False)[1][prompts]
+    # The group names a component before its prompts do: a group's place then survives new prompts in it.
+    name = (
+        pl.when(pl.col("group") != "").then(pl.lit("0") + pl.col("group")).otherwise(pl.lit("1") + pl.col("prompt_key"))
+    )
+    return keyed.with_columns(label=pl.Series(label), name=name).select(
+        "row", component=pl.col("name").min().over("label")
+    )
+
+
+def split_rows(frame: pl.DataFrame, shares: Mapping[SplitName, float], seed: int) -> dict[SplitName, pl.DataFrame]:
+    """Cut the table into the splits named in `shares` (relative sizes), rows in their old order.
+
+    Errors: data.too_few_prompts (fewer components than splits).
+    """
+    if len(shares) == 1:
+        return {next(iter(shares)): frame}
+    joined = components(frame)
+    sizes = joined.group_by("component").len("size")
+    if len(sizes) < len(shares):
+        raise TunesmithError("data.too_few_prompts", found=len(sizes), needed=len(shares), rows=len(frame))
+    order = pl.Series("order", [_place(name, seed) for name in sizes["component"]])
+    placed = _place_components(sizes.with_columns(order).sort("order", "component"), shares)
+    where = joined.join(placed, on="component", how="left", maintain_order="left")["split"]
+    return {split: frame.filter(where == split) for split in SPLITS if split in shares}
+
+
+def _place(component: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{component}".encode()).digest()[:8], "big") >> 1
+
+
+def _place_components(sizes: pl.DataFrame, shares: Mapping[SplitName, float]) -> pl.DataFrame:
+    """`component`, `split` for components in hash order."""
+    names = list(shares)
+    total = float(sizes["size"].sum())
+    missing = np.array([shares[name] for name in names]) / sum(shares.values()) * total
+    size = sizes["size"].to_numpy().astype(np.float64)
+    chosen = np.full(len(size), -1)
+    large = np.flatnonzero(size > _LARGE * missing.min())
+    for place in large[np.argsort(-size[large], kind="stable")]:
+        chosen[place] = int(missing.argmax())
+        missing[chosen[place]] -= size[place]
+    small = np.flatnonzero(chosen < 0)
+    room = np.maximum(missing, 0.0)
+    if len(small):
+        ends = np.cumsum(room) / room.sum() * size[small].sum() if room.sum() else np.zeros(len(names))
+        middles = np.cumsum(size[small]) - size[small] / 2
+        chosen[small] = np.minimum(np.searchsorted(ends, middles, side="right"), len(names) - 1)
+    _fill_empty(chosen, size, len(names))
+    return sizes.select("component", split=pl.Series([names[place] for place in chosen], dtype=pl.String))
+
+
+def _fill_empty(chosen: np.ndarray, size: np.ndarray, splits: int) -> None:
+    """Give a split that got nothing the smallest component of the split that has most components."""
+    for split in range(splits):
+        counts = np.bincount(chosen, minlength=splits)
+        if counts[split] == 0:
+            donors = np.flatnonzero(chosen == counts.argmax())
+            chosen[donors[size[donors].argmin()]] = split
+
+
+def shared_with(frame: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """`row`, `same_prompt`, `same_group` of the rows of `frame` that share either with a row of `other`."""
+    prompts = other.select(prompt_key())["prompt_key"].unique()
+    groups = other.filter(pl.col("group") != "")["group"].unique()
+    marked = frame.select(
+        "row",
+        same_prompt=prompt_key().is_in(prompts.implode()),
+        same_group=pl.col("group").is_in(groups.implode()),
+    )
+    return marked.filter(pl.col("same_prompt") | pl.col("same_group"))
+
+
+def check_leaks(frames: Mapping[SplitName, pl.DataFrame]) -> int:
+    """Rows in any split that share a prompt or a group with another split: always 0 when this returns.
+
+    Errors: data.leak.
+    """
+    present = [split for split in SPLITS if split in frames]
+    for place, one in enumerate(present):
+        for other in present[place + 1 :]:
+            shared = shared_with(frames[one], frames[other])
+            if len(shared):
+                raise TunesmithError("data.leak", rows=len(shared), one=one, other=other)
+    return 0
