@@ -33,7 +33,10 @@ class Note:
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file as it was found, `path` as the recipe names it. `rows` counts all its rows, `readable` those with a right shape."""
+    """One file as it was found, `path` as the recipe names it.
+
+    `rows` counts all its rows, `readable` those with a right shape.
+    """
 
     path: str
     sha256: str

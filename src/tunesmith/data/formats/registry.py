@@ -101,9 +101,9 @@ def _read_entry(register: Path, name: str, entry: dict[str, object], wanted: Row
         layout: Layout = "preference" if ranking else "kto"
     else:
         layout = "alpaca" if formatting == "alpaca" else "sharegpt"
-    needed = frozenset(stated.values()) | frozenset(
-        column for key, column in defaults.items() if key not in _OPTIONAL and not (ranking and key == "response")
-    ).difference(*([] if not stated else [{defaults[key] for key in defaults if key in stated}]))
+    optional = _OPTIONAL | ({"response"} if ranking else set())
+    unstated = {column for key, column in defaults.items() if key not in stated and key not in optional}
+    needed = frozenset(stated.values()) | unstated
     return Registered(layout, columns, needed, _keys(tags) if formatting == "sharegpt" else USUAL_KEYS)
 
 
