@@ -5,7 +5,6 @@ The layers and the files on disk are PEFT's, so that any tool of the ecosystem r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,12 +74,3 @@ def attach_lora(policy: Policy, sites: Sites, spec: LoraSpec, seed: int, base_na
     attached = LoraAttached(policy, wrapped)  # type: ignore[arg-type]
     named_trainable(policy, attached.trainable)
     return attached
-
-
-def digest(delta: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of a change: equal changes have equal digests."""
-    total = hashlib.sha256()
-    for name in sorted(delta):
-        total.update(name.encode())
-        total.update(delta[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

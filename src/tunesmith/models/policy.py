@@ -5,12 +5,15 @@ Shape letters: T tokens, D documents, K positions whose logits are needed, W wid
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.models.linear_loss import linear_cross_entropy
-from tunesmith.models.packed import PACKED_ATTENTION, Packed
+from tunesmith.models.packed import PACKED_ATTENTION, Documents, Packed
 
 
 class Policy(nn.Module):
@@ -25,6 +28,18 @@ class Policy(nn.Module):
         self.model = model
         model.set_attn_implementation(PACKED_ATTENTION)
 
+    @contextmanager
+    def answering(self) -> Iterator[PreTrainedModel]:
+        """The model with padded attention and in evaluation mode, for generation; as before afterwards."""
+        training = self.training
+        self.eval()
+        self.model.set_attn_implementation("sdpa")
+        try:
+            yield self.model
+        finally:
+            self.model.set_attn_implementation(PACKED_ATTENTION)
+            self.train(training)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -37,7 +52,7 @@ class Policy(nn.Module):
             input_ids=batch.token_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
-            document_offsets=batch.offsets.tolist(),
+            documents=Documents.of(batch),
         )
         hidden_TW: Tensor = output.last_hidden_state[0]
         return hidden_TW

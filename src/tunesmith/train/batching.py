@@ -1,0 +1,71 @@
+"""Which rows make up each optimizer step: an index function of (seed, epoch, step), so its state is a number.
+
+The window of a step (all its micro-batches on all ranks) is drawn first and then cut, so that batch 8, 2 x 4
+accumulated and 2 processes x 4 see the same rows in the same step.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from tunesmith.core.seed import derive_seed
+from tunesmith.models.packed import Features
+
+_WINDOWS_SORTED_TOGETHER = 16
+"""Rows are shuffled, then sorted by length within this many windows, then the windows are shuffled again: rows of a
+window are of like length, which the attention likes, while which rows meet stays random."""
+
+
+class Source:
+    """Training rows and their order.
+
+    Args:
+        rows: encoded rows.
+        window: rows of one optimizer step on all ranks together.
+        seed: of the stage.
+    """
+
+    def __init__(self, rows: Sequence[Features], window: int, seed: int) -> None:
+        self._rows = rows
+        self._window = window
+        self._seed = seed
+        self.windows_per_epoch = math.ceil(len(rows) / window)
+
+    def window(self, step: int) -> list[Features]:
+        """Rows of a step, counted from 0. The last window of an epoch may be smaller: no row is left out."""
+        epoch, place = divmod(step, self.windows_per_epoch)
+        return [self._rows[index] for index in self._order(epoch)[place]]
+
+    @lru_cache(maxsize=2)  # noqa: B019 - the source lives as long as the run, and two epochs are all it holds
+    def _order(self, epoch: int) -> list[list[int]]:
+        draw = random.Random(derive_seed(self._seed, "row order", epoch))
+        order = list(range(len(self._rows)))
+        draw.shuffle(order)
+        together = self._window * _WINDOWS_SORTED_TOGETHER
+        windows: list[list[int]] = []
+        for first in range(0, len(order), together):
+            part = sorted(order[first : first + together], key=lambda index: len(self._rows[index].token_ids))
+            windows.extend(part[start : start + self._window] for start in range(0, len(part), self._window))
+        # The small window stays last, so that an epoch has the same steps whatever the shuffle.
+        short = [window for window in windows if len(window) < self._window]
+        full = [window for window in windows if len(window) == self._window]
+        draw.shuffle(full)
+        return full + short
+
+
+def micro_batches(window: Sequence[Features], per_batch: int, rank: int, size: int) -> list[list[Features]]:
+    """This rank's micro-batches of a window, in order. Every rank gets the same number of them.
+
+    Where rows do not go round, a rank repeats a row with no weight: it computes, and adds nothing.
+    """
+    rounds = math.ceil(len(window) / (per_batch * size))
+    batches: list[list[Features]] = []
+    for turn in range(rounds):
+        first = (turn * size + rank) * per_batch
+        rows = list(window[first : first + per_batch])
+        batches.append(rows or [replace(window[0], weights=(0.0,) * len(window[0].weights))])
+    return batches

@@ -1,0 +1,112 @@
+"""The only assembly point: a stage of a recipe becomes the Job that the loop runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tunesmith.adapt.attach import attach
+from tunesmith.adapt.base import Attached, named_trainable
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
+from tunesmith.core.seed import derive_seed
+from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.packed import Features
+from tunesmith.models.policy import Policy
+from tunesmith.objectives.supervised import Supervised
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.runtime.base import Runtime
+from tunesmith.tasks.chat import ChatTask
+from tunesmith.train.batching import Source
+from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.loop import Job
+from tunesmith.train.optim import DEFAULT_LEARNING_RATE, MasterOptimizer
+from tunesmith.train.stopper import Stopper
+from tunesmith.train.validation import TaskMetric, Validator
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """What a stage is built from: the base in memory, encoded rows, and where its files go."""
+
+    loaded: Loaded
+    base: BaseFolder
+    task: ChatTask
+    train_rows: Sequence[Features]
+    validation_rows: Sequence[Features]
+    folder: Path
+    key: str
+    task_metric: TaskMetric
+
+
+def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
+    """Assemble a fit. Errors: train.nothing_to_train, and those of the adaptation."""
+    if not inputs.train_rows:
+        raise TunesmithError("train.nothing_to_train")
+    spec = stage.train
+    policy = Policy(inputs.loaded.model)
+    policy.train()
+    seed = derive_seed(spec.seed, "adapter")
+    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name)
+    if spec.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    placed = runtime.place(policy)
+    _say_what_trains(policy, attached, emitter)
+    window = spec.batch_size * spec.gradient_accumulation_steps * runtime.size
+    source = Source(inputs.train_rows, window, spec.seed)
+    planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
+    objective = Supervised(stage.objective)
+    return Job(
+        policy=placed,
+        objective=objective,
+        runtime=runtime,
+        source=source,
+        pack=inputs.task.pack,
+        optimizer=MasterOptimizer(named_trainable(policy, attached.trainable), spec),
+        stopper=Stopper.of(spec.early_stopping),
+        checkpoints=Checkpoints(
+            inputs.folder,
+            spec.save_total_limit,
+            inputs.key,
+            attached.save,
+            partial(copy_tokenizer, inputs.base.path),
+            emitter,
+        ),
+        validate=Validator(
+            policy, objective, runtime, inputs.validation_rows, inputs.task.pack, spec.batch_size, inputs.task_metric
+        ),
+        emitter=emitter,
+        spec=spec,
+        peak_learning_rate=spec.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind],
+        total_steps=min(planned, spec.max_steps or planned),
+    )
+
+
+def _say_what_trains(policy: Policy, attached: Attached, emitter: Emitter) -> None:
+    counts = {name: parameter.numel() for name, parameter in policy.named_parameters()}
+    trainable = sum(counts[name] for name in attached.trainable)
+    emitter.emit("parameters", trainable=trainable, total=sum(counts.values()))
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """Put the base's own tokenizer and template files beside the weights, byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)

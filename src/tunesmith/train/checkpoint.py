@@ -1,0 +1,129 @@
+"""Durable checkpoints and exact resume.
+
+    <stage>/checkpoint-<step>/   the change in the ecosystem's form, tokenizer files, optimizer.safetensors,
+                                 masters as the change itself (float32), state.json, manifest.json
+    <stage>/best/                the change and the tokenizer files of the best step
+
+Everything that the loop needs to go on is in the folder; nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
+from tunesmith.core.files import new_folder, remove_rubbish, verify_folder
+
+_PREFIX = "checkpoint-"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything at a step: masters and optimizer as tensors, the rest as JSON values."""
+
+    step: int
+    masters: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    facts: Mapping[str, object]
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Args:
+        folder: of the stage.
+        keep: newest checkpoints kept; older ones go.
+        key: hash of all that the training depends on; a checkpoint with another key is refused.
+        save_weights: writes the change into a folder in the ecosystem's form.
+        save_tokenizer: writes the tokenizer and the template into a folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        key: str,
+        save_weights: Callable[[Path, Mapping[str, Tensor]], None],
+        save_tokenizer: Callable[[Path], None],
+        emitter: Emitter,
+    ) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._key = key
+        self._save_weights = save_weights
+        self._save_tokenizer = save_tokenizer
+        self._emitter = emitter
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint whole, then let the oldest go. Errors: those of `core.files.new_folder`."""
+        path = self._folder / f"{_PREFIX}{snapshot.step}"
+        facts = {**snapshot.facts, "step": snapshot.step, "key": self._key}
+        with new_folder(path, kind="checkpoint") as aside:
+            self._save_weights(aside, snapshot.masters)
+            self._save_tokenizer(aside)
+            save_file(_contiguous(snapshot.masters), aside / "masters.safetensors")
+            save_file(_contiguous(snapshot.optimizer), aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
+        self._rotate()
+        return path
+
+    def save_best(self, masters: Mapping[str, Tensor], step: int, value: float | None) -> Path:
+        """Write the best change so far."""
+        path = self._folder / BEST
+        with new_folder(path, kind="best", step=step, value=value, key=self._key) as aside:
+            self._save_weights(aside, masters)
+            self._save_tokenizer(aside)
+        return path
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint that is whole; damaged ones are named and passed over; None when there is none.
+
+        Errors: train.no_valid_checkpoint when all are damaged, train.resume_differs when one is whole but belongs to
+        another recipe, data or model: never a silent start from zero.
+        """
+        remove_rubbish(self._folder)
+        damaged: list[str] = []
+        for path in reversed(self._paths()):
+            try:
+                verify_folder(path)
+            except TunesmithError as error:
+                damaged.append(f"{path.name} ({error})")
+                self._emitter.emit("alarm", code=error.code, checkpoint=path.name)
+                continue
+            return self._load(path)
+        if damaged:
+            raise TunesmithError("train.no_valid_checkpoint", folder=str(self._folder), damaged="; ".join(damaged))
+        return None
+
+    def _load(self, path: Path) -> Snapshot:
+        facts = json.loads((path / "state.json").read_text("utf-8"))
+        if facts["key"] != self._key:
+            raise TunesmithError("train.resume_differs", checkpoint=str(path))
+        return Snapshot(
+            facts["step"],
+            load_file(path / "masters.safetensors"),
+            load_file(path / "optimizer.safetensors"),
+            facts,
+        )
+
+    def _paths(self) -> list[Path]:
+        found = [path for path in self._folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+        return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+    def _rotate(self) -> None:
+        for path in self._paths()[: -self._keep]:
+            # A checkpoint that cannot be removed costs space, not the run.
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each.contiguous() for name, each in tensors.items()}

@@ -1,0 +1,207 @@
+"""fit(): the only training loop.
+
+One optimizer step: draw the window, count what it holds, forward and backward each micro-batch with every term
+divided by the count of the whole window on all ranks, then update. Nothing here knows which method or objective runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
+from tunesmith.core.seed import derive_seed
+from tunesmith.models.packed import Features, Packed
+from tunesmith.objectives.base import Objective
+from tunesmith.recipe.specs.train import TrainSpec
+from tunesmith.runtime.base import Runtime
+from tunesmith.train.batching import Source, micro_batches
+from tunesmith.train.checkpoint import Checkpoints, Snapshot
+from tunesmith.train.optim import MasterOptimizer, step_size
+from tunesmith.train.signals import StopRequest, listening
+from tunesmith.train.stopper import Stopper
+
+BAD_STEPS_ALLOWED = 3
+"""Steps in a row whose loss or gradient is no number before the run stops; none of them is applied."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit, assembled by `build`: everything the loop calls."""
+
+    policy: nn.Module
+    objective: Objective
+    runtime: Runtime
+    source: Source
+    pack: Callable[[Sequence[Features]], Packed]
+    optimizer: MasterOptimizer
+    stopper: Stopper
+    checkpoints: Checkpoints
+    validate: Callable[[], Mapping[str, float]]
+    emitter: Emitter
+    spec: TrainSpec
+    peak_learning_rate: float
+    total_steps: int
+
+
+@dataclass
+class Progress:
+    """Where the loop is. `seconds` and `tokens` add up over interruptions."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    bad_steps: int = 0
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended. `last_loss` is that of the last step."""
+
+    progress: Progress
+    stopper: Stopper
+    last_loss: float
+
+
+def fit(job: Job) -> FitResult:
+    """Train from the newest whole checkpoint (or from the start) to the end.
+
+    Errors: train.not_finite after too many bad steps; train.interrupted after a signal, with all saved.
+    """
+    progress = _resume(job)
+    loss = math.nan
+    with listening() as request:
+        while progress.step < job.total_steps and not progress.stopped_early:
+            started = time.perf_counter()
+            loss = _step(job, progress)
+            progress.seconds += time.perf_counter() - started
+            _look_around(job, progress)
+            _obey(job, progress, request)
+    return FitResult(progress, job.stopper, loss)
+
+
+def _step(job: Job, progress: Progress) -> float:
+    """One update over one window; returns its loss."""
+    runtime, spec = job.runtime, job.spec
+    window = job.source.window(progress.step)
+    per_batch = spec.batch_size if spec.packing else 1
+    batches = [job.pack(rows) for rows in micro_batches(window, per_batch, runtime.rank, runtime.size)]
+    counts = _total_counts(job, batches)
+    sums = dict.fromkeys(counts, 0.0)
+    for place, batch in enumerate(batches):
+        last = place == len(batches) - 1
+        torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
+        with runtime.accumulate(last):
+            terms = job.objective.loss(job.policy, batch.to(runtime.device))
+            # DDP averages gradients over ranks; the contract wants their sum.
+            total = torch.stack([terms[name] * (runtime.size / counts[name]) for name in counts]).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+        if runtime.gradients_ready(last):
+            job.optimizer.collect()
+        for name in counts:
+            sums[name] += float(terms[name].detach())
+    losses = _mean_terms(job, sums, counts)
+    rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
+    norm = job.optimizer.step(rate, spec.max_grad_norm)
+    _note(job, progress, losses, norm, rate, sum(batch.num_tokens for batch in batches))
+    return sum(losses.values())
+
+
+def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
+    """Items of every term in the whole window, on all ranks; never 0, so that a window without items adds nothing."""
+    local: dict[str, float] = {}
+    for batch in batches:
+        for name, count in job.objective.count(batch).items():
+            local[name] = local.get(name, 0.0) + count
+    summed = job.runtime.sum(list(local.values()))
+    return {name: count or 1.0 for name, count in zip(local, summed, strict=True)}
+
+
+def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    total = job.runtime.sum(list(sums.values()))
+    return {name: value / counts[name] for name, value in zip(sums, total, strict=True)}
+
+
+def _note(job: Job, progress: Progress, losses: Mapping[str, float], norm: float, rate: float, tokens: int) -> None:
+    """Count the step; a step that was no number is said, never averaged away, and too many of them end the run."""
+    progress.step += 1
+    progress.tokens += int(job.runtime.sum([tokens])[0])
+    bad = not math.isfinite(norm) or not all(math.isfinite(loss) for loss in losses.values())
+    progress.bad_steps = progress.bad_steps + 1 if bad else 0
+    if progress.step % job.spec.logging_steps == 0 or bad:
+        job.emitter.emit(
+            "step",
+            step=progress.step,
+            total_steps=job.total_steps,
+            epoch=round(progress.step / job.source.windows_per_epoch, 4),
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=progress.tokens,
+            seconds=round(progress.seconds, 3),
+            applied=math.isfinite(norm),
+            **losses,
+        )
+    if progress.bad_steps >= BAD_STEPS_ALLOWED:
+        raise TunesmithError("train.not_finite", step=progress.step, steps=BAD_STEPS_ALLOWED)
+
+
+def _look_around(job: Job, progress: Progress) -> None:
+    """Validate and save where the recipe says so: after every epoch and at the end unless it names steps."""
+    step, spec = progress.step, job.spec
+    at_end = step == job.total_steps
+    every = spec.eval_steps or job.source.windows_per_epoch
+    validates = at_end or step % every == 0
+    if validates:
+        _validate(job, progress)
+    if validates or (spec.save_steps and step % spec.save_steps == 0):
+        _save(job, progress)
+
+
+def _validate(job: Job, progress: Progress) -> None:
+    figures = job.validate()
+    value = figures[job.stopper.metric]
+    best = job.stopper.see(value, progress.step)
+    progress.stopped_early = job.runtime.agree(job.stopper.stop)
+    job.emitter.emit("validation", step=progress.step, best=best, **figures)
+    if best and job.runtime.rank == 0:
+        job.checkpoints.save_best(job.optimizer.masters, progress.step, value)
+    if not math.isfinite(value):
+        job.emitter.emit("alarm", code="train.validation_not_finite", step=progress.step)
+
+
+def _save(job: Job, progress: Progress) -> None:
+    if job.runtime.rank == 0:
+        facts = {
+            "progress": vars(progress).copy(),
+            "stopper": job.stopper.state(),
+            "objective": job.objective.state(),
+        }
+        job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
+    job.runtime.barrier()
+
+
+def _resume(job: Job) -> Progress:
+    snapshot = job.checkpoints.newest()
+    if snapshot is None:
+        return Progress()
+    facts = {name: value for name, value in snapshot.facts.items() if isinstance(value, dict)}
+    job.optimizer.restore(snapshot.masters, snapshot.optimizer)
+    job.stopper.restore(facts["stopper"])
+    job.objective.restore(facts["objective"])
+    progress = Progress(**facts["progress"])
+    job.emitter.emit("resume", step=progress.step)
+    return progress
+
+
+def _obey(job: Job, progress: Progress, request: StopRequest) -> None:
+    """A signal on any rank: save where we are and leave."""
+    if job.runtime.agree(bool(request)):
+        _save(job, progress)
+        raise TunesmithError("train.interrupted", step=progress.step, signal=int(request.signal_number or 15))

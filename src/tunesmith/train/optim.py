@@ -1,0 +1,113 @@
+"""Optimizers over float32 masters, and step sizes.
+
+Weights that live in bfloat16 would lose small updates; what trains therefore has a float32 copy that the optimizer
+moves, and the weights are rounded from it after every step. Weights that are float32 or wider are their own master.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.specs.train import TrainSpec
+
+DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
+"""Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
+Regret) than for weights that hold the pretraining."""
+
+
+def step_size(spec: TrainSpec, peak: float, step: int, total_steps: int) -> float:
+    """Step size of a step counted from 0: linear warm-up to `peak`, then the schedule down to a tenth or to 0."""
+    warmup = math.ceil(spec.warmup_ratio * total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if spec.lr_scheduler_type == "cosine":
+        return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+    if spec.lr_scheduler_type == "linear":
+        return peak * (1 - progress)
+    return peak
+
+
+class MasterOptimizer:
+    """Gathers gradients, clips them, steps the masters and rounds the weights."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> None:
+        self._parameters = dict(parameters)
+        self.masters = {name: _master(parameter) for name, parameter in self._parameters.items()}
+        matrices = [master for master in self.masters.values() if master.ndim >= 2]
+        others = [master for master in self.masters.values() if master.ndim < 2]
+        groups = [
+            {"params": params, "weight_decay": decay}
+            for params, decay in ((matrices, spec.weight_decay), (others, 0.0))
+            if params
+        ]
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups, lr=0.0, fused=True)
+            if spec.optimizer == "adamw"
+            else torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        )
+
+    def collect(self) -> None:
+        """Move gradients from the weights to the masters, adding up in the masters' precision."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is None:
+                continue
+            master = self.masters[name]
+            gradient = parameter.grad.to(master.dtype)
+            if master is not parameter:
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    def step(self, learning_rate: float, max_grad_norm: float) -> float:
+        """One update; returns the norm of the gradient before clipping. A norm that is no number changes nothing."""
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if bool(torch.isfinite(norm)):
+            torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), max_grad_norm, norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+            self._round()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def _round(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if self.masters[name] is not parameter:
+                    parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the optimizer as `<name>/<field>`; step counters are tensors too."""
+        names = {id(master): name for name, master in self.masters.items()}
+        state: dict[str, Tensor] = {}
+        for master, fields in self._optimizer.state.items():
+            for field, value in fields.items():
+                if isinstance(value, Tensor):
+                    state[f"{names[id(master)]}/{field}"] = value.detach()
+        return state
+
+    def restore(self, masters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Take masters and state back, bit for bit. Errors: train.state_differs."""
+        if set(masters) != set(self.masters):
+            raise TunesmithError("train.state_differs", what="masters")
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(masters[name])
+        self._round()
+        for key, value in state.items():
+            name, _, field = key.rpartition("/")
+            if name not in self.masters:
+                raise TunesmithError("train.state_differs", what=key)
+            self._optimizer.state[self.masters[name]][field] = value.clone()
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    if parameter.dtype in (torch.float32, torch.float64):
+        return parameter
+    return nn.Parameter(parameter.detach().to(torch.float32).clone())

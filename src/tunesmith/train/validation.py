@@ -1,0 +1,55 @@
+"""What a stage is judged by while it trains: the loss of all validation rows, and the task's metric on some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from tunesmith.models.packed import Features, Packed
+from tunesmith.models.policy import Policy
+from tunesmith.objectives.base import Objective
+from tunesmith.runtime.base import Runtime
+
+TaskMetric = Callable[[Policy], Mapping[str, float]]
+"""Answers some validation rows and gives the task's metrics, or nothing where only the loss decides."""
+
+
+def no_task_metric(policy: Policy) -> Mapping[str, float]:
+    """The null object of `TaskMetric`."""
+    return {}
+
+
+class Validator:
+    """Calls the objective on all validation rows, without gradients, and the task metric on the policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        runtime: Runtime,
+        rows: Sequence[Features],
+        pack: Callable[[Sequence[Features]], Packed],
+        batch_size: int,
+        task_metric: TaskMetric,
+    ) -> None:
+        self._policy = policy
+        self._objective = objective
+        self._runtime = runtime
+        ordered = sorted(rows, key=lambda row: len(row.token_ids))[runtime.rank :: runtime.size]
+        self._batches = [pack(ordered[first : first + batch_size]) for first in range(0, len(ordered), batch_size)]
+        self._task_metric = task_metric
+
+    def __call__(self) -> dict[str, float]:
+        """Mean loss over all rows of all ranks, as `loss`, and the task's metrics."""
+        training = self._policy.training
+        self._policy.eval()
+        total = count = 0.0
+        with torch.inference_mode():
+            for batch in self._batches:
+                placed = batch.to(self._runtime.device)
+                total += sum(float(term) for term in self._objective.loss(self._policy, placed).values())
+                count += sum(self._objective.count(batch).values())
+        self._policy.train(training)
+        total, count = self._runtime.sum([total, count])
+        return {"loss": total / count if count else float("nan"), **self._task_metric(self._policy)}

@@ -1,0 +1,98 @@
+"""Packed batches against plain transformers, one row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.linear_loss import linear_cross_entropy
+from tunesmith.models.load import load_model
+from tunesmith.models.packed import Features, pack
+from tunesmith.models.policy import Policy
+from tunesmith.models.tiny import tiny_chat_model
+
+SYSTEM = tuple(range(20, 50))
+
+
+def row(number: int, tokens: tuple[int, ...], learned: int) -> Features:
+    return Features(number, tokens, (0.0,) * (len(tokens) - learned) + (1.0,) * learned)
+
+
+ROWS = [
+    row(0, (*SYSTEM, 60, 61, 62, 63, 64), 3),
+    row(1, (*SYSTEM, 70, 71, 72), 2),
+    row(2, (9, 8, 7, 6, 5, 4, 3), 4),
+    row(3, (*SYSTEM, 60, 61, 80, 81, 82, 83, 84, 85), 4),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_chat_model(tmp_path_factory.mktemp("tiny") / "model", spread=0.2)
+
+
+def plain_losses(folder: Path, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
+    model = load_model(folder, dtype=dtype, device=torch.device("cpu")).model
+    losses = []
+    for item in ROWS:
+        ids = torch.tensor([item.token_ids])
+        learned = int(sum(item.weights))
+        logits = model(input_ids=ids).logits[0, -learned - 1 : -1]
+        losses.append(cross_entropy(logits, ids[0, -learned:], reduction="none"))
+    total = torch.cat(losses).sum()
+    total.backward()
+    return [each.detach() for each in losses], model.model.layers[0].self_attn.k_proj.weight.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_packed_and_shared_rows_have_the_losses_and_gradients_of_single_rows(folder: Path, dtype: torch.dtype) -> None:
+    expected, expected_gradient = plain_losses(folder, dtype)
+    model = load_model(folder, dtype=dtype, device=torch.device("cpu")).model
+    batch = pack(ROWS)
+    assert batch.parent.tolist() == [-1, 0, 0, 0, -1], "three rows share their system prompt"
+    policy = Policy(model)
+    losses = policy(batch)
+    order = [0, 1, 3, 2]
+    torch.testing.assert_close(losses, torch.cat([expected[place] for place in order]).float(), rtol=1e-5, atol=1e-5)
+    losses.sum().backward()
+    gradient = policy.model.model.layers[0].self_attn.k_proj.weight.grad
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_long_documents_take_the_flash_kernel_and_agree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu")).model
+    policy = Policy(model)
+    plain = policy(pack(ROWS))
+    monkeypatch.setattr("tunesmith.models.packed.PLAIN_UP_TO", 0)
+    torch.testing.assert_close(policy(pack(ROWS)), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_learned_beginning_is_never_shared() -> None:
+    learned = [Features(n, tuple(range(40)), (1.0,) * 40) for n in range(2)]
+    assert pack(learned).parent.tolist() == [-1, -1]
+
+
+def test_padded_batches_are_refused(folder: Path) -> None:
+    policy = Policy(load_model(folder, dtype=torch.float32, device=torch.device("cpu")).model)
+    with pytest.raises(TunesmithError, match="packed_only"):
+        policy.model(input_ids=torch.tensor([[1, 2], [3, 4]]), attention_mask=torch.tensor([[0, 1], [1, 1]]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("head_trains", [False, True])
+def test_linear_cross_entropy_equals_torch(smoothing: float, head_trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.models.linear_loss.CHUNK", 3)
+    torch.manual_seed(0)
+    target_K, scale_K = torch.randint(11, (7,)), torch.rand(7)
+    hidden_KW = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weight_VW = torch.randn(11, 5, dtype=torch.float64, requires_grad=head_trains)
+    expected = cross_entropy(hidden_KW @ weight_VW.T, target_K, reduction="none", label_smoothing=smoothing)
+    wanted = torch.autograd.grad((expected * scale_K).sum(), [hidden_KW, weight_VW] if head_trains else [hidden_KW])
+    losses = linear_cross_entropy(hidden_KW, weight_VW, target_K, smoothing)
+    found = torch.autograd.grad((losses * scale_K).sum(), [hidden_KW, weight_VW] if head_trains else [hidden_KW])
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
