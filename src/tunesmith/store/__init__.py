@@ -1,0 +1,1 @@
+"""What outlives a process: releases and feedback, in SQLite or PostgreSQL."""

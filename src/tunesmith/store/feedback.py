@@ -1,0 +1,115 @@
+"""What people said about answers. Each is stored exactly once, however often a client repeats itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from sqlalchemy import Engine, RowMapping, func, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.store.schema import feedback
+
+FeedbackKind = Literal["like", "dislike", "correction", "choice", "comment"]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """One thing said about one answer.
+
+    Args:
+        model: name of the model that answered.
+        kind: `correction` carries `corrected`; `choice` says that `answer` was preferred to `rejected`.
+        messages: what the model was asked, as role and content.
+        answer: what it answered.
+        consent: whether it may be learned from.
+        user_hash: stands for the person; never a name.
+    """
+
+    model: str
+    kind: FeedbackKind
+    messages: tuple[Mapping[str, object], ...]
+    answer: str
+    corrected: str = ""
+    rejected: str = ""
+    comment: str = ""
+    consent: bool = False
+    user_hash: str = ""
+
+
+@dataclass(frozen=True)
+class StoredFeedback:
+    """A row: when it came (seconds since 1970) and under which id."""
+
+    id: str
+    time: float
+    feedback: Feedback
+
+
+class FeedbackStore:
+    """Feedback in a database; every method may be called from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, item: Feedback, idempotency_key: str | None = None) -> tuple[str, bool]:
+        """Store and return the id, and whether it is new: the same key with the same content gives the first id.
+
+        Errors: store.key_reused when the key came with other content before, store.cannot_write.
+        """
+        content = json.dumps(asdict(item), sort_keys=True, ensure_ascii=False, default=dict)
+        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        values = {**vars(item), "messages": [dict(message) for message in item.messages]}
+        number = str(uuid.uuid4())
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(
+                    insert(feedback).values(
+                        id=number, time=time.time(), idempotency_key=idempotency_key, content_sha256=digest, **values
+                    )
+                )
+            return number, True
+        except IntegrityError as error:
+            first = self._by_key(idempotency_key)
+            if first is None:
+                raise TunesmithError("store.cannot_write", reason=str(error.orig)) from error
+            if first[1] != digest:
+                raise TunesmithError("store.key_reused", id=first[0]) from error
+            return first[0], False
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise TunesmithError("store.cannot_write", reason=reason) from error
+
+    def _by_key(self, idempotency_key: str | None) -> tuple[str, str] | None:
+        if idempotency_key is None:
+            return None
+        wanted = select(feedback.c.id, feedback.c.content_sha256).where(feedback.c.idempotency_key == idempotency_key)
+        with self._engine.connect() as connection:
+            row = connection.execute(wanted).first()
+        return None if row is None else (str(row[0]), str(row[1]))
+
+    def count(self) -> dict[str, int]:
+        """Rows of each kind."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(feedback.c.kind, func.count()).group_by(feedback.c.kind)).all()
+        return {str(kind): int(count) for kind, count in rows}
+
+    def rows(self, *, consented_only: bool = False, since: float = 0.0) -> Iterator[StoredFeedback]:
+        """Rows in the order in which they came."""
+        wanted = select(feedback).where(feedback.c.time >= since).order_by(feedback.c.time, feedback.c.id)
+        if consented_only:
+            wanted = wanted.where(feedback.c.consent)
+        with self._engine.connect() as connection:
+            for row in connection.execute(wanted).mappings():
+                yield StoredFeedback(str(row["id"]), float(row["time"]), _feedback(row))
+
+
+def _feedback(row: RowMapping) -> Feedback:
+    values = {name: row[name] for name in Feedback.__dataclass_fields__}
+    return Feedback(**{**values, "messages": tuple(values["messages"])})
