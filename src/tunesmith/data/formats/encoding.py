@@ -17,6 +17,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LEAST_COMMON_SHARE = 0.9
+_LEAST_CHARACTERS = 4
+"""Two stray bytes also make a Chinese character; so few are no evidence of an encoding."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ def decode(content: bytes, path: Path) -> Text:
 
 
 def _as_gb18030(content: bytes) -> str | None:
-    """The text if it is plausible Chinese: Latin-1 text also decodes, but to characters that nobody writes.
+    """The text if it is plausible Chinese; None for Latin-1, which also decodes, and for UTF-8 with a broken byte.
 
-    GB2312 holds the common characters, both bytes above 0xA0; accidental pairs end in an ASCII letter.
+    GB2312 holds the common characters, both bytes above 0xA0; accidental pairs end in an ASCII letter or are rare.
     """
     try:
         text = content.decode("gb18030")
@@ -64,7 +66,9 @@ def _as_gb18030(content: bytes) -> str | None:
         return None
     wide = [character for character in text if ord(character) > 127]
     common = sum(1 for character in wide if _in_gb2312(character))
-    return text if wide and common >= _LEAST_COMMON_SHARE * len(wide) else None
+    by_utf8 = sum(1 for character in content.decode("utf-8", "ignore") if ord(character) > 127)
+    plausible = len(wide) >= _LEAST_CHARACTERS and common >= _LEAST_COMMON_SHARE * len(wide)
+    return text if plausible and by_utf8 < len(wide) / 3 else None
 
 
 def _in_gb2312(character: str) -> bool:

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.data.formats.files import list_files, read_file
+
+ROWS = [{"query": "你好，请问几点了？", "response": "现在是中午十二点。"}, {"query": "b", "response": 'c, "d"\ne'}]
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def lines(rows: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def as_csv(separator: str) -> str:
+    return pl.DataFrame(ROWS).write_csv(separator=separator)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps(ROWS, indent=1)),
+        ("a.json", json.dumps({"data": ROWS})),
+        ("a.json", lines(ROWS)),
+        ("a.jsonl", lines(ROWS)),
+        ("a.jsonl", lines(ROWS).replace("\n", "\r\n")),
+        ("a.jsonl", "\n" + lines(ROWS) + "\n\n"),
+        ("a.jsonl", json.dumps(ROWS)),
+        ("a.csv", as_csv(",")),
+        ("a.tsv", as_csv("\t")),
+    ],
+)
+def test_text_files(tmp_path: Path, name: str, content: str) -> None:
+    file = read_file(write(tmp_path, name, content))
+    assert file.rows == ROWS
+    assert (file.encoding, file.guessed) == ("utf-8", False)
+
+
+def test_columnar_files(tmp_path: Path) -> None:
+    frame = pl.DataFrame(ROWS)
+    frame.write_parquet(tmp_path / "a.parquet")
+    frame.write_ipc(tmp_path / "b.arrow")
+    frame.write_ipc_stream(tmp_path / "c.arrow")
+    assert [read_file(path).rows for path in list_files(tmp_path)[0]] == [ROWS] * 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_encodings_by_mark(tmp_path: Path, encoding: str, name: str) -> None:
+    content = lines(ROWS) if name == "a.jsonl" else as_csv(",")
+    file = read_file(write(tmp_path, name, content.encode(encoding)))
+    assert file.rows == ROWS
+    assert (file.encoding, file.guessed) == (encoding, False)
+
+
+def test_gb18030_only_by_attempt_and_noted(tmp_path: Path) -> None:
+    file = read_file(write(tmp_path, "a.jsonl", lines(ROWS).encode("gb18030")))
+    assert file.rows == ROWS
+    assert (file.encoding, file.guessed) == ("gb18030", True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "Käse, Würste und Brötchen für alle Gäste"}\n'.encode("latin-1"),
+        b'{"text": "half \xe4\xbd"}\n',
+        '{"text": "我们在这里写一些中文"}\n'.encode()[:-6] + b'"}\n',
+        lines(ROWS).encode() + b"\xff\n",
+    ],
+)
+def test_wrong_bytes_stop_with_their_offset(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, "a.jsonl", content)
+    with pytest.raises(TunesmithError) as caught:
+        read_file(path)
+    assert caught.value.code == "data.wrong_encoding"
+    with pytest.raises(UnicodeDecodeError) as reference:
+        content.decode()
+    assert caught.value.facts["offset"] == reference.value.start
+
+
+def test_a_broken_line_costs_its_row_alone(tmp_path: Path) -> None:
+    content = lines(ROWS) + '{"query": "x", \n' + '{"a": 1, "a": 2}\n' + "[1]\n" + '{"n": 1' + "0" * 5000 + "}\n"
+    assert read_file(write(tmp_path, "a.jsonl", content)).rows[2:] == [
+        "broken_json",
+        "duplicate_key",
+        "not_an_object",
+        "broken_json",
+    ]
+
+
+def test_nesting_without_end_costs_its_row_alone(tmp_path: Path) -> None:
+    deep = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}\n"
+    assert read_file(write(tmp_path, "a.jsonl", lines(ROWS) + deep)).rows[2:] == ["too_deep"]
+    with pytest.raises(TunesmithError, match=r"data.too_deep"):
+        read_file(write(tmp_path, "a.json", "[" * 100_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("a.jsonl", "", "data.empty_file"),
+        ("a.jsonl", "\n \n", "data.empty_file"),
+        ("a.json", "[]", "data.empty_file"),
+        ("a.csv", "query,response\n", "data.empty_file"),
+        ("a.json", '[{"a": 1}, {"a": ]', "data.broken_json"),
+        ("a.jsonl", "once upon\na time\n", "data.broken_json"),
+        ("a.csv", 'a,b\n"x,y\n', "data.broken_csv"),
+        ("a.csv", "a,a\n1,2\n", "data.duplicate_columns"),
+        ("a.parquet", "PAR1 not really", "data.broken_file"),
+        ("a.arrow", "ARROW1 not really", "data.broken_file"),
+        ("a.jsonl", "PK\x00\x00\x00", "data.not_text"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, code: str) -> None:
+    path = write(tmp_path, name, content)
+    with pytest.raises(TunesmithError, match=code):
+        read_file(path)
+
+
+def test_broken_json_names_the_place(tmp_path: Path) -> None:
+    content = '[\n {"a": 1},\n {"a": ]\n'
+    with pytest.raises(TunesmithError) as caught:
+        read_file(write(tmp_path, "a.json", content))
+    assert (caught.value.facts["line"], caught.value.facts["offset"]) == (3, content.index("]"))
+
+
+def test_short_and_long_lines_of_a_table(tmp_path: Path) -> None:
+    rows = read_file(write(tmp_path, "a.csv", "a,b\n1,2\n3\n4,5,6\n")).rows
+    assert rows == [{"a": "1", "b": "2"}, "wrong_field_count", "wrong_field_count"]
+
+
+def test_folders(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a/x.csv", ".hidden/y.jsonl", "README.md", "dataset_info.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path, name, "{}")
+    taken, passed_over = list_files(tmp_path)
+    assert [path.name for path in taken] == ["x.csv", "b.jsonl"]
+    assert {path.name for path in passed_over} == {"README.md", "dataset_info.json"}
+    with pytest.raises(TunesmithError, match=r"data.missing_path"):
+        list_files(tmp_path / "nowhere")
+    with pytest.raises(TunesmithError, match=r"data.unknown_suffix"):
+        list_files(tmp_path / "README.md")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TunesmithError, match=r"data.empty_folder"):
+        list_files(tmp_path / "empty")
