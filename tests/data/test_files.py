@@ -74,7 +74,7 @@ def test_gb18030_only_by_attempt_and_noted(tmp_path: Path) -> None:
     [
         '{"text": "Käse, Würste und Brötchen für alle Gäste"}\n'.encode("latin-1"),
         b'{"text": "half \xe4\xbd"}\n',
-        '{"text": "我们在这里写一些中文"}\n'.encode()[:-6] + b'"}\n',
+        '{"text": "我们在这里写一些中文"}\n'.encode()[:-4] + b'"}\n',
         lines(ROWS).encode() + b"\xff\n",
     ],
 )

@@ -125,7 +125,7 @@ def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
     content = text.text
     if content.isspace():
         raise TunesmithError("data.empty_file", path=str(path))
-    if content.lstrip().startswith("["):
+    if content.lstrip().startswith("[") and not _looks_like_lines(content):
         return _rows_of_document(content, path)
     if lines:
         return _rows_of_lines(content, path)
@@ -143,8 +143,6 @@ def _rows_of_document(content: str, path: Path) -> list[RawRow]:
     try:
         document = json.loads(content, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        if _first_line_is_whole(content):
-            return _rows_of_lines(content, path)
         raise TunesmithError("data.broken_json", path=str(path), line=error.lineno, offset=error.pos) from error
     except RecursionError as error:
         raise TunesmithError("data.too_deep", path=str(path)) from error
@@ -153,14 +151,11 @@ def _rows_of_document(content: str, path: Path) -> list[RawRow]:
     return [_as_row(value) for value in document]
 
 
-def _first_line_is_whole(content: str) -> bool:
-    """Whether the first line is JSON by itself: then a list there is one wrong row and not the document."""
-    first, _, rest = content.lstrip().partition("\n")
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return bool(rest.strip())
+def _looks_like_lines(content: str) -> bool:
+    """Whether most lines look like whole objects: then a list in the first line is one wrong row, no document."""
+    filled = [line.strip() for line in content.split("\n") if line.strip()]
+    whole = sum(1 for line in filled if line.startswith("{") and line.endswith("}"))
+    return whole > len(filled) / 2
 
 
 def _rows_of_lines(content: str, path: Path) -> list[RawRow]:
