@@ -258,13 +258,14 @@ def load_model(
     # with output_loading_info the call returns a pair, which its annotation does not say
     model, info = cast(tuple[PreTrainedModel, Mapping[str, Iterable[object]]], loaded)
     _check_fit(folder, info)
+    torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(folder)
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise TunesmithError("models.no_end_token", path=str(folder))
     pad = tokenizer.pad_token_id
     return Loaded(
-        model=model.to(device).eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         template=template_of(tokenizer),
         end_token_id=end,

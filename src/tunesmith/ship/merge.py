@@ -25,6 +25,7 @@ from tunesmith.models.load import BaseFolder
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FULL_WEIGHTS = "model.safetensors"
 _PREFIX = "base_model.model."
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "rank_pattern", "alpha_pattern",
                 "trainable_token_indices", "target_parameters", "exclude_modules")  # fmt: skip
@@ -68,7 +69,7 @@ def merge(base: BaseFolder, change: Path) -> Merged:
 
 def check_base(base: BaseFolder, change: Path) -> None:
     """Refuse a change that was trained on other weights. Errors: ship.other_base, ship.missing_change."""
-    if not is_adapter(change) and not (change / "model.safetensors").is_file():
+    if not is_adapter(change) and not (change / FULL_WEIGHTS).is_file():
         raise TunesmithError("ship.missing_change", path=str(change))
     stated = verify_folder(change).get("base_sha256") if (change / MANIFEST).is_file() else None
     if stated is not None and stated != base.sha256:
@@ -87,20 +88,21 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files, shards joined. Errors: models.broken_weights."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        tensors.update(_read(path))
+        tensors.update(read_file(path))
     return tensors
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file. Errors: models.broken_weights."""
     try:
         with safe_open(str(path), framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dictionary
+            return {name: stream.get_tensor(name) for name in stream.keys()}
     except (SafetensorError, OSError) as error:
         raise TunesmithError("models.broken_weights", path=str(path), reason=str(error)) from error
 
 
 def _full(change: Path, base: Mapping[str, Tensor]) -> Merged:
-    weights = read_weights(change)
+    weights = read_file(change / FULL_WEIGHTS)
     if "lm_head.weight" in weights and "lm_head.weight" not in base:
         del weights["lm_head.weight"]  # tied: the embedding is the head
     _compare_keys(change, expected=set(base), found=set(weights))
@@ -117,7 +119,7 @@ def _pairs(change: Path, base: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Te
     """(A, B) by the name of the weight that they change, and the scale."""
     config = read_json(change / ADAPTER_CONFIG)
     _check_config(change, config)
-    stored = _read(change / ADAPTER_WEIGHTS)
+    stored = read_file(change / ADAPTER_WEIGHTS)
     targets = _targets(config, base)
     parts = {name: name.removesuffix(".weight") for name in targets}
     expected = {f"{_PREFIX}{part}.lora_{side}.weight" for part in parts.values() for side in "AB"}

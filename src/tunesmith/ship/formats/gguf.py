@@ -6,8 +6,7 @@ whose rows are no multiple of 32 cannot be Q8_0 and stays F16.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gguf
@@ -18,7 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
 from tunesmith.models.byte_bpe import merges_of, pre_tokenizer_name
-from tunesmith.models.gguf_layout import ARCHITECTURES, Architecture, permuted_heads, tensor_names, to_gguf_order
+from tunesmith.models.gguf_layout import (
+    ARCHITECTURES,
+    Architecture,
+    Array,
+    permuted_heads,
+    tensor_names,
+    to_gguf_order,
+)
 
 _TYPES = {
     "gguf-f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -66,7 +72,7 @@ def write_gguf(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_shape(writer, config)
     _add_tokenizer(writer, config, tokenizer, template)
-    _add_tensors(writer, architecture, config, tensors, weight_type)
+    _add_tensors(writer, config, tensors, weight_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -150,30 +156,40 @@ def _add_tokenizer(
         writer.add_chat_template(template)
 
 
+def gguf_arrays(config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Array]]:
+    """Tensors by their GGUF names and in GGUF's order of rows, float32, those that are given of those that exist.
+
+    Errors: models.unknown_architecture, ship.tensors_left_over.
+    """
+    architecture = _architecture(config)
+    heads = _whole(config, "num_attention_heads")
+    key_value_heads = _whole(config, "num_key_value_heads", heads)
+    left = set(tensors)
+    for gguf_name, name in tensor_names(architecture, _whole(config, "num_hidden_layers"), tied=False):
+        if name not in tensors:
+            continue
+        left.discard(name)
+        values: Array = tensors[name].to(torch.float32).numpy()
+        turned = permuted_heads(gguf_name, architecture, heads, key_value_heads)
+        yield gguf_name, to_gguf_order(values, turned) if turned else values
+    if left:
+        raise TunesmithError("ship.tensors_left_over", names=", ".join(sorted(left)[:3]))
+
+
 def _add_tensors(
     writer: gguf.GGUFWriter,
-    architecture: Architecture,
     config: Mapping[str, object],
     tensors: Mapping[str, Tensor],
     weight_type: gguf.GGMLQuantizationType,
 ) -> None:
-    heads = _whole(config, "num_attention_heads")
-    key_value_heads = _whole(config, "num_key_value_heads", heads)
     tied = "lm_head.weight" not in tensors
-    left = set(tensors)
-    for gguf_name, name in tensor_names(architecture, _whole(config, "num_hidden_layers"), tied=tied):
+    for _, name in tensor_names(_architecture(config), _whole(config, "num_hidden_layers"), tied=tied):
         if name not in tensors:
-            raise TunesmithError("models.missing_tensor", path=json.dumps(config.get("model_type")), tensor=name)
-        left.discard(name)
-        values = tensors[name].to(torch.float32).numpy()
-        turned = permuted_heads(gguf_name, architecture, heads, key_value_heads)
-        if turned:
-            values = to_gguf_order(values, turned)
+            raise TunesmithError("models.missing_tensor", path=str(config.get("model_type")), tensor=name)
+    for gguf_name, values in gguf_arrays(config, tensors):
         kind = weight_type
         if values.ndim == 1:
             kind = gguf.GGMLQuantizationType.F32
         elif values.shape[-1] % _BLOCK_VALUES and kind == gguf.GGMLQuantizationType.Q8_0:
             kind = gguf.GGMLQuantizationType.F16
         writer.add_tensor(gguf_name, gguf.quantize(values, kind), raw_dtype=kind)
-    if left:
-        raise TunesmithError("ship.tensors_left_over", names=", ".join(sorted(left)[:3]))

@@ -1,0 +1,160 @@
+"""The model as it was evaluated, and what it would say: the yardstick of the parity gate.
+
+Shape letters: K positions of an answer, V vocabulary.
+
+Everything here is float32. The evaluated model keeps its adapter apart (PEFT's own layers compute it), so a merge
+is judged by other code than the one that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import read_json
+from tunesmith.core.types import Message
+from tunesmith.models.load import BaseFolder, load_model
+from tunesmith.ship.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, is_adapter, read_file
+from tunesmith.tasks.chat_template import ChatTemplate
+
+LONGEST_ANSWER = 96
+"""Tokens of one answer that are compared; longer answers are compared up to here."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An answer in a chat: the token ids before it and its own, the end token included when it is in reach."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerFast, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of whole chats, and of each chat as a question where its last turn is an answer."""
+    template = ChatTemplate(tokenizer)
+    texts: list[str] = []
+    for chat in chats:
+        texts.append(template.render(chat))
+        texts.append(template.render(asked(chat), ask=True))
+    return [_ids(tokenizer, text) for text in texts]
+
+
+def asked(chat: Sequence[Message]) -> Sequence[Message]:
+    """The chat up to its last question."""
+    return chat[:-1] if len(chat) > 1 and chat[-1].role == "assistant" else chat
+
+
+def answer_turns(tokenizer: PreTrainedTokenizerFast, chats: Sequence[Sequence[Message]], context: int) -> list[Turn]:
+    """Every answer in the chats that fits the context. Errors: ship.no_answers when there is none."""
+    template = ChatTemplate(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    turns: list[Turn] = []
+    for chat in chats:
+        for place, message in enumerate(chat):
+            if message.role != "assistant":
+                continue
+            prompt = _ids(tokenizer, template.render(chat[:place], ask=True))
+            through = _ids(tokenizer, template.render(chat[: place + 1]))
+            if through[: len(prompt)] != prompt:
+                continue
+            answer = _until_special(through[len(prompt) :][:LONGEST_ANSWER], special)
+            if answer and len(prompt) + len(answer) <= context:
+                turns.append(Turn(tuple(prompt), tuple(answer)))
+    if not turns:
+        raise TunesmithError("ship.no_answers", chats=len(chats))
+    return turns
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _until_special(ids: Sequence[int], special: set[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in special:
+            return list(ids[: place + 1])
+    return list(ids)
+
+
+def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
+    """Base and change together in float32, the adapter not merged. Errors: ship.adapter_keys and those of loading."""
+    model = load_model(base.path, dtype=torch.float32).model
+    if not is_adapter(change):
+        result = model.load_state_dict(read_file(change / FULL_WEIGHTS), strict=False)
+        missing = [name for name in result.missing_keys if name != "lm_head.weight"]
+        _refuse(change, missing, result.unexpected_keys)
+        model.tie_weights()
+        return model
+    stated = {key: value for key, value in read_json(change / ADAPTER_CONFIG).items() if value is not None}
+    config = LoraConfig.from_peft_type(**stated)
+    wrapped = get_peft_model(model, config)
+    missing, extra = set_peft_model_state_dict(wrapped, read_file(change / ADAPTER_WEIGHTS))
+    _refuse(change, [name for name in missing if ".lora_" in name], extra)
+    wrapped.eval()
+    return model  # PEFT put its layers into it
+
+
+def _refuse(change: Path, missing: Sequence[str], extra: Sequence[str]) -> None:
+    if missing or extra:
+        raise TunesmithError(
+            "ship.adapter_keys",
+            path=str(change),
+            missing=", ".join(missing[:2]) or "-",
+            extra=", ".join(extra[:2]) or "-",
+        )
+
+
+class Reader:
+    """Reads turns with one model; what all prompts begin with is read once."""
+
+    def __init__(self, model: PreTrainedModel, turns: Sequence[Turn]) -> None:
+        self._model = model
+        self._prefix = _common_prefix(turns) if _may_share(model) else ()
+        self._cache: DynamicCache | None = None
+
+    @torch.inference_mode()
+    def logits(self, turn: Turn) -> Tensor:
+        """Logits at every position of the answer, [K, V] float32, the answer given token by token."""
+        ids = torch.tensor([[*turn.prompt, *turn.answer[:-1]]], device=self._model.device)
+        first = len(self._prefix)
+        cache = self._shared(ids[:, :first]) if first else None
+        output = self._model(
+            input_ids=ids[:, first:],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=len(turn.answer),
+        )
+        if cache is not None:
+            cache.crop(first)
+        logits_KV: Tensor = output.logits[0].float()
+        return logits_KV
+
+    def _shared(self, ids: Tensor) -> DynamicCache:
+        if self._cache is None:
+            cache = DynamicCache(config=self._model.config)
+            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._cache = cache
+        return self._cache
+
+
+def _may_share(model: PreTrainedModel) -> bool:
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    return kinds <= {"full_attention"} and getattr(model.config, "sliding_window", None) is None
+
+
+def _common_prefix(turns: Sequence[Turn]) -> tuple[int, ...]:
+    """Tokens that every prompt begins with, at least one short of the shortest prompt."""
+    shortest, longest = min(turn.prompt for turn in turns), max(turn.prompt for turn in turns)
+    count = 0
+    while count < min(len(shortest), len(longest)) and shortest[count] == longest[count]:
+        count += 1
+    count = min(count, min(len(turn.prompt) for turn in turns) - 1)
+    return shortest[: max(count, 0)]

@@ -1,0 +1,74 @@
+"""README.md of an artefact: what it is, how it was proven, how to run it, in both languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from tunesmith.core.files import write_atomic
+from tunesmith.messages import LANGUAGES, both
+from tunesmith.models.load import BaseFolder
+from tunesmith.ship.parity import Parity
+from tunesmith.tasks.chat_template import ChatTemplate
+
+
+def write_model_card(
+    folder: Path, name: str, base: BaseFolder, parity: Parity, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Write the card, English first, then Chinese; its head is the YAML that model hubs read."""
+    template = ChatTemplate(tokenizer)
+    is_gguf = parity.format.startswith("gguf")
+    facts: dict[str, str | int | float] = {
+        "name": name,
+        "base": base.name,
+        "revision": base.revision or "-",
+        "base_sha256": base.sha256,
+        "licence": base.licence or "?",
+        "template_sha256": template.sha256,
+        "format": parity.format,
+        "chats": parity.chats,
+        "answers": parity.answers,
+        "positions": parity.positions,
+        "judge": parity.judge,
+    }
+    sections = {
+        "summary": both("ship.card_summary", **facts),
+        "origin": both("ship.card_lossy" if base.origin.lossy else "ship.card_exact", **_origin(base)),
+        "parity": both("ship.card_parity", **facts),
+        "table": dict.fromkeys(LANGUAGES, _table(parity)),
+        "run": both("ship.card_run_gguf" if is_gguf else "ship.card_run_safetensors", **facts),
+        "request": both("ship.card_request", **facts),
+        "licence": both("ship.card_licence", **facts),
+    }
+    bodies = ["\n\n".join(section[language] for section in sections.values()) for language in LANGUAGES]
+    write_atomic(folder / "README.md", _head(base, parity) + "\n\n---\n\n".join(bodies) + "\n")
+
+
+def _origin(base: BaseFolder) -> dict[str, str]:
+    origin = base.origin
+    return {"quantization": origin.quantization, "file": origin.file, "file_sha256": origin.file_sha256}
+
+
+def _head(base: BaseFolder, parity: Parity) -> str:
+    library = "gguf" if parity.format.startswith("gguf") else "transformers"
+    lines = [
+        "---",
+        f"license: {base.licence.lower() or 'unknown'}",
+        f"base_model: {base.name}",
+        f"library_name: {library}",
+        "pipeline_tag: text-generation",
+        "tags: [tunesmith, fine-tuned]",
+        "---",
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _table(parity: Parity) -> str:
+    rows = ["| check | value | limit | |", "| --- | ---: | ---: | --- |"]
+    for check in parity.checks:
+        sign = ">=" if check.kind == "at_least" else "<="
+        limit = "-" if check.limit is None else f"{sign} {check.limit:.4g}"
+        mark = "-" if check.limit is None else ("OK" if check.ok else "X")
+        rows.append(f"| {check.name} | {check.value:.6g} | {limit} | {mark} |")
+    return "\n".join(rows)

@@ -1,0 +1,183 @@
+"""Ship: write each format aside, judge it from there, and let it appear only when it keeps its limits.
+
+An artefact is a folder `ship/<format>/` of the run with its `parity.json` and a model card. It is written under
+another name, so a refusal leaves nothing behind and an older artefact as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import SILENT, Emitter
+from tunesmith.core.files import new_folder, read_json, remove_rubbish
+from tunesmith.core.types import Message
+from tunesmith.models.gguf_layout import Array
+from tunesmith.models.load import BaseFolder, load_model, load_tokenizer, template_of
+from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
+from tunesmith.ship.evaluated import load_evaluated
+from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
+from tunesmith.ship.formats.safetensors import stored_dtype, write_safetensors
+from tunesmith.ship.merge import Merged, merge, read_weights
+from tunesmith.ship.model_card import write_model_card
+from tunesmith.ship.parity import Gate, Parity, TaskMetric, refuse_beyond_limits
+from tunesmith.tasks.chat_template import ChatTemplate
+
+_COMPARED_TENSORS = 8
+"""Changed tensors of a GGUF file that are compared with the base's: one that differs is proof enough."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artefact. `weights_sha256` is of its weight file, `size_bytes` of the whole folder."""
+
+    format: ShipFormat
+    path: Path
+    parity: Parity
+    weights_sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: Path
+    base: BaseFolder
+    tokenizer_folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    merged: Merged
+    gate: Gate
+    metric: TaskMetric | None
+
+    @property
+    def name(self) -> str:
+        return self.run.parent.name or self.run.name
+
+
+def ship_formats(
+    run_path: Path,
+    base: BaseFolder,
+    change: Path,
+    formats: Sequence[ShipFormat],
+    chats: Sequence[Sequence[Message]],
+    metric: TaskMetric | None = None,
+    limits: ParityLimits | None = None,
+    emitter: Emitter = SILENT,
+) -> list[Artifact]:
+    """Publish a trained change in each format, every one through the parity gate.
+
+    Args:
+        run_path: the run directory; artefacts appear in `ship/<format>/` below it.
+        base: the base that was trained.
+        change: adapter folder, or folder with the weights of a full fine-tune; its tokenizer and template are taken
+            when it carries them, else the base's.
+        formats: what to publish, in this order, safetensors always first.
+        chats: real conversations with answers, at least as many as `limits.chats` asks for.
+        metric: the task's own figure, judged on GGUF files.
+        limits: how far an artefact may be from the evaluated model.
+        emitter: takes progress, and one `shipped` event a format.
+
+    Errors: ship.parity_failed (nothing of that format is published), ship.too_few_chats, ship.no_answers, those of
+        `merge`, of the writers and of `LlamaJudge`.
+    """
+    limits = limits or ParityLimits()
+    if len(chats) < limits.chats:
+        raise TunesmithError("ship.too_few_chats", chats=len(chats), needed=limits.chats)
+    folder = run_path / "ship"
+    if folder.is_dir():
+        remove_rubbish(folder)
+    merged = merge(base, change)
+    tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
+    tokenizer = load_tokenizer(tokenizer_folder)
+    gate = Gate(
+        load_evaluated(base, change),
+        load_model(base.path, dtype=torch.float32).model,
+        tokenizer,
+        chats,
+        limits,
+        emitter,
+    )
+    job = _Job(run_path, base, tokenizer_folder, tokenizer, merged, gate, metric)
+    ordered = sorted(dict.fromkeys(formats), key=lambda each: each != "safetensors")
+    artifacts: list[Artifact] = []
+    for kind in ordered:
+        artifact = _safetensors(job) if kind == "safetensors" else _gguf(job, kind)
+        emitter.emit("shipped", format=kind, path=str(artifact.path), size_bytes=artifact.size_bytes)
+        artifacts.append(artifact)
+    return artifacts
+
+
+def _safetensors(job: _Job) -> Artifact:
+    """In the base's own number format when that keeps the limits, else in float32: measured, not assumed."""
+    stored = stored_dtype(read_weights(job.base.path))
+    final = job.run / "ship" / "safetensors"
+    with new_folder(final, **_facts(job, "safetensors")) as aside:
+        for dtype in dict.fromkeys((stored, torch.float32)):
+            write_safetensors(aside, job.merged.tensors, job.base.path, job.tokenizer_folder, dtype)
+            parity = job.gate.check_safetensors(aside)
+            if parity.ok:
+                break
+        refuse_beyond_limits(parity)
+        _describe(job, aside, parity)
+    return _artifact("safetensors", final, "model.safetensors", parity)
+
+
+def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
+    final = job.run / "ship" / kind
+    with new_folder(final, **_facts(job, kind)) as aside:
+        path = write_gguf(
+            aside,
+            kind,
+            job.merged.tensors,
+            job.base.path,
+            job.tokenizer,
+            template_of(job.tokenizer),
+            name=job.name,
+            licence=job.base.licence,
+        )
+        parity = job.gate.check_gguf(aside, kind, dict(_base_arrays(job)), job.metric)
+        refuse_beyond_limits(parity)
+        _describe(job, aside, parity)
+    return _artifact(kind, final, path.name, parity)
+
+
+def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
+    """The base's own values of a few tensors that the change moved, as a GGUF file would hold them."""
+    base: Mapping[str, Tensor] = read_weights(job.base.path)
+    some = {name: base[name] for name in islice(job.merged.changed, _COMPARED_TENSORS)}
+    yield from gguf_arrays(read_json(job.base.path / "config.json"), some)
+
+
+def _describe(job: _Job, folder: Path, parity: Parity) -> None:
+    facts = _facts(job, parity.format)
+    parity.write(folder, facts)
+    write_model_card(folder, job.name, job.base, parity, job.tokenizer)
+    for licence in ("LICENSE", "LICENSE.txt", "NOTICE"):
+        if (job.base.path / licence).is_file():
+            shutil.copyfile(job.base.path / licence, folder / licence)
+
+
+def _facts(job: _Job, kind: str) -> dict[str, object]:
+    return {
+        "kind": "artefact",
+        "artefact_format": kind,
+        "adaptation": job.merged.kind,
+        "tensors_moved": len(job.merged.changed),
+        "base": job.base.name,
+        "base_sha256": job.base.sha256,
+        "template_sha256": ChatTemplate(job.tokenizer).sha256,
+    }
+
+
+def _artifact(kind: ShipFormat, path: Path, weights: str, parity: Parity) -> Artifact:
+    files = read_json(path / "manifest.json")["files"]
+    size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    digest = str(files[weights]) if isinstance(files, dict) else ""
+    return Artifact(kind, path, parity, digest, size)
