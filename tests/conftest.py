@@ -52,7 +52,7 @@ def smollm2(home: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNESMITH_HOME", str(KEPT_CACHE))
-        kept = Path(resolve_base("smollm2-135m"))
+        kept = resolve_base("smollm2-135m").path
     if not kept.is_relative_to(KEPT_CACHE):
         return kept
     linked = home / kept.relative_to(KEPT_CACHE)
