@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
+import pyarrow as pa
 
 from tunesmith.core.types import Example, Message, Origin, ToolCall
 
@@ -18,6 +19,9 @@ TURN = pl.Struct(
         "name": pl.String,
         "tool_call_id": pl.String,
     }
+)
+_ARROW_TURNS = pa.list_(
+    pa.struct([(field.name, pa.float64() if field.dtype == pl.Float64 else pa.string()) for field in TURN.fields])
 )
 TURN_COLUMNS = ("messages", "chosen", "rejected")
 SCHEMA = pl.Schema(
@@ -40,6 +44,17 @@ SCHEMA = pl.Schema(
 def empty_frame() -> pl.DataFrame:
     """A table of no rows."""
     return pl.DataFrame(schema=SCHEMA)
+
+
+def build_frame(columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
+    """The table of columns in the schema's order. Turns go through Arrow: polars would make a series of every row."""
+    series = [
+        pl.Series(name, pl.from_arrow(pa.array(values, _ARROW_TURNS)), dtype=SCHEMA[name])
+        if name in TURN_COLUMNS
+        else pl.Series(name, values, dtype=SCHEMA[name])
+        for name, values in columns.items()
+    ]
+    return pl.DataFrame(series, schema=SCHEMA)
 
 
 def tool_calls_text(calls: Iterable[ToolCall]) -> str:
@@ -75,7 +90,7 @@ def from_examples(examples: Sequence[Example]) -> pl.DataFrame:
         "rejected": [[turn_value(turn) for turn in example.rejected] for example in examples],
         "label": [example.label for example in examples],
     }
-    return pl.DataFrame(columns, schema=SCHEMA)
+    return build_frame(columns)
 
 
 def to_examples(frame: pl.DataFrame) -> list[Example]:

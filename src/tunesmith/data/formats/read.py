@@ -19,7 +19,7 @@ from tunesmith.data.formats.files import RawFile, RawRow, list_files, read_file
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
-from tunesmith.data.table import SCHEMA, turn_value
+from tunesmith.data.table import SCHEMA, build_frame, turn_value
 from tunesmith.recipe.specs.data import Layout, SourceSpec
 
 
@@ -176,7 +176,7 @@ def _read_rows(
     for reason, rows in refused.items():
         ledger.decide(rows, "dropped", reason)
     ledger.decide(cut, "truncated", "trailing_turn", cut.values())
-    return pl.DataFrame(columns, schema=SCHEMA)
+    return build_frame(columns)
 
 
 def _convert(row: RawRow, layout: _Layout, group_by: str | None) -> tuple[Record, str]:
