@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -72,6 +73,12 @@ def answer_turns(tokenizer: PreTrainedTokenizerFast, chats: Sequence[Sequence[Me
     return turns
 
 
+def broken_tokens(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn]) -> frozenset[int]:
+    """Tokens of the answers that hold part of a character and are no text by themselves."""
+    used = sorted({token for turn in turns for token in turn.answer})
+    return frozenset(token for token in used if "\N{REPLACEMENT CHARACTER}" in str(tokenizer.decode([token])))
+
+
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
@@ -96,7 +103,8 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
     stated = {key: value for key, value in read_json(change / ADAPTER_CONFIG).items() if value is not None}
     config = LoraConfig.from_peft_type(**stated)
     wrapped = get_peft_model(model, config)
-    missing, extra = set_peft_model_state_dict(wrapped, read_file(change / ADAPTER_WEIGHTS))
+    answer: object = set_peft_model_state_dict(wrapped, read_file(change / ADAPTER_WEIGHTS))
+    missing, extra = cast(tuple[list[str], list[str]], answer)  # a pair that its annotation does not describe
     _refuse(change, [name for name in missing if ".lora_" in name], extra)
     wrapped.eval()
     return model  # PEFT put its layers into it
@@ -133,7 +141,7 @@ class Reader:
             logits_to_keep=len(turn.answer),
         )
         if cache is not None:
-            cache.crop(first)
+            cache.crop(first - ids.shape[1])  # back to the shared tokens
         logits_KV: Tensor = output.logits[0].float()
         return logits_KV
 

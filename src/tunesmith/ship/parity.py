@@ -27,7 +27,7 @@ from tunesmith.core.types import Message
 from tunesmith.models.gguf_layout import Array
 from tunesmith.models.load import load_model
 from tunesmith.recipe.specs.ship import ParityLimits
-from tunesmith.ship.evaluated import Reader, answer_turns, asked, chat_ids
+from tunesmith.ship.evaluated import Reader, answer_turns, asked, broken_tokens, chat_ids
 from tunesmith.ship.formats.gguf import gguf_path
 from tunesmith.ship.formats.llama_cpp import LlamaJudge
 from tunesmith.tasks.chat_template import ChatTemplate, write_tools_as_text
@@ -165,6 +165,7 @@ class Gate:
         """
         start = time.monotonic()
         best = self._evaluated_best()
+        broken = broken_tokens(self._tokenizer, self._turns)
         questions = self._question_ids(metric)
         longest = max(
             [len(turn.prompt) + len(turn.answer) for turn in self._turns]
@@ -177,7 +178,7 @@ class Gate:
             checks.append(Check("tensors_changed", _tensors_changed(gguf_path(folder), unchanged), 1, "at_least"))
             if all(check.ok for check in checks):  # other ids make every later figure meaningless, and slow to get
                 found = judge.map(
-                    lambda turn: judge.best_tokens(turn.prompt, turn.answer),
+                    lambda turn: judge.best_tokens(turn.prompt, turn.answer, broken),
                     self._turns,
                     lambda done: self._progress(kind, done),
                 )

@@ -145,29 +145,46 @@ class LlamaJudge:
         found = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
         return [int(str(each)) for each in found] if isinstance(found, list) else []
 
-    def best_tokens(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
+    def best_tokens(
+        self, prompt: Sequence[int], answer: Sequence[int], broken: frozenset[int] = frozenset()
+    ) -> list[int]:
         """The most likely next token at every position of an answer that is forced upon the model.
 
-        A grammar that allows nothing but `answer[:-1]` forces the tokens; the probabilities reported are those
-        before the grammar. The last token (the end token) is never forced, only predicted.
+        A grammar that allows nothing but the tokens of a stretch forces them; the probabilities reported are those
+        before the grammar. A stretch ends before a token of `broken`: the grammar cannot follow tokens that hold
+        part of a character, so they enter with the prompt of the next stretch. The last token of the answer is
+        never forced, only predicted.
+
+        Args:
+            prompt, answer: token ids; the answer ends with its end token, or is cut.
+            broken: token ids that are no whole text by themselves.
 
         Returns: len(answer) token ids, the k-th given the prompt and answer[:k].
         """
+        found: list[int] = []
+        while len(found) < len(answer):
+            first = last = len(found)
+            while last < len(answer) - 1 and answer[last] not in broken:
+                last += 1
+            found += self._stretch([*prompt, *answer[:first]], answer[first:last])
+        return found
+
+    def _stretch(self, prompt: Sequence[int], forced: Sequence[int]) -> list[int]:
+        """The most likely tokens at the positions of `forced` and at the one after it."""
         body: dict[str, object] = {
             "prompt": list(prompt),
-            "n_predict": len(answer),
+            "n_predict": len(forced) + 1,
             "temperature": 0,
             "n_probs": 1,
             "cache_prompt": True,
+            # behind the forced tokens only an end token is allowed, whatever the model would say
+            "grammar": "root ::= " + (" ".join(f"<[{token}]>" for token in forced) or '""'),
         }
-        if len(answer) > 1:
-            body["grammar"] = "root ::= " + " ".join(f"<[{token}]>" for token in answer[:-1])
-        rows = self._post("/completion", body).get("completion_probabilities")
-        found = [row["top_logprobs"][0]["id"] for row in rows] if isinstance(rows, list) else []
-        forced = [row["id"] for row in rows][: len(answer) - 1] if isinstance(rows, list) else []
-        if len(found) != len(answer) or forced != list(answer[:-1]):
-            raise self._failed(f"/completion followed {len(found)} of {len(answer)} forced tokens")
-        return [int(each) for each in found]
+        answer = self._post("/completion", body).get("completion_probabilities")
+        rows = answer if isinstance(answer, list) else []
+        if len(rows) != len(forced) + 1 or [row["id"] for row in rows[:-1]] != list(forced):
+            raise self._failed(f"/completion followed {len(rows)} of {len(forced) + 1} forced tokens")
+        return [int(row["top_logprobs"][0]["id"]) for row in rows]
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> str:
         """The greedy answer to a prompt."""
