@@ -25,7 +25,8 @@ from tunesmith.models.batch_cache import BatchCache
 from tunesmith.models.sampling import Chosen, Constraint, GenerateSettings, choose
 from tunesmith.models.text_stream import TextStream
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "fault"]
+"""An end token or stop text; the length limit; numbers that are not finite."""
 
 _SHORTEST_SHARED = 16
 """Fewer common tokens than this are cheaper to read again than to share."""
@@ -76,8 +77,10 @@ class _Answer:
         self._stream = TextStream(tokenizer, settings.stop)
         self._generator = torch.Generator().manual_seed(settings.seed)
 
-    def advance(self, logits_V: Tensor) -> Progress:
-        """Choose the next token."""
+    def advance(self, logits_V: Tensor, finite: bool) -> Progress:
+        """Choose the next token; logits that are not finite end this answer and no other."""
+        if not finite:
+            return Progress(self.number, Chosen(-1), self._stream.finish(), self._completion("fault"))
         chosen = choose(logits_V, self.settings, self._generator, self.constraint)
         if chosen.token_id in self.settings.end_token_ids:
             text = self._stream.finish()
@@ -206,7 +209,7 @@ class Decoder:
             raise RuntimeError("answers are running without a cache")
         last = [[answer.chosen[-1].token_id] for answer in self._running]
         logits_BV = self._forward(cache, torch.tensor(last, device=self._model.device), None)
-        progress = [answer.advance(row) for answer, row in zip(self._running, logits_BV, strict=True)]
+        progress = _advance(self._running, logits_BV)
         for row in reversed(range(len(progress))):
             if progress[row].completion is not None:
                 self._leave(row)
@@ -238,7 +241,7 @@ class Decoder:
                 count += 1
             group, coming = coming[:count], coming[count:]
             cache, logits_BV = self._read(group)
-            started = [answer.advance(row) for answer, row in zip(group, logits_BV, strict=True)]
+            started = _advance(group, logits_BV)
             progress += started
             going_on = [row for row, each in enumerate(started) if each.completion is None]
             if going_on:
@@ -279,6 +282,11 @@ class Decoder:
                 return ()
             self.share(common)
         return ()
+
+
+def _advance(answers: list[_Answer], logits_BV: Tensor) -> list[Progress]:
+    finite_B = logits_BV.amax(1).isfinite().tolist()  # a NaN anywhere in a row makes its maximum a NaN
+    return [answer.advance(*row) for answer, *row in zip(answers, logits_BV, finite_B, strict=True)]
 
 
 def _length(answer: _Answer) -> int:
@@ -330,7 +338,7 @@ def generate(
         constraints: what each answer must look like, or None.
         batch_size: most answers that grow together.
 
-    Errors: generate.empty_prompt, generate.prompt_too_long, generate.unknown_layers.
+    Errors: generate.empty_prompt, generate.prompt_too_long, generate.unknown_layers, generate.not_finite.
     """
     listed = [settings] * len(prompts) if isinstance(settings, GenerateSettings) else list(settings)
     limits = [None] * len(prompts) if constraints is None else list(constraints)
@@ -346,6 +354,8 @@ def generate(
             for progress in decoder.step():
                 place = places[progress.number]
                 if progress.completion is not None:
+                    if progress.completion.finish_reason == "fault":
+                        raise TunesmithError("generate.not_finite", prompt=place)
                     found[place] = progress.completion
                 if on_token is not None:
                     on_token(Progress(place, progress.chosen, progress.text, progress.completion))

@@ -15,3 +15,4 @@ class ServeSpec(Spec):
     max_batch: int = Field(16, ge=1, le=512, description="Requests answered together.")
     max_queue: int = Field(64, ge=1, description="Requests that may wait; more get 429 with a retry time.")
     max_new_tokens: int = Field(512, ge=1, description="Longest answer a request may ask for, in tokens.")
+    max_body_mb: int = Field(4, ge=1, le=64, description="Largest request body in MiB; a larger one gets 413.")

@@ -1,0 +1,58 @@
+"""Errors as OpenAI's clients expect them, with our code, cause and next step inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi.responses import JSONResponse
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.messages import render
+
+_STATUS = {
+    "serve.wrong_key": 401,
+    "serve.host_refused": 403,
+    "serve.unknown_model": 404,
+    "serve.unknown_path": 404,
+    "serve.wrong_method": 405,
+    "store.key_reused": 409,
+    "serve.body_too_large": 413,
+    "serve.queue_full": 429,
+    "serve.model_fault": 500,
+    "store.cannot_write": 503,
+    "serve.stopping": 503,
+}
+_KIND = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class RequestError(TunesmithError):
+    """A request that cannot be answered; `param` names the field at fault."""
+
+    def __init__(self, code: str, /, param: str | None = None, **facts: str | int | float) -> None:
+        super().__init__(code, **facts)
+        self.param = param
+
+
+def status_of(error: TunesmithError) -> int:
+    """HTTP status: what is not listed is a fault of the request, 400."""
+    return _STATUS.get(error.code, 400)
+
+
+def error_body(error: TunesmithError) -> dict[str, object]:
+    """The `error` object of OpenAI's API."""
+    words = render(error)
+    status = status_of(error)
+    kind = _KIND.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    param = error.param if isinstance(error, RequestError) else None
+    return {"error": {"message": f"{words.cause} {words.next_step}", "type": kind, "param": param, "code": error.code}}
+
+
+def error_response(error: TunesmithError) -> JSONResponse:
+    """The answer to a request that failed."""
+    status = status_of(error)
+    headers: Mapping[str, str] = {}
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    if status in (429, 503):
+        headers = {"Retry-After": str(error.facts.get("seconds", 5))}
+    return JSONResponse(error_body(error), status_code=status, headers=dict(headers))
