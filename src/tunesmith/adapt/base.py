@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
@@ -39,6 +41,16 @@ def named_trainable(policy: nn.Module, trainable: frozenset[str]) -> dict[str, n
         if name in trainable:
             found[name] = parameter
     return found
+
+
+def frozen_digest(policy: nn.Module) -> str:
+    """SHA-256 over the bytes of everything that must not move: equal before and after a fit, or something did."""
+    digest = hashlib.sha256()
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def copy_into(parameters: Mapping[str, nn.Parameter], delta: Mapping[str, Tensor]) -> None:

@@ -5,11 +5,13 @@ The layers and the files on disk are PEFT's, so that any tool of the ecosystem r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,8 +28,9 @@ class LoraAttached:
 
     mergeable = True
 
-    def __init__(self, policy: Policy, wrapped: PeftModel) -> None:
-        self._wrapped = wrapped
+    def __init__(self, policy: Policy, wrapped: PeftModel | PeftMixedModel, base_name: str) -> None:
+        self._config = wrapped.peft_config["default"]
+        self._base_name = base_name
         self._parameters = {name: each for name, each in policy.named_parameters() if ".lora_" in name}
         self.trainable = frozenset(self._parameters)
 
@@ -41,10 +44,8 @@ class LoraAttached:
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """`adapter_config.json` and `adapter_model.safetensors`, with PEFT's names."""
-        config = self._wrapped.peft_config["default"]
-        config.inference_mode = True
-        config.save_pretrained(str(folder))
-        config.inference_mode = False
+        stated = replace(self._config, inference_mode=True, base_model_name_or_path=self._base_name)
+        stated.save_pretrained(str(folder))
         named = {
             f"base_model.model.{name.removeprefix('model.').replace(_ADAPTER, '')}": each.contiguous()
             for name, each in tensors.items()
@@ -66,11 +67,13 @@ def attach_lora(policy: Policy, sites: Sites, spec: LoraSpec, seed: int, base_na
         lora_dropout=spec.lora_dropout,
         target_modules=names,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base_name,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wrapped = get_peft_model(policy.model, config, autocast_adapter_dtype=False)
-    attached = LoraAttached(policy, wrapped)  # type: ignore[arg-type]
+        # PEFT reads a property of the model that transformers has renamed; the notice is for PEFT's authors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = get_peft_model(policy.model, config, autocast_adapter_dtype=False)
+    attached = LoraAttached(policy, wrapped, base_name)
     named_trainable(policy, attached.trainable)
     return attached

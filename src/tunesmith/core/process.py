@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 
 _M_TRIM_THRESHOLD = -1
@@ -62,7 +63,5 @@ def hold_memory() -> bool:
 
 def peak_memory_bytes() -> int:
     """Most resident memory this process ever held, in bytes."""
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -159,7 +160,7 @@ def _first_learned(item: Features) -> int:
 
 @dataclass(frozen=True)
 class Documents:
-    """Where documents lie, as plain numbers for the attention: `spans[d]` = (first, last), `parents[d]` = number or -1."""
+    """Where documents lie, as plain numbers for the attention: `spans[d]` = (first, last), `parents[d]` or -1."""
 
     spans: tuple[tuple[int, int], ...]
     parents: tuple[int, ...]
@@ -168,7 +169,7 @@ class Documents:
     def of(cls, batch: Packed) -> Documents:
         """The documents of a batch."""
         offsets = batch.offsets.tolist()
-        return cls(tuple(zip(offsets[:-1], offsets[1:], strict=True)), tuple(batch.parent.tolist()))
+        return cls(tuple(pairwise(offsets)), tuple(batch.parent.tolist()))
 
 
 @lru_cache(maxsize=256)

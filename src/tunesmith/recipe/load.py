@@ -1,4 +1,4 @@
-"""Strict loading: a recipe either means exactly what it says, or is refused with the place and the nearest valid name."""
+"""Strict loading: a recipe means exactly what it says, or is refused with the place and the nearest valid name."""
 
 from __future__ import annotations
 

@@ -17,6 +17,11 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message, ToolCall
 
 _PROBE = "probe_of_tool_support"
+_TOOLS_AS_TEXT = """You may call these functions:
+<tools>
+{tools}
+</tools>
+Call one with <tool_call>{{"name": ..., "arguments": ...}}</tool_call>."""
 
 
 class ChatTemplate:
@@ -50,7 +55,7 @@ class ChatTemplate:
     def _render(self, messages: list[dict[str, object]], tools: str, ask: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=ask
+                messages,  # type: ignore[arg-type]  # its annotation knows nothing of tool calls tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=ask
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise TunesmithError("tasks.template_failed", reason=str(error)) from error
@@ -93,7 +98,8 @@ def _arguments(text: str) -> object:
 
 def tool_call_text(call: ToolCall) -> str:
     """A call in the Hermes form, with the arguments exactly as the row has them."""
-    return f'<tool_call>\n{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}\n</tool_call>'
+    name = json.dumps(call.name, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {call.arguments}}}\n</tool_call>'
 
 
 def write_tools_as_text(messages: Sequence[Message], tools: str) -> list[Message]:

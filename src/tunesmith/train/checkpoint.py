@@ -92,7 +92,7 @@ class Checkpoints:
         """
         remove_rubbish(self._folder)
         damaged: list[str] = []
-        for path in reversed(self._paths()):
+        for path in reversed(checkpoint_paths(self._folder)):
             try:
                 verify_folder(path)
             except TunesmithError as error:
@@ -115,14 +115,21 @@ class Checkpoints:
             facts,
         )
 
-    def _paths(self) -> list[Path]:
-        found = [path for path in self._folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-        return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
-
     def _rotate(self) -> None:
-        for path in self._paths()[: -self._keep]:
+        for path in checkpoint_paths(self._folder)[: -self._keep]:
             # A checkpoint that cannot be removed costs space, not the run.
             shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.name.removeprefix(_PREFIX))
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a stage, oldest first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=checkpoint_step)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -70,25 +70,45 @@ class FitResult:
     last_loss: float
 
 
-def fit(job: Job) -> FitResult:
-    """Train from the newest whole checkpoint (or from the start) to the end.
+def fit(job: Job, until: int | None = None) -> FitResult:
+    """Train from the newest whole checkpoint (or from the start) to the end, or to step `until`.
 
     Errors: train.not_finite after too many bad steps; train.interrupted after a signal, with all saved.
     """
     progress = _resume(job)
     loss = math.nan
     with listening() as request:
-        while progress.step < job.total_steps and not progress.stopped_early:
+        while progress.step < min(until or job.total_steps, job.total_steps) and not progress.stopped_early:
             started = time.perf_counter()
-            loss = _step(job, progress)
+            update = _step(job, progress)
             progress.seconds += time.perf_counter() - started
+            loss = sum(update.losses.values())
+            _note(job, progress, update)
             _look_around(job, progress)
             _obey(job, progress, request)
     return FitResult(progress, job.stopper, loss)
 
 
-def _step(job: Job, progress: Progress) -> float:
-    """One update over one window; returns its loss."""
+@dataclass(frozen=True)
+class _Update:
+    """What one step did: mean of each term over the window, gradient norm before clipping, step size, tokens."""
+
+    losses: Mapping[str, float]
+    norm: float
+    rate: float
+    tokens: int
+
+    @property
+    def applied(self) -> bool:
+        return math.isfinite(self.norm)
+
+    @property
+    def bad(self) -> bool:
+        return not self.applied or not all(math.isfinite(loss) for loss in self.losses.values())
+
+
+def _step(job: Job, progress: Progress) -> _Update:
+    """One update over one window."""
     runtime, spec = job.runtime, job.spec
     window = job.source.window(progress.step)
     per_batch = spec.batch_size if spec.packing else 1
@@ -102,7 +122,7 @@ def _step(job: Job, progress: Progress) -> float:
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             # DDP averages gradients over ranks; the contract wants their sum.
             total = torch.stack([terms[name] * (runtime.size / counts[name]) for name in counts]).sum()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
         for name in counts:
@@ -110,8 +130,8 @@ def _step(job: Job, progress: Progress) -> float:
     losses = _mean_terms(job, sums, counts)
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     norm = job.optimizer.step(rate, spec.max_grad_norm)
-    _note(job, progress, losses, norm, rate, sum(batch.num_tokens for batch in batches))
-    return sum(losses.values())
+    tokens = job.runtime.sum([sum(batch.num_tokens for batch in batches)])[0]
+    return _Update(losses, norm, rate, int(tokens))
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
@@ -129,24 +149,23 @@ def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]
     return {name: value / counts[name] for name, value in zip(sums, total, strict=True)}
 
 
-def _note(job: Job, progress: Progress, losses: Mapping[str, float], norm: float, rate: float, tokens: int) -> None:
+def _note(job: Job, progress: Progress, update: _Update) -> None:
     """Count the step; a step that was no number is said, never averaged away, and too many of them end the run."""
     progress.step += 1
-    progress.tokens += int(job.runtime.sum([tokens])[0])
-    bad = not math.isfinite(norm) or not all(math.isfinite(loss) for loss in losses.values())
-    progress.bad_steps = progress.bad_steps + 1 if bad else 0
-    if progress.step % job.spec.logging_steps == 0 or bad:
+    progress.tokens += update.tokens
+    progress.bad_steps = progress.bad_steps + 1 if update.bad else 0
+    if progress.step % job.spec.logging_steps == 0 or update.bad:
         job.emitter.emit(
             "step",
             step=progress.step,
             total_steps=job.total_steps,
             epoch=round(progress.step / job.source.windows_per_epoch, 4),
-            learning_rate=rate,
-            gradient_norm=norm,
+            learning_rate=update.rate,
+            gradient_norm=update.norm,
             tokens=progress.tokens,
             seconds=round(progress.seconds, 3),
-            applied=math.isfinite(norm),
-            **losses,
+            applied=update.applied,
+            **update.losses,
         )
     if progress.bad_steps >= BAD_STEPS_ALLOWED:
         raise TunesmithError("train.not_finite", step=progress.step, steps=BAD_STEPS_ALLOWED)

@@ -34,8 +34,7 @@ class Stopper:
     def see(self, value: float, step: int) -> bool:
         """Take a validation; True when it is the best so far."""
         better = not math.isnan(value) and (
-            self.best_value is None
-            or (value < self.best_value if self.lower_is_better else value > self.best_value)
+            self.best_value is None or (value < self.best_value if self.lower_is_better else value > self.best_value)
         )
         if better:
             self.best_value, self.best_step, self.without_gain = value, step, 0

@@ -29,3 +29,4 @@ class EvaluateSpec(Spec):
     machine_cost_per_hour: float = Field(
         0.0, ge=0, description="Price of this machine in currency units an hour, for the cost line."
     )
+    show_examples: bool = Field(False, description="Print a few test rows with their answers on the release card.")

@@ -1,0 +1,153 @@
+"""Ask a model every test question, and keep what it said and how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from tunesmith.core.events import Emitter
+from tunesmith.core.files import read_json, write_json
+from tunesmith.core.types import Example, Message
+from tunesmith.evaluate.metrics import Scores, score
+from tunesmith.evaluate.speed import Timing
+from tunesmith.models.generate import Completion, Progress, generate
+from tunesmith.models.sampling import GenerateSettings
+from tunesmith.recipe.specs.evaluate import EvaluateSpec
+from tunesmith.tasks.chat import ChatTask, question_and_answer, with_examples
+
+_TIMED_ALONE = 8
+"""Questions asked one at a time for the latency: what a single user feels, not what a batch shares."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of which row, and what a right answer is."""
+
+    row: int
+    messages: tuple[Message, ...]
+    tools: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers in the order of the questions, the seconds all of them took together, and single timings."""
+
+    texts: tuple[str, ...]
+    tokens: int
+    wall_seconds: float
+    alone: tuple[Timing, ...]
+
+
+def questions_of(examples: Sequence[Example]) -> list[Question]:
+    """The last assistant turn of every row is the answer; what stands before it is asked."""
+    found: list[Question] = []
+    for example in examples:
+        messages, wanted = question_and_answer(example)
+        found.append(Question(example.row, messages, example.tools, wanted))
+    return found
+
+
+def ask_all(
+    model: PreTrainedModel,
+    task: ChatTask,
+    questions: Sequence[Question],
+    spec: EvaluateSpec,
+    emitter: Emitter,
+    *,
+    label: str,
+    shown: Sequence[Example] = (),
+    timed: int = _TIMED_ALONE,
+) -> Answers:
+    """Greedy answers to all questions, in batches, with progress events.
+
+    Args:
+        label: names the model in progress events.
+        shown: solved examples put before every question.
+        timed: questions asked again one at a time, for the latency.
+    """
+    prompts = [task.prompt(with_examples(each.messages, shown), each.tools) for each in questions]
+    settings = GenerateSettings(spec.max_new_tokens, end_token_ids=tuple(sorted(task.end_token_ids)))
+    done = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal done
+        if progress.completion is not None:
+            done += 1
+            emitter.emit("progress", what=label, done=done, total=len(prompts))
+
+    started = time.perf_counter()
+    completions = generate(model, task.tokenizer, prompts, settings, on_token=count, batch_size=spec.batch_size)
+    wall = time.perf_counter() - started
+    alone = tuple(_time_alone(model, task, prompt, settings) for prompt in prompts[:timed])
+    return Answers(tuple(each.text for each in completions), _tokens(completions), wall, alone)
+
+
+def _time_alone(model: PreTrainedModel, task: ChatTask, prompt: list[int], settings: GenerateSettings) -> Timing:
+    started = time.perf_counter()
+    completions = generate(model, task.tokenizer, [prompt], settings)
+    return Timing(time.perf_counter() - started, _tokens(completions))
+
+
+def _tokens(completions: Sequence[Completion]) -> int:
+    return sum(len(each.token_ids) for each in completions)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Answers with their scores."""
+
+    answers: Answers
+    scores: Scores
+
+
+def score_answers(answers: Answers, questions: Sequence[Question], spec: EvaluateSpec) -> Result:
+    """Score with the recipe's metrics. Errors: those of `score`."""
+    return Result(answers, score(spec.metrics, answers.texts, [each.wanted for each in questions]))
+
+
+def write_result(path: Path, result: Result, questions: Sequence[Question]) -> None:
+    """Keep a result as JSON: values, and every row with its answer and scores."""
+    rows = [
+        {
+            "row": question.row,
+            "wanted": question.wanted,
+            "answer": text,
+            "scores": {name: scores[place] for name, scores in result.scores.rows.items()},
+        }
+        for place, (question, text) in enumerate(zip(questions, result.answers.texts, strict=True))
+    ]
+    write_json(
+        path,
+        {
+            "metrics": dict(result.scores.report.metrics),
+            "tokens": result.answers.tokens,
+            "wall_seconds": result.answers.wall_seconds,
+            "alone": [[each.seconds, each.tokens] for each in result.answers.alone],
+            "rows": rows,
+        },
+    )
+
+
+def read_result(path: Path, questions: Sequence[Question], spec: EvaluateSpec) -> Result:
+    """Read a result back; scores are computed again from the answers. Errors: those of `read_json` and `score`."""
+    stored = read_json(path)
+    rows, alone = stored["rows"], stored["alone"]
+    if not isinstance(rows, list) or not isinstance(alone, list):
+        raise TypeError(f"{path} holds no rows")
+    answers = Answers(
+        tuple(str(row["answer"]) for row in rows),
+        int(str(stored["tokens"])),
+        float(str(stored["wall_seconds"])),
+        tuple(Timing(float(seconds), int(tokens)) for seconds, tokens in alone),
+    )
+    return score_answers(answers, questions, spec)
+
+
+def metric_values(result: Result) -> Mapping[str, float]:
+    """Metric name to value."""
+    return result.scores.report.metrics

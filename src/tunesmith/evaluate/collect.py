@@ -1,0 +1,263 @@
+"""Gather the facts of a release card from the files of a run: what is not in a file is not claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunesmith.core.events import Event, read_events
+from tunesmith.core.files import MANIFEST, read_json
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.types import SPLITS
+from tunesmith.data.prepare import load_splits
+from tunesmith.data.table import to_examples
+from tunesmith.evaluate.answers import Question, Result, questions_of, read_result
+from tunesmith.evaluate.card_facts import (
+    ArtefactFacts,
+    CardFacts,
+    DataFacts,
+    ExampleRow,
+    GoalFacts,
+    MetricLine,
+    ParityCheck,
+    SourceFacts,
+    SpeedLine,
+    TrainingFacts,
+)
+from tunesmith.evaluate.cost import Cost, cost
+from tunesmith.evaluate.intervals import paired_gain, wilson
+from tunesmith.evaluate.loss_plot import curve_from_events
+from tunesmith.evaluate.metrics import SHARES
+from tunesmith.evaluate.speed import speed
+from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
+from tunesmith.evaluate.wording import Words, metric_words, words_of
+from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.specs.adapt import LoraSpec
+
+METRICS_FILE = "metrics.jsonl"
+CERTIFICATE = "resume_certificate.json"
+_SHOWN_EXAMPLES = 4
+_CORPUS_METRIC = "bleu_4"
+"""Its value is of the whole corpus, so the mean of its rows has no business beside it."""
+
+
+def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
+    """The card of a run. Errors: core.missing_file where a stage that the card needs has not run."""
+    manifest = read_json(path / MANIFEST)
+    questions = questions_of(to_examples(load_splits(path)["test"]))[: recipe.evaluate.max_rows]
+    results = _results(path, questions, recipe)
+    base = _better_base(results)
+    decisive = recipe.evaluate.metrics[0]
+    return CardFacts(
+        name=recipe.name,
+        created=str(manifest["created"]),
+        run=f"{path.parent.name}/{path.name}",
+        goal=_goal(recipe),
+        test_rows=len(questions),
+        metrics=tuple(_metric_line(name, results) for name in recipe.evaluate.metrics),
+        support=_support(results["tuned"], base, decisive),
+        training=_training(path, recipe, manifest),
+        data=_data(path, recipe),
+        artefacts=_artefacts(path),
+        same_bytes=_same_bytes(path),
+        frozen_unchanged=_frozen_unchanged(path),
+        resume_certified=_certified(path),
+        speeds=_speeds(results),
+        cost=_cost(manifest, recipe),
+        examples=_example_rows(questions, base, results["tuned"]),
+        examples_allowed=bool(recipe.evaluate.show_examples),
+        not_measured=("safety", "human_evaluation", "forgetting")
+        if _certified(path) is not None
+        else ("safety", "human_evaluation", "forgetting", "resume"),
+        versions=_texts(manifest.get("versions")),
+        hashes={"base": str(manifest["base_sha256"]), "recipe": str(manifest["recipe_sha256"])},
+    )
+
+
+def _results(path: Path, questions: list[Question], recipe: Recipe) -> dict[str, Result]:
+    names = ["base", *(["base_with_examples"] if recipe.evaluate.examples else []), "tuned"]
+    return {name: read_result(path / "evaluate" / f"{name}.json", questions, recipe.evaluate) for name in names}
+
+
+def _better_base(results: Mapping[str, Result]) -> Result:
+    """The baseline with the higher value of the first metric."""
+    bases = [result for name, result in results.items() if name != "tuned"]
+    return max(bases, key=lambda result: next(iter(result.scores.report.metrics.values())))
+
+
+def _goal(recipe: Recipe) -> GoalFacts:
+    goal = recipe.goal
+    return GoalFacts(
+        problem=goal.problem,
+        need=tuple(goal.need),
+        business_metric=goal.business_metric,
+        target_metric=goal.target.metric if goal.target else "",
+        target_at_least=goal.target.at_least if goal.target else 0.0,
+        support_rate=goal.support_rate,
+    )
+
+
+def _metric_line(name: str, results: Mapping[str, Result]) -> MetricLine:
+    values = {label: result.scores.report.metrics[name] for label, result in results.items()}
+    tuned = results["tuned"]
+    rows = tuned.scores.rows[name]
+    bases = {label: result for label, result in results.items() if label != "tuned"}
+    better = max(bases, key=lambda label: values[label])
+    return MetricLine(
+        metric=name,
+        zero_shot=values["base"],
+        few_shot=values.get("base_with_examples"),
+        tuned=values["tuned"],
+        tuned_interval=wilson(values["tuned"], len(rows)) if name in SHARES else None,
+        gain=None if name == _CORPUS_METRIC else paired_gain(rows, bases[better].scores.rows[name]),
+    )
+
+
+def _support(tuned: Result, base: Result, metric: str) -> SupportRate:
+    return support_rate(votes_by_metric(tuned.scores.rows[metric], base.scores.rows[metric]))
+
+
+def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> TrainingFacts:
+    events = read_events(path / METRICS_FILE)
+    ends = [event for event in events if event.kind == "fit_end"]
+    counts = _last(events, "parameters")
+    end = ends[-1].values
+    stage = recipe.stages[-1]
+    seconds = sum(float(each.values["seconds"] or 0) for each in ends)
+    tokens = sum(float(each.values["tokens"] or 0) for each in ends)
+    best = end["best_step"]
+    origin = manifest.get("base_origin")
+    return TrainingFacts(
+        base=recipe.model.base,
+        base_licence=str(manifest.get("base_licence") or ""),
+        method=_method(recipe),
+        trained_parameters=int(counts["trainable"]),
+        total_parameters=int(counts["total"]),
+        epochs=stage.train.epochs,
+        steps=int(end["steps"] or 0),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds if seconds else None,
+        best_step=int(best) if best else None,
+        base_quantization=str(origin.get("quantization", "")) if isinstance(origin, dict) else "",
+        device=recipe.runtime.device,
+        dtype=recipe.model.dtype,
+        losses=curve_from_events(events, int(best) if best else None),
+    )
+
+
+def _last(events: list[Event], kind: str) -> dict[str, float]:
+    found = [event for event in events if event.kind == kind]
+    return {name: float(value) for name, value in found[-1].values.items() if isinstance(value, int | float)}
+
+
+def _method(recipe: Recipe) -> str:
+    adapt = recipe.stages[-1].adapt
+    return f"LoRA, rank {adapt.rank}" if isinstance(adapt, LoraSpec) else adapt.kind
+
+
+def _data(path: Path, recipe: Recipe) -> DataFacts:
+    ledger = Ledger.load(path / "ledger.jsonl")
+    frames = load_splits(path)  # which refuses splits that share a prompt or a group
+    kept = sorted(row for frame in frames.values() for row in frame["row"])
+    counts: dict[str, int] = {}
+    for entry in ledger.entries():
+        counts[entry.source] = counts.get(entry.source, 0) + 1
+    specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
+    licences = {spec.name or spec.path: spec.licence for spec in specs}
+    return DataFacts(
+        sources=tuple(SourceFacts(name, rows, licences.get(name, "")) for name, rows in counts.items()),
+        fates=ledger.totals(),
+        splits={split: len(frames[split]) for split in SPLITS},
+        ledger_balanced=kept == ledger.kept_rows(),
+        leaks=0,
+    )
+
+
+def _artefacts(path: Path) -> tuple[ArtefactFacts, ...]:
+    found: list[ArtefactFacts] = []
+    for file in sorted((path / "ship").glob("*/parity.json")):
+        size = sum(each.stat().st_size for each in file.parent.rglob("*") if each.is_file())
+        found.append(ArtefactFacts(file.parent.name, size, tuple(_checks(read_json(file)))))
+    return tuple(found)
+
+
+def _checks(parity: Mapping[str, object]) -> list[ParityCheck]:
+    """The checks that have a limit; those without one only inform."""
+    stated = parity["checks"]
+    checks: list[ParityCheck] = []
+    for check in stated if isinstance(stated, list) else []:
+        if check["limit"] is None:
+            continue
+        sign = "≥" if check["kind"] == "at_least" else "≤"
+        checks.append(
+            ParityCheck(
+                _check_name(str(check["name"])),
+                f"{check['value']:.4g}",
+                f"{sign} {check['limit']:.4g}",
+                bool(check["ok"]),
+            )
+        )
+    return checks
+
+
+def _check_name(name: str) -> Words:
+    metric = name.removesuffix("_difference")
+    if metric != name:
+        return words_of("parity_metric_difference", metric=metric_words(metric))
+    return words_of(f"parity_{name}")
+
+
+def _same_bytes(path: Path) -> bool | None:
+    """Token ids of the artefacts equal those of training and evaluation, in every artefact that was checked."""
+    seen: list[bool] = []
+    for file in (path / "ship").glob("*/parity.json"):
+        checks = read_json(file)["checks"]
+        seen += [bool(check["ok"]) for check in (checks if isinstance(checks, list) else []) if "ids" in check["name"]]
+    return all(seen) if seen else None
+
+
+def _frozen_unchanged(path: Path) -> bool | None:
+    found = [event.values["unchanged"] for event in read_events(path / METRICS_FILE, "frozen")]
+    return bool(all(found)) if found else None
+
+
+def _certified(path: Path) -> bool | None:
+    file = path / CERTIFICATE
+    return bool(read_json(file)["equal"]) if file.exists() else None
+
+
+def _speeds(results: Mapping[str, Result]) -> tuple[SpeedLine, ...]:
+    names = {"base": "model_base", "tuned": "model_tuned"}
+    return tuple(
+        SpeedLine(words_of(code), speed(results[label].answers.alone))
+        for label, code in names.items()
+        if label in results and results[label].answers.alone
+    )
+
+
+def _cost(manifest: Mapping[str, object], recipe: Recipe) -> Cost:
+    stages = manifest["stages"]
+    seconds = {
+        name: float(facts["seconds"])
+        for name, facts in (stages.items() if isinstance(stages, dict) else ())
+        if "seconds" in facts
+    }
+    return cost(seconds, recipe.evaluate.machine_cost_per_hour)
+
+
+def _example_rows(questions: list[Question], base: Result, tuned: Result) -> tuple[ExampleRow, ...]:
+    """A few rows, those first where the two models differ."""
+    order = sorted(range(len(questions)), key=lambda place: base.answers.texts[place] == tuned.answers.texts[place])
+    return tuple(
+        ExampleRow(
+            questions[place].messages[-1].content,
+            questions[place].wanted,
+            base.answers.texts[place],
+            tuned.answers.texts[place],
+        )
+        for place in order[:_SHOWN_EXAMPLES]
+    )
+
+
+def _texts(values: object) -> dict[str, str]:
+    return {str(name): str(value) for name, value in values.items()} if isinstance(values, dict) else {}

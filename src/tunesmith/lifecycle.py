@@ -1,0 +1,431 @@
+"""The life cycle of one recipe: the main path of Tunesmith, read it first.
+
+    start      the recipe becomes a run directory, with every open choice settled in its lock
+    data       rows are read, cleaned, split, encoded; the gate looks at the masks
+    plan       is this a good idea, and what will it cost
+    baseline   the untouched model answers the test questions, before anything is trained
+    train      one fit a stage
+    evaluate   the tuned model answers the same questions
+    ship       it is published in every format that gives the same answers
+    card       one page to decide by
+
+Every stage reads and writes the run directory and is skipped when it is done: a run that was stopped, killed or
+started by several commands ends as the unbroken one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tunesmith.adapt.base import frozen_digest
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter, Events, Listener, read_events
+from tunesmith.core.files import folder_hashes, sha256_file, write_atomic
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.process import available_cores
+from tunesmith.core.run import Run, list_runs
+from tunesmith.core.types import Example, Message
+from tunesmith.data import prepare as data_room
+from tunesmith.data.table import to_examples
+from tunesmith.evaluate.answers import Question, Result, ask_all, questions_of, read_result, score_answers, write_result
+from tunesmith.evaluate.card import write_cards
+from tunesmith.evaluate.collect import collect_facts
+from tunesmith.evaluate.decide import Verdict, decide
+from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
+from tunesmith.evaluate.metrics import score
+from tunesmith.models.load import BaseFolder, Loaded, load_model, load_tokenizer, resolve_base, template_of
+from tunesmith.models.policy import Policy
+from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.adapt import LoraSpec
+from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.local import choose_device
+from tunesmith.runtime.start import start as start_runtime
+from tunesmith.ship.merge import merge
+from tunesmith.ship.parity import TaskMetric
+from tunesmith.ship.parity_chats import FIXED_CHATS
+from tunesmith.ship.publish import ship_formats
+from tunesmith.tasks.chat import ChatTask, Encoded
+from tunesmith.tasks.mask_gate import check_masks
+from tunesmith.tasks.xray import as_page
+from tunesmith.train.build import DTYPES, StageInputs, build
+from tunesmith.train.checkpoint import BEST
+from tunesmith.train.loop import Job, fit
+from tunesmith.train.optim import DEFAULT_LEARNING_RATE
+from tunesmith.train.probe import faster_dtype
+from tunesmith.train.validation import TaskMetric as ValidationMetric
+from tunesmith.train.validation import no_task_metric
+
+LOCK = "recipe.lock.yaml"
+METRICS = "metrics.jsonl"
+XRAY_ROWS = 24
+PARITY_QUESTIONS = 100
+"""Test questions that llama.cpp answers in the gate: enough for a limit of one point, few enough to wait for."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run being worked on: its directory, its locked recipe, where the recipe's paths start, and who listens."""
+
+    run: Run
+    recipe: Recipe
+    recipe_folder: Path
+    events: Events
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.run.path
+
+    def base(self) -> BaseFolder:
+        """The base model, with the very weights that the run began with. Errors: models.*, lifecycle.base_changed."""
+        spec = self.recipe.model
+        base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
+        if base.sha256 != self.run.manifest()["base_sha256"]:
+            raise TunesmithError("lifecycle.base_changed", base=spec.base, path=str(base.path))
+        return base
+
+    def load_base(self) -> Loaded:
+        """The base in memory in the locked number format."""
+        dtype = DTYPES[self.recipe.model.dtype]
+        return load_model(self.base().path, dtype=dtype, device=self.recipe.runtime.device)
+
+    def task(self, loaded: Loaded) -> ChatTask:
+        """The task with the base's own tokenizer."""
+        return ChatTask(loaded.tokenizer, [loaded.end_token_id], self.recipe.stages[0].train.max_length)
+
+
+# ---------------------------------------------------------------------------------------------------- start
+
+
+def start(
+    recipe_path: Path, overrides: Sequence[str], root: Path, listeners: tuple[Listener, ...], *, new: bool = False
+) -> Work:
+    """The unfinished or finished run of this very recipe and these very files, or a new one.
+
+    Errors: those of `load_recipe`, `resolve_base` and `Run.create`.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = recipe_path.resolve().parent
+    identity = _identity(recipe, folder)
+    found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == identity]
+    if found and not new:
+        return reopen(found[-1].path, listeners)
+    base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
+    facts = {"base_sha256": base.sha256, "recipe_folder": str(folder), "base": base.name, "base_licence": base.licence}
+    run = Run.create(root, recipe.name, identity, {**facts, "base_origin": vars(base.origin)})
+    write_atomic(run.path / "recipe.yaml", recipe_path.read_bytes())
+    write_atomic(run.path / LOCK, lock(recipe, base).as_yaml())
+    run.record_files(run.path / "recipe.yaml", run.path / LOCK)
+    return reopen(run.path, listeners)
+
+
+def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
+    """A run directory to work on. Errors: core.not_a_run, core.hash_differs when its lock was edited."""
+    run = Run.open(path)
+    manifest = run.manifest()
+    files = manifest["files"]
+    if isinstance(files, dict) and files.get(LOCK) != sha256_file(path / LOCK):
+        raise TunesmithError("core.hash_differs", path=str(path / LOCK))
+    recipe = load_recipe(path / LOCK)
+    return Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
+
+
+def lock(recipe: Recipe, base: BaseFolder) -> Recipe:
+    """The recipe with every open choice settled: device, number format, threads, revision, step size, scale."""
+    device = choose_device(recipe.runtime.device)
+    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else faster_dtype(device)
+    threads = recipe.runtime.threads or available_cores()
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"dtype": dtype, "revision": base.revision or None}),
+            "runtime": recipe.runtime.model_copy(update={"device": device.type, "threads": threads}),
+            "stages": [_lock_stage(stage) for stage in recipe.stages],
+        }
+    )
+
+
+def _lock_stage(stage: StageSpec) -> StageSpec:
+    rate = stage.train.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind]
+    adapt = stage.adapt
+    if isinstance(adapt, LoraSpec) and adapt.lora_alpha is None:
+        adapt = adapt.model_copy(update={"lora_alpha": 2.0 * adapt.rank})
+    return stage.model_copy(update={"adapt": adapt, "train": stage.train.model_copy(update={"learning_rate": rate})})
+
+
+def _identity(recipe: Recipe, folder: Path) -> str:
+    """Hash of the recipe and of every file it reads: an edited source is another run."""
+    digest = hashlib.sha256(recipe.as_json().encode())
+    sources = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
+    for source in sources:
+        path = folder / Path(source.path).expanduser()
+        if path.is_dir():
+            digest.update(repr(sorted(folder_hashes(path).items())).encode())
+        elif path.is_file():
+            digest.update(sha256_file(path).encode())
+    return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------------------------- the stages in order
+
+
+def run_to_release(work: Work) -> Verdict:
+    """Every stage that is not done yet, then the verdict."""
+    for stage in (prepare_data, plan, measure_baseline, train, evaluate, ship):
+        stage(work)
+    return make_card(work)
+
+
+def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], None]]:
+    """Make a function a stage: said when it starts and ends, skipped when it is done."""
+
+    def decorate(function: Callable[[Work], None]) -> Callable[[Work], None]:
+        def stage(work: Work) -> None:
+            if work.run.stage(name) is not None:
+                work.events.emit("stage_skipped", stage=name)
+                return
+            work.events.emit("stage", stage=name)
+            started = time.perf_counter()
+            function(work)
+            seconds = round(time.perf_counter() - started, 3)
+            work.run.finish_stage(name, "", seconds=seconds)
+            work.events.emit("stage_end", stage=name, seconds=seconds)
+
+        stage.__doc__ = function.__doc__
+        stage.__name__ = function.__name__
+        return stage
+
+    return decorate
+
+
+@_stage("data")
+def prepare_data(work: Work) -> None:
+    """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
+    base = work.base()
+    task = _task_of_folder(work, base)
+    ledger = Ledger()
+    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger)
+    examples = {split: to_examples(frame) for split, frame in prepared.frames.items()}
+    encoded = {split: task.encode_all(rows, ledger) for split, rows in examples.items()}
+    report = check_masks(task, examples["train"], encoded["train"], _template_of_folder(base))
+    kept = set(ledger.kept_rows())
+    frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
+    lengths = {split: [len(item.features.token_ids) for item in items] for split, items in encoded.items()}
+    ledger.check(row for frame in frames.values() for row in frame["row"])
+    written = data_room.write(replace(prepared, frames=frames), work.path, lengths)
+    ledger.write(work.path / "ledger.jsonl")
+    write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
+    work.run.record_files(*written, work.path / "ledger.jsonl", work.path / "xray.html")
+    for source, share in report.sources.items():
+        work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
+    work.events.emit("rows", **{split: len(frame) for split, frame in frames.items()}, read=len(ledger))
+
+
+@_stage("plan")
+def plan(work: Work) -> None:
+    """Readiness, advice and the forecast, as lines for the terminal and as a file."""
+
+
+@_stage("baseline")
+def measure_baseline(work: Work) -> None:
+    """The base alone, and the base with solved examples in its prompt, on the test questions."""
+    loaded = work.load_base()
+    task = work.task(loaded)
+    questions = test_questions(work)
+    _answer(work, loaded, task, questions, "base")
+    if work.recipe.evaluate.examples:
+        shown = _examples(work, "train")[: work.recipe.evaluate.examples]
+        _answer(work, loaded, task, questions, "base_with_examples", shown)
+
+
+@_stage("train")
+def train(work: Work) -> None:
+    """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
+    runtime = start_runtime(work.recipe.runtime)
+    try:
+        for stage in work.recipe.stages:
+            _fit_stage(work, stage, runtime)
+    finally:
+        runtime.close()
+    curve = curve_from_events(read_events(work.path / METRICS))
+    write_atomic(work.path / "loss.svg", loss_svg(curve))
+    work.run.record_files(work.path / "loss.svg")
+
+
+@_stage("evaluate")
+def evaluate(work: Work) -> None:
+    """The tuned model, merged as it will ship, on the questions that the base was asked."""
+    loaded = load_tuned(work)
+    _answer(work, loaded, work.task(loaded), test_questions(work), "tuned")
+
+
+@_stage("ship")
+def ship(work: Work) -> None:
+    """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
+    questions = test_questions(work)
+    tuned = _stored(work, "tuned", questions)
+    ship_formats(
+        work.path,
+        work.base(),
+        work.path / work.recipe.stages[-1].name / BEST,
+        work.recipe.ship.formats,
+        _parity_chats(work),
+        _parity_metric(work, questions, tuned),
+        work.recipe.ship.parity,
+        work.events,
+    )
+
+
+def make_card(work: Work) -> Verdict:
+    """Gather the facts, decide, and write the release card. Made anew each time: it costs nothing."""
+    facts = collect_facts(work.path, work.recipe)
+    write_cards(work.path, facts)
+    verdict = decide(facts)
+    work.run.record_files(work.path / "release_card.html", work.path / "release_card.md")
+    work.events.emit("verdict", verdict=verdict.decision)
+    return verdict
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+def test_questions(work: Work) -> list[Question]:
+    """The questions of the test split that this run asks: all, or the first `max_rows` of them."""
+    return questions_of(_examples(work, "test"))[: work.recipe.evaluate.max_rows]
+
+
+def load_tuned(work: Work) -> Loaded:
+    """The base with the best change of the last stage merged into its weights, as the artefacts have it."""
+    loaded = work.load_base()
+    merged = merge(work.base(), work.path / work.recipe.stages[-1].name / BEST)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            parameter.copy_(merged.tensors[name])
+    return loaded
+
+
+def _examples(work: Work, split: str) -> list[Example]:
+    return to_examples(data_room.load_splits(work.path)[split])  # type: ignore[index]
+
+
+def _task_of_folder(work: Work, base: BaseFolder) -> ChatTask:
+    tokenizer = load_tokenizer(base.path)
+    return ChatTask(tokenizer, [int(tokenizer.eos_token_id)], work.recipe.stages[0].train.max_length)
+
+
+def _template_of_folder(base: BaseFolder) -> str:
+    """The template as it lies in the base's folder: the file that will ship."""
+    path = base.path / "chat_template.jinja"
+    return path.read_text("utf-8") if path.is_file() else template_of(load_tokenizer(base.path))
+
+
+def _answer(
+    work: Work,
+    loaded: Loaded,
+    task: ChatTask,
+    questions: Sequence[Question],
+    label: str,
+    shown: Sequence[Example] = (),
+) -> Result:
+    spec = work.recipe.evaluate
+    path = work.path / "evaluate" / f"{label}.json"
+    if path.exists():
+        return read_result(path, questions, spec)
+    answers = ask_all(loaded.model, task, questions, spec, work.events, label=label, shown=shown)
+    result = score_answers(answers, questions, spec)
+    write_result(path, result, questions)
+    work.run.record_files(path)
+    work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
+    return result
+
+
+def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
+    job = _build_stage(work, stage, runtime, work.path / stage.name, work.events)
+    frozen = frozen_digest(job.policy)
+    result = fit(job)
+    work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy))
+    work.events.emit(
+        "fit_end",
+        stage=stage.name,
+        steps=result.progress.step,
+        tokens=result.progress.tokens,
+        seconds=round(result.progress.seconds, 3),
+        best_step=result.stopper.best_step,
+        best_value=result.stopper.best_value,
+        stopped_early=result.progress.stopped_early,
+    )
+
+
+def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
+    loaded = work.load_base()
+    task = work.task(loaded)
+    encoded = {split: _encode(task, _examples(work, split)) for split in ("train", "validation")}
+    inputs = StageInputs(
+        loaded=loaded,
+        base=work.base(),
+        task=task,
+        train_rows=[item.features for item in encoded["train"]],
+        validation_rows=[item.features for item in encoded["validation"]],
+        folder=folder,
+        key=str(work.run.manifest()["recipe_sha256"]),
+        task_metric=_task_metric(work, stage, task),
+    )
+    return build(stage, inputs, runtime, emitter)
+
+
+def _encode(task: ChatTask, examples: Sequence[Example]) -> list[Encoded]:
+    return [task.encode(example) for example in examples]
+
+
+def _stored(work: Work, label: str, questions: Sequence[Question]) -> Result:
+    return read_result(work.path / "evaluate" / f"{label}.json", questions, work.recipe.evaluate)
+
+
+def _parity_chats(work: Work) -> list[list[Message]]:
+    """Conversations for the gate: the test rows, filled up with training rows, and the fixed bilingual ones."""
+    rows = [*_examples(work, "test"), *_examples(work, "train")]
+    wanted = work.recipe.ship.parity.chats
+    chats = [list(example.messages) for example in rows if example.messages and not example.tools][:wanted]
+    return [*FIXED_CHATS, *chats][: max(wanted, 1)]
+
+
+def _parity_metric(work: Work, questions: Sequence[Question], tuned: Result) -> TaskMetric | None:
+    """The first metric of the recipe, on as many test questions as the gate may ask."""
+    asked = [place for place, each in enumerate(questions) if not each.tools][:PARITY_QUESTIONS]
+    if not asked:
+        return None
+    name = work.recipe.evaluate.metrics[0]
+    wanted = [questions[place].wanted for place in asked]
+
+    def points(texts: Sequence[str]) -> float:
+        return 100 * score([name], texts, wanted).report.metrics[name]
+
+    return TaskMetric(
+        name,
+        [questions[place].messages for place in asked],
+        [tuned.answers.texts[place] for place in asked],
+        points,
+        work.recipe.evaluate.max_new_tokens,
+    )
+
+
+def _task_metric(work: Work, stage: StageSpec, task: ChatTask) -> ValidationMetric:
+    """Answers validation questions with the policy, where a metric of the task decides which step is best."""
+    stopping = stage.train.early_stopping
+    if stopping.metric == "loss":
+        return no_task_metric
+    questions = questions_of(_examples(work, "validation"))[: stopping.rows]
+    spec = work.recipe.evaluate.model_copy(update={"metrics": [stopping.metric]})
+
+    def measure(policy: Policy) -> dict[str, float]:
+        with policy.answering() as model:
+            answers = ask_all(model, task, questions, spec, work.events, label="validation", timed=0)
+        return dict(score_answers(answers, questions, spec).scores.report.metrics)
+
+    return measure
