@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -22,11 +21,14 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
-from tunesmith.ship.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, is_adapter, read_file
+from tunesmith.ship.merge import ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS, FULL_WEIGHTS, is_adapter, read_file
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
 """Tokens of one answer that are compared; longer answers are compared up to here."""
+
+
+_NAME = "evaluated"
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,16 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
         model.tie_weights()
         return model
     stated = {key: value for key, value in read_json(change / ADAPTER_CONFIG).items() if value is not None}
-    config = LoraConfig.from_peft_type(**stated)
-    wrapped = get_peft_model(model, config)
-    answer: object = set_peft_model_state_dict(wrapped, read_file(change / ADAPTER_WEIGHTS))
-    missing, extra = cast(tuple[list[str], list[str]], answer)  # a pair that its annotation does not describe
-    _refuse(change, [name for name in missing if ".lora_" in name], extra)
-    wrapped.eval()
-    return model  # PEFT put its layers into it
+    # PEFT's layers inside our own model: no wrapper, so every name but the new ones stays as it is
+    inject_adapter_in_model(LoraConfig.from_peft_type(**stated), model, adapter_name=_NAME)
+    tensors = {
+        name.removeprefix(ADAPTER_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor
+        for name, tensor in read_file(change / ADAPTER_WEIGHTS).items()
+    }
+    result = model.load_state_dict(tensors, strict=False)
+    _refuse(change, [name for name in result.missing_keys if ".lora_" in name], result.unexpected_keys)
+    model.eval()
+    return model
 
 
 def _refuse(change: Path, missing: Sequence[str], extra: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from tunesmith.models.load import BaseFolder
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = "model.safetensors"
-_PREFIX = "base_model.model."
+ADAPTER_PREFIX = "base_model.model."
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "rank_pattern", "alpha_pattern",
                 "trainable_token_indices", "target_parameters", "exclude_modules")  # fmt: skip
 
@@ -122,11 +122,11 @@ def _pairs(change: Path, base: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Te
     stored = read_file(change / ADAPTER_WEIGHTS)
     targets = _targets(config, base)
     parts = {name: name.removesuffix(".weight") for name in targets}
-    expected = {f"{_PREFIX}{part}.lora_{side}.weight" for part in parts.values() for side in "AB"}
+    expected = {f"{ADAPTER_PREFIX}{part}.lora_{side}.weight" for part in parts.values() for side in "AB"}
     _compare_keys(change, expected, set(stored))
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for name, part in parts.items():
-        a_RI, b_OR = (stored[f"{_PREFIX}{part}.lora_{side}.weight"].float() for side in "AB")
+        a_RI, b_OR = (stored[f"{ADAPTER_PREFIX}{part}.lora_{side}.weight"].float() for side in "AB")
         if b_OR.shape[1] != a_RI.shape[0] or (b_OR.shape[0], a_RI.shape[1]) != tuple(base[name].shape):
             raise TunesmithError("ship.adapter_keys", path=str(change), missing="-", extra=f"{part} (shape)")
         pairs[name] = (a_RI, b_OR)
