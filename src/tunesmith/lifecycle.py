@@ -16,17 +16,18 @@ started by several commands ends as the unbroken one would.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from tunesmith.adapt.base import frozen_digest
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.events import Emitter, Events, Listener, read_events
-from tunesmith.core.files import folder_hashes, sha256_file, write_atomic
+from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
+from tunesmith.core.files import ASIDE, MANIFEST, folder_hashes, sha256_file, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
 from tunesmith.core.run import Run, list_runs
@@ -35,7 +36,7 @@ from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, ask_all, questions_of, read_result, score_answers, write_result
 from tunesmith.evaluate.card import write_cards
-from tunesmith.evaluate.collect import collect_facts
+from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.evaluate.metrics import score
@@ -55,6 +56,7 @@ from tunesmith.tasks.chat import ChatTask, Encoded
 from tunesmith.tasks.mask_gate import check_masks
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
+from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.checkpoint import BEST
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.optim import DEFAULT_LEARNING_RATE
@@ -77,6 +79,11 @@ class Work:
     recipe: Recipe
     recipe_folder: Path
     events: Events
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run's files: the only one, or the first of a distributed launch."""
+        return self.recipe.runtime.kind == "local" or os.environ.get("RANK", "0") == "0"
 
     @property
     def path(self) -> Path:
@@ -134,7 +141,8 @@ def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
     if isinstance(files, dict) and files.get(LOCK) != sha256_file(path / LOCK):
         raise TunesmithError("core.hash_differs", path=str(path / LOCK))
     recipe = load_recipe(path / LOCK)
-    return Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
+    work = Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
+    return work if work.leads else replace(work, events=SILENT)
 
 
 def lock(recipe: Recipe, base: BaseFolder) -> Recipe:
@@ -187,6 +195,9 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
 
     def decorate(function: Callable[[Work], None]) -> Callable[[Work], None]:
         def stage(work: Work) -> None:
+            if not work.leads:
+                _follow(work, name, function)
+                return
             if work.run.stage(name) is not None:
                 work.events.emit("stage_skipped", stage=name)
                 return
@@ -202,6 +213,14 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
         return stage
 
     return decorate
+
+
+def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
+    """What a rank other than the first does: it joins the training, and leaves every file to the first."""
+    if name == "train" and work.run.stage(name) is None:
+        function(work)
+    elif name in ("data", "baseline") and work.run.stage(name) is None:
+        raise TunesmithError("lifecycle.stage_first", stage=name)
 
 
 @_stage("data")
@@ -253,6 +272,8 @@ def train(work: Work) -> None:
             _fit_stage(work, stage, runtime)
     finally:
         runtime.close()
+    if not work.leads:
+        return
     curve = curve_from_events(read_events(work.path / METRICS))
     write_atomic(work.path / "loss.svg", loss_svg(curve))
     work.run.record_files(work.path / "loss.svg")
@@ -290,6 +311,48 @@ def make_card(work: Work) -> Verdict:
     work.run.record_files(work.path / "release_card.html", work.path / "release_card.md")
     work.events.emit("verdict", verdict=verdict.decision)
     return verdict
+
+
+# ---------------------------------------------------------------------------------------------------- proof
+
+
+def verify(work: Work, *, replay: bool = True) -> Certificate | None:
+    """Check a run again: every file's hash, the split, every checkpoint and artefact, the ledger, and the resume.
+
+    Args:
+        replay: train the steps between the two newest checkpoints again and compare the bytes; the certificate is
+            kept in the run and on its card. Without, None is returned.
+
+    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
+    lifecycle.nothing_to_certify, lifecycle.not_certified.
+    """
+    files = work.run.manifest()["files"]
+    for name, digest in (files if isinstance(files, dict) else {}).items():
+        if not (work.path / name).is_file():
+            raise TunesmithError("core.missing_file", path=str(work.path / name))
+        if sha256_file(work.path / name) != digest:
+            raise TunesmithError("core.hash_differs", path=str(work.path / name))
+    frames = data_room.load_splits(work.path)
+    Ledger.load(work.path / "ledger.jsonl").check(row for frame in frames.values() for row in frame["row"])
+    for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
+        verify_folder(folder)
+        work.events.emit("verified", folder=str(folder.relative_to(work.path)))
+    return _certify(work) if replay else None
+
+
+def _certify(work: Work) -> Certificate:
+    stage = work.recipe.stages[-1]
+    runtime = start_runtime(work.recipe.runtime)
+    aside = work.path / f"{ASIDE}replay"
+    certificate = certify(
+        work.path / stage.name, aside, lambda folder: _build_stage(work, stage, runtime, folder, SILENT)
+    )
+    write_json(work.path / CERTIFICATE, {**asdict(certificate), "equal": certificate.equal})
+    work.run.record_files(work.path / CERTIFICATE)
+    if not certificate.equal:
+        files = ", ".join(certificate.differing)
+        raise TunesmithError("lifecycle.not_certified", first=certificate.first, last=certificate.last, files=files)
+    return certificate
 
 
 # ---------------------------------------------------------------------------------------------------- parts

@@ -55,7 +55,10 @@ class ChatTemplate:
     def _render(self, messages: list[dict[str, object]], tools: str, ask: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                messages,  # type: ignore[arg-type]  # its annotation knows nothing of tool calls tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=ask
+                messages,  # type: ignore[arg-type]  # its annotation knows nothing of tool calls
+                tools=json.loads(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=ask,
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise TunesmithError("tasks.template_failed", reason=str(error)) from error
@@ -115,7 +118,7 @@ def write_tools_as_text(messages: Sequence[Message], tools: str) -> list[Message
         else:
             plain.append(replace(message, content=content, tool_calls=()))
     if tools:
-        described = f'You may call these functions:\n<tools>\n{tools}\n</tools>\nCall one with <tool_call>{{"name": ..., "arguments": ...}}</tool_call>.'
+        described = _TOOLS_AS_TEXT.format(tools=tools)
         if plain and plain[0].role == "system":
             plain[0] = replace(plain[0], content=f"{plain[0].content}\n\n{described}")
         else:

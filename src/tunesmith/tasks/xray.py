@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 
 from rich.text import Text
 
@@ -57,20 +59,7 @@ def share_lines(sources: Mapping[str, SourceShare]) -> list[str]:
     ]
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.6 system-ui, "PingFang SC", "Noto Sans CJK SC", sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8884; border-radius: 8px; padding: 1rem; color: #888; }}
-b {{ font-weight: inherit; color: #052e12; background: #86efac; border-radius: 2px; }}
-b.partial {{ background: #fde68a; }}
-b.end {{ color: #fff; background: #1d4ed8; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #8884; text-align: right; }}
-td:first-child, th:first-child {{ text-align: left; }}
-</style></head><body><h1>{title}</h1><p>{legend_en}<br>{legend_zh}</p>
-<table><tr><th>source 来源</th><th>rows 行</th><th>tokens 词元</th><th>trained 训练</th><th>share 占比</th><th>cut 截断</th></tr>{table}</table>
-{rows}</body></html>
-"""
+_PAGE = Template(Path(__file__).with_name("xray_page.html").read_text("utf-8"))
 
 
 def as_page(task: ChatTask, items: Sequence[Encoded], sources: Mapping[str, SourceShare]) -> str:
@@ -82,7 +71,7 @@ def as_page(task: ChatTask, items: Sequence[Encoded], sources: Mapping[str, Sour
         for name, one in sources.items()
     )
     rows = "".join(f"<h3>#{item.features.row}</h3><pre>{_marked(task, item)}</pre>" for item in items)
-    return _PAGE.format(
+    return _PAGE.substitute(
         title="X-ray · 掩码透视", legend_en=legend["en"], legend_zh=legend["zh"], table=table, rows=rows
     )
 
