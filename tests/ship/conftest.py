@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model, resolve_base
@@ -37,14 +39,19 @@ def some_chats(count: int) -> list[list[Message]]:
     return chats
 
 
+def with_lora(model: PreTrainedModel, base: BaseFolder, rank: int) -> PeftModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers in a way that is going out
+        wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS))
+    wrapped.peft_config["default"].base_model_name_or_path = base.name
+    return wrapped
+
+
 def train_adapter(base: BaseFolder, folder: Path, chats: list[list[Message]], *, steps: int, rank: int = 8) -> Path:
     """A short real fit with PEFT, so that the most likely tokens are well apart."""
     torch.manual_seed(0)
     loaded = load_model(base.path, dtype=torch.float32)
-    model = get_peft_model(
-        loaded.model,
-        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, base_model_name_or_path=base.name),
-    )
+    model = with_lora(loaded.model, base, rank)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     texts = [
         loaded.tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c], tokenize=False)
@@ -74,10 +81,7 @@ def smollm2_trained(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     base = resolve_base("smollm2-135m")
     root = tmp_path_factory.mktemp("real")
     torch.manual_seed(1)
-    model = get_peft_model(
-        load_model(base.path, dtype=torch.float32).model,
-        LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, base_model_name_or_path=base.name),
-    )
+    model = with_lora(load_model(base.path, dtype=torch.float32).model, base, rank=4)
     tensors = {}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
@@ -85,4 +89,4 @@ def smollm2_trained(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             tensors[name.replace(".default", "")] = drawn
     model.peft_config["default"].save_pretrained(str(root / "adapter"))
     save_file(tensors, root / "adapter" / "adapter_model.safetensors")
-    return Trained(base, root / "adapter", some_chats(8))
+    return Trained(base, root / "adapter", some_chats(4))
