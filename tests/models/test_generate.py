@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+)
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.generate import Completion, Decoder, GenerateSettings, common_prefix, generate, generating
+from tunesmith.models.packed import PACKED_ATTENTION
+from tunesmith.models.policy import Policy
 from tunesmith.models.text_stream import TextStream
 from tunesmith.models.tiny import tiny_chat_model
 
@@ -69,6 +81,62 @@ def test_greedy_is_what_transformers_gives(
     assert {completion.finish_reason for completion in found} == {"stop", "length"}
     for completion in found:
         assert completion.text == tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
+
+SMALL = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 2,
+}
+FAMILIES = [
+    MistralConfig(**SMALL, sliding_window=6),
+    Qwen3Config(**SMALL),
+    Gemma3TextConfig(**SMALL, sliding_window=6, layer_types=["sliding_attention", "full_attention"]),
+]
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
+def test_other_families_and_windows(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], config: PretrainedConfig
+) -> None:
+    tokenizer = tiny[1]
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    prompts = some_prompts(6, 384, shared=20)
+    found = generate(model, tokenizer, prompts, GenerateSettings(20), batch_size=4)
+    assert ids_of(found) == one_by_one(model, prompts, 20, 383)
+
+
+def test_a_policy_with_an_adapter_generates_and_goes_on(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    model, tokenizer = load(tiny_chat_model(tmp_path / "model", spread=0.3))
+    torch.manual_seed(0)
+    adapted = inject_adapter_in_model(
+        LoraConfig(target_modules="all-linear", init_lora_weights=False, lora_dropout=0.5), model
+    )
+    policy = Policy(adapted.eval())
+    prompts = some_prompts(5, model.config.vocab_size, shared=20)
+    found = ids_of(generate(adapted, tokenizer, prompts, GenerateSettings(12)))
+    assert adapted.config._attn_implementation == PACKED_ATTENTION
+    assert policy.model is adapted
+    model.set_attn_implementation("sdpa")
+    assert found == one_by_one(adapted, prompts, 12, END)
+    assert found != ids_of(generate(*tiny, prompts, GenerateSettings(12)))
+
+
+def test_weights_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    model, tokenizer = load(tiny_chat_model(tmp_path / "model"))
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 3] = float("nan")
+    with pytest.raises(TunesmithError, match=r"generate\.not_finite"):
+        generate(model, tokenizer, [[5, 6]], GenerateSettings(3))
 
 
 def test_prompts_join_and_leave_between_steps(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:

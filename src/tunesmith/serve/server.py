@@ -53,8 +53,8 @@ class Server:
         self._socket = taken
         self.name = service.name
         self.key: AccessKey = service.key
-        host = f"[{service.host}]" if ":" in service.host else service.host
-        self.url = f"http://{host}:{taken.getsockname()[1]}/v1"
+        address, port = taken.getsockname()[:2]
+        self.url = f"http://[{address}]:{port}/v1" if ":" in address else f"http://{address}:{port}/v1"
         config = uvicorn.Config(
             build_app(service),
             log_config=None,
