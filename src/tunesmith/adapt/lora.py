@@ -5,6 +5,7 @@ The layers and the files on disk are PEFT's, so that any tool of the ecosystem r
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,7 +46,9 @@ class LoraAttached:
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """`adapter_config.json` and `adapter_model.safetensors`, with PEFT's names."""
         stated = replace(self._config, inference_mode=True, base_model_name_or_path=self._base_name)
-        stated.save_pretrained(str(folder))
+        # PEFT writes its set of names in the order of this process's hashes; equal runs have equal bytes.
+        values = {name: sorted(value) if isinstance(value, set) else value for name, value in stated.to_dict().items()}
+        (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
         named = {
             f"base_model.model.{name.removeprefix('model.').replace(_ADAPTER, '')}": each.contiguous()
             for name, each in tensors.items()

@@ -83,5 +83,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def linear_cross_entropy(hidden_KW: Tensor, weight_VW: Tensor, target_K: Tensor, smoothing: float = 0.0) -> Tensor:
     """Loss of every position, [K] float32: what cross_entropy(hidden @ weight.T, target, reduction="none") gives."""
-    losses: Tensor = _LinearCrossEntropy.apply(hidden_KW, weight_VW, target_K, smoothing)
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_KW, weight_VW, target_K, smoothing)  # type: ignore[no-untyped-call]
     return losses

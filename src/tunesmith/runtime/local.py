@@ -19,7 +19,9 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = next(name for name, there in found.items() if there)
     if not found[wanted]:
-        raise TunesmithError("runtime.no_device", wanted=wanted, found=", ".join(n for n, there in found.items() if there))
+        raise TunesmithError(
+            "runtime.no_device", wanted=wanted, found=", ".join(n for n, there in found.items() if there)
+        )
     return torch.device(wanted)
 
 

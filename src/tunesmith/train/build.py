@@ -65,7 +65,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     seed = derive_seed(spec.seed, "adapter")
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name)
     if spec.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
     placed = runtime.place(policy)
     _say_what_trains(policy, attached, emitter)
     window = spec.batch_size * spec.gradient_accumulation_steps * runtime.size

@@ -1,0 +1,69 @@
+"""Small real fits: a tiny model, a few tickets, one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from tunesmith.core.events import SILENT, Emitter
+from tunesmith.core.types import Example, Message, Origin
+from tunesmith.data.samples.tickets import generate_tickets
+from tunesmith.models.load import load_model, resolve_base
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.runtime.base import Runtime
+from tunesmith.tasks.chat import ChatTask
+from tunesmith.train.build import StageInputs, build
+from tunesmith.train.loop import Job
+from tunesmith.train.validation import no_task_metric
+
+
+def examples(count: int, first: int = 0) -> list[Example]:
+    """Tickets as rows numbered from `first`, short enough for a tiny model."""
+    return [
+        Example(
+            first + place,
+            "chat",
+            Origin("tickets", place),
+            (Message("user", ticket.message), Message("assistant", ticket.intent)),
+        )
+        for place, ticket in enumerate(generate_tickets(count, "train", seed=first + 1))
+    ]
+
+
+def make_job(
+    base: Path,
+    folder: Path,
+    runtime: Runtime,
+    *,
+    settings: Mapping[str, object] | None = None,
+    adapt: Mapping[str, object] | None = None,
+    dtype: torch.dtype = torch.float32,
+    rows: int = 24,
+    key: str = "key",
+    emitter: Emitter = SILENT,
+) -> Job:
+    """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation."""
+    loaded = load_model(base, dtype=dtype)
+    task = ChatTask(loaded.tokenizer, [loaded.end_token_id], 512)
+    stage = StageSpec.model_validate(
+        {
+            "name": "instruct",
+            "adapt": dict(adapt)
+            if adapt and adapt.get("kind") == "full"
+            else {"kind": "lora", "rank": 4, **(adapt or {})},
+            "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
+        }
+    )
+    inputs = StageInputs(
+        loaded=loaded,
+        base=resolve_base(str(base)),
+        task=task,
+        train_rows=[task.encode(each).features for each in examples(rows)],
+        validation_rows=[task.encode(each).features for each in examples(6, first=1000)],
+        folder=folder,
+        key=key,
+        task_metric=no_task_metric,
+    )
+    return build(stage, inputs, runtime, emitter)
