@@ -1,0 +1,66 @@
+"""`tunesmith data RECIPE` and `tunesmith data xray RECIPE|RUN`: rows prepared, and what of them will be trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli.manner import answer, console, manner, tell
+from tunesmith.cli.options import RUNS, RunArgument, RunsOption
+from tunesmith.cli.stages import run_until
+from tunesmith.cli.terminal import Terminal
+from tunesmith.cli.work import opened
+from tunesmith.core.ledger import Ledger
+from tunesmith.messages import say
+
+if TYPE_CHECKING:
+    from tunesmith.lifecycle import Work
+
+RowsOption = Annotated[int, typer.Option("--rows", min=1, metavar="N", help="cli.opt_rows")]
+
+
+def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
+    """Read, clean, split and encode; every row's fate is in the ledger."""
+    path = run_until(recipe, "data", runs)
+    totals = dict(Ledger.load(path / "ledger.jsonl").totals())
+    for fate, rows in totals.items():
+        tell(f"    {fate}: {rows}")
+    files = {"card": path / "data_card.md", "ledger": path / "ledger.jsonl", "xray": path / "xray.html"}
+    for each in files.values():
+        tell(f"    {each}")
+    answer({"run": str(path), "ledger": totals, **{name: str(each) for name, each in files.items()}})
+
+
+def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:
+    """Show tokens and loss mask of the first training rows in colour."""
+    path = run_until(run, "data", runs)
+    with Terminal() as listener, opened(path, listener) as work:
+        shown = _show(work, rows)
+    tell()
+    tell(say("cli.xray_page", path=str(path / "xray.html")))
+    answer({"run": str(path), "xray": str(path / "xray.html"), "rows": shown})
+
+
+def _show(work: Work, rows: int) -> list[dict[str, object]]:
+    """Print the rows; returns their tokens with weights for JSON."""
+    from tunesmith.data.prepare import load_splits
+    from tunesmith.data.table import to_examples
+    from tunesmith.models.load import load_tokenizer
+    from tunesmith.tasks.chat import ChatTask
+    from tunesmith.tasks.xray import as_terminal_text, pieces
+
+    tokenizer = load_tokenizer(work.base().path)
+    task = ChatTask(tokenizer, [int(tokenizer.eos_token_id)], work.recipe.stages[0].train.max_length)
+    found: list[dict[str, object]] = []
+    for example in to_examples(load_splits(work.path)["train"].head(rows)):
+        encoded = task.encode(example)
+        if not manner().as_json:
+            console().print()
+            console().print(f"#{example.row}", style="bold")
+            console().print(as_terminal_text(task, encoded))
+        tokens = [{"text": each.text, "weight": each.weight} for each in pieces(task, encoded)]
+        found.append({"row": example.row, "tokens": tokens})
+    tell()
+    tell(say("tasks.xray_legend"), "dim")
+    return found

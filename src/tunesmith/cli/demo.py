@@ -1,0 +1,128 @@
+"""`tunesmith demo`: the whole life cycle on the bundled model and generated tickets, told in plain words."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.init import RECIPE, write_sample
+from tunesmith.cli.manner import answer, console, manner, tell
+from tunesmith.cli.results import CARD, measured, show_metrics
+from tunesmith.cli.terminal import Terminal
+from tunesmith.cli.words import duration
+from tunesmith.cli.work import started
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import read_json
+from tunesmith.messages import say
+from tunesmith.models.catalog import bundled_file, find
+
+MODEL = "smollm2-135m"
+PACKAGES = ("openai", "xllamacpp")
+SHOWN = 3
+
+FolderOption = Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="cli.opt_demo_folder")]
+
+
+def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
+    """Run the recipe of `tunesmith init` from rows to a served model; a second call continues or shows it again."""
+    began = time.perf_counter()
+    _check_packages()
+    tell(say("cli.demo_intro"), "bold")
+    tell(say("cli.demo_task"))
+    recipe = folder / RECIPE
+    if not recipe.is_file():
+        write_sample(folder)
+    tell(say("cli.demo_recipe", path=str(recipe)))
+    with Terminal() as listener, started(recipe, [], folder / "runs", listener) as work:
+        from tunesmith import lifecycle
+
+        verdict = lifecycle.run_to_release(work)
+        run = work.path
+        rows = before_and_after(run)
+        _show_rows(rows)
+        figures = measured(run)
+        show_metrics(figures)
+        from tunesmith.cli.demo_service import serve_and_ask
+
+        served = serve_and_ask(run, folder / "feedback.db", rows[0], listener)
+    seconds = time.perf_counter() - began
+    tell()
+    tell(say(f"cli.verdict_{verdict.decision}"), "bold")
+    tell(say("cli.card", path=str(run / CARD)))
+    tell(say("cli.demo_time", time=duration(seconds)))
+    _show_next(run)
+    card = str(run / CARD)
+    answer(
+        {"run": str(run), "verdict": verdict.decision, "card": card, "metrics": figures, "served": served,
+         "seconds": round(seconds, 1)}
+    )  # fmt: skip
+
+
+def _check_packages() -> None:
+    """Say at once what the demo would miss later. Errors: models.bundle_missing, cli.missing_package."""
+    known = find(MODEL)
+    if known is not None:
+        bundled_file(known)
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise TunesmithError("cli.missing_package", package=package)
+
+
+def before_and_after(run: Path, shown: int = SHOWN) -> list[dict[str, str]]:
+    """The first test rows, not chosen ones: system message, message, wanted, and the answers before and after."""
+    from tunesmith.data.prepare import load_split
+    from tunesmith.data.table import to_examples
+
+    examples = {example.row: example for example in to_examples(load_split(run, "test"))}
+    answers = {model: _rows_of(run, model) for model in ("base", "tuned")}
+    found: list[dict[str, str]] = []
+    for number, after in list(answers["tuned"].items())[:shown]:
+        texts = {turn.role: turn.content for turn in examples[number].messages}
+        found.append(
+            {
+                "system": texts.get("system", ""),
+                "message": texts.get("user", ""),
+                "wanted": after["wanted"],
+                "before": answers["base"][number]["answer"],
+                "after": after["answer"],
+            }
+        )
+    return found
+
+
+def _rows_of(run: Path, model: str) -> dict[int, dict[str, str]]:
+    rows = read_json(run / "evaluate" / f"{model}.json")["rows"]
+    return {row["row"]: row for row in rows} if isinstance(rows, list) else {}
+
+
+def _show_rows(rows: list[dict[str, str]]) -> None:
+    from rich.text import Text
+
+    if manner().as_json:
+        return
+    to = console()
+    to.print()
+    to.print(Text(say("cli.demo_rows"), "bold"))
+    for row in rows:
+        to.print()
+        for name, style in (("message", ""), ("before", "red"), ("after", "green"), ("wanted", "dim")):
+            label = say(f"cli.demo_{name}")
+            to.print(Text.assemble((f"  {label}  ", "dim"), (" ".join(row[name].split())[:300], style)))
+
+
+def _show_next(run: Path) -> None:
+    tell()
+    tell(say("cli.demo_next"), "bold")
+    for verb, command in (
+        ("chat", f"tunesmith chat {run}"),
+        ("serve", f"tunesmith serve {run}"),
+        ("xray", f"tunesmith data xray {run}"),
+        ("verify", f"tunesmith verify {run}"),
+        ("own", "tunesmith init my-project"),
+    ):
+        tell(f"  {command}")
+        tell(f"      {say(f'cli.demo_next_{verb}')}", "dim")

@@ -1,0 +1,49 @@
+"""`tunesmith methods`: what exists in this release, read from the recipe's own specs."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pydantic import BaseModel
+
+from tunesmith.cli.manner import answer, tell
+from tunesmith.messages import say
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.recipe.specs.evaluate import EvaluateSpec
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.recipe.specs.ship import ShipSpec
+
+
+def methods() -> None:
+    """List the values of every axis."""
+    found = {
+        "adapt": _kinds(StageSpec, "adapt"),
+        "objective": _kinds(StageSpec, "objective"),
+        "runtime": _choices(RuntimeSpec, "kind"),
+        "task": _choices(DataSpec, "task"),
+        "layout": _choices(SourceSpec, "layout"),
+        "metric": _choices(EvaluateSpec, "metrics"),
+        "format": _choices(ShipSpec, "formats"),
+    }
+    tell(say("cli.methods_intro"))
+    for axis, values in found.items():
+        tell(f"  {say(f'cli.axis_{axis}')}: {', '.join(values)}")
+    answer(dict(found))
+
+
+def _choices(spec: type[BaseModel], field: str) -> list[str]:
+    """The words that a field takes."""
+    return _words_in(spec.model_fields[field].annotation)
+
+
+def _words_in(annotation: object) -> list[str]:
+    words = [each for each in get_args(annotation) if isinstance(each, str)]
+    return words or [word for each in get_args(annotation) for word in _words_in(each)]
+
+
+def _kinds(spec: type[BaseModel], field: str) -> list[str]:
+    """The kinds of a field that holds one of several specs."""
+    annotation = spec.model_fields[field].annotation
+    specs = [annotation] if isinstance(annotation, type) else list(get_args(annotation))
+    return [word for each in specs if issubclass(each, BaseModel) for word in _choices(each, "kind")]

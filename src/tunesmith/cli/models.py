@@ -1,0 +1,81 @@
+"""The model that a command names: a run's artefact, a model folder, or a base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.cli.work import LOCK, find_run, ready
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import MANIFEST, verify_folder
+from tunesmith.core.types import Message
+
+if TYPE_CHECKING:
+    from tunesmith.models.load import Loaded
+    from tunesmith.tasks.chat import ChatTask
+
+
+def published_folder(path: Path) -> Path:
+    """The model folder behind a path: the safetensors artefact of a run, or the folder itself.
+
+    Errors: cli.not_shipped, core.not_a_run.
+    """
+    if (path / "config.json").is_file():
+        return path
+    run = find_run(path)
+    folder = run / "ship" / "safetensors"
+    if not (folder / MANIFEST).is_file():
+        raise TunesmithError("cli.not_shipped", path=str(run))
+    return folder
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model to ask, and the system message that its training rows began with (empty when there was none)."""
+
+    loaded: Loaded
+    task: ChatTask
+    system: str
+
+
+def open_model(named: str, max_length: int = 1 << 30) -> Asked:
+    """A run's published model, or a base by name, folder or hub id.
+
+    Errors: those of `published_folder`, `resolve_base` and `load_model`.
+    """
+    path = Path(named)
+    is_run = path.is_dir() and not (path / "config.json").is_file()
+    folder = published_folder(path) if is_run else None
+    system = _system_message(folder.parents[1]) if folder is not None else ""
+    ready()
+    import torch
+
+    from tunesmith.models.load import load_model, resolve_base
+    from tunesmith.tasks.chat import ChatTask
+
+    if folder is not None:
+        verify_folder(folder)
+    else:
+        folder = resolve_base(named).path
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+    return Asked(loaded, ChatTask(loaded.tokenizer, [loaded.end_token_id], max_length), system)
+
+
+def _system_message(run: Path) -> str:
+    """What every training row of the run told the model first: asked without it, the model would be out of place."""
+    import polars
+
+    path = run / "data" / "train.parquet"
+    if not path.is_file() or not (run / LOCK).is_file():
+        return ""
+    first = polars.read_parquet(path, columns=["messages"], n_rows=200)["messages"].to_list()
+    starts = {turns[0]["content"] for turns in first if turns and turns[0]["role"] == "system"}
+    return starts.pop() if len(starts) == 1 else ""
+
+
+def question(text: str, system: str) -> list[Message]:
+    """A user's text as a conversation, behind the system message if there is one."""
+    turns = [Message("system", system)] if system else []
+    return [*turns, Message("user", text)]

@@ -1,0 +1,143 @@
+"""`tunesmith predict FILE --model RUN`: answers for every row of a file, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.models import Asked, open_model, question
+from tunesmith.cli.terminal import Terminal
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Events
+from tunesmith.core.files import write_atomic
+from tunesmith.core.types import Message
+from tunesmith.messages import say
+
+if TYPE_CHECKING:
+    from tunesmith.models.generate import Progress
+
+PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "message", "text", "input")
+ROLES = ("system", "user", "assistant", "tool")
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="cli.arg_file", show_default=False)]
+ModelOption = Annotated[str, typer.Option("--model", metavar="RUN|BASE", help="cli.opt_model", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="cli.opt_out", show_default=False)]
+ColumnOption = Annotated[
+    str | None, typer.Option("--column", metavar="NAME", help="cli.opt_column", show_default=False)
+]
+LengthOption = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="cli.opt_max_new_tokens")]
+Row = Mapping[str, object]
+
+
+def predict(
+    file: FileArgument, model: ModelOption, out: OutOption = None, column: ColumnOption = None,
+    max_new_tokens: LengthOption = 256,
+) -> None:  # fmt: skip
+    """Read rows, ask the model each, and write the rows with their answers."""
+    target = out or file.with_name(f"{file.stem}.answers.jsonl")
+    if target.exists():
+        raise TunesmithError("recipe.exists", path=str(target))
+    rows = read_rows(file)
+    asked_for = [conversation(row, number, column, str(file)) for number, row in enumerate(rows, 1)]
+    asked = open_model(model)
+    with Terminal() as listener:
+        texts = _answers(asked, asked_for, max_new_tokens, Events(None, (listener,)))
+    lines = [json.dumps({**row, "answer": text}, ensure_ascii=False) for row, text in zip(rows, texts, strict=True)]
+    write_atomic(target, "".join(line + "\n" for line in lines))
+    tell(say("cli.predicted", rows=len(rows), path=str(target)))
+    answer({"rows": len(rows), "out": str(target)})
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a jsonl or csv file.
+
+    Errors: core.missing_file, cli.predict_format, cli.predict_broken, cli.predict_empty.
+    """
+    if path.suffix.lower() not in (".jsonl", ".csv"):
+        raise TunesmithError("cli.predict_format", path=str(path))
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise TunesmithError("core.missing_file", path=str(path)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TunesmithError("cli.predict_broken", path=str(path), line=0, reason=str(error)) from error
+    rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text, path)
+    if not rows:
+        raise TunesmithError("cli.predict_empty", path=str(path))
+    return rows
+
+
+def _csv_rows(text: str, path: Path) -> list[Row]:
+    try:
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
+    except csv.Error as error:
+        raise TunesmithError("cli.predict_broken", path=str(path), line=0, reason=str(error)) from error
+
+
+def _json_rows(text: str, path: Path) -> list[Row]:
+    rows: list[Row] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=str(error)) from error
+        if not isinstance(row, dict):
+            reason = say("cli.not_an_object")
+            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=reason)
+        rows.append(row)
+    return rows
+
+
+def conversation(row: Row, number: int, column: str | None, path: str) -> list[Message] | str:
+    """What a row asks: its messages up to the last one that is not the assistant's, or the text of a column.
+
+    Errors: cli.predict_no_question.
+    """
+    turns = row.get("messages")
+    if column is None and isinstance(turns, list):
+        messages = [_turn(turn) for turn in turns if isinstance(turn, dict)]
+        while messages and messages[-1].role == "assistant":
+            messages.pop()
+        if messages:
+            return messages
+    for name in [column] if column else PROMPT_COLUMNS:
+        value = row.get(name or "")
+        if isinstance(value, str) and value.strip():
+            return value
+    names = ", ".join([column] if column else ["messages", *PROMPT_COLUMNS])
+    raise TunesmithError("cli.predict_no_question", path=path, row=number, columns=names)
+
+
+def _turn(turn: Mapping[str, object]) -> Message:
+    role = str(turn.get("role", "user"))
+    if role not in ROLES:
+        raise TunesmithError("cli.predict_role", role=role, valid=", ".join(ROLES))
+    content = turn.get("content")
+    return Message(role, content if isinstance(content, str) else "")  # type: ignore[arg-type]
+
+
+def _answers(asked: Asked, rows: Sequence[list[Message] | str], longest: int, events: Events) -> list[str]:
+    from tunesmith.models.generate import generate
+    from tunesmith.models.sampling import GenerateSettings
+
+    prompts = [asked.task.prompt(question(row, asked.system) if isinstance(row, str) else row) for row in rows]
+    settings = GenerateSettings(longest, end_token_ids=tuple(sorted(asked.task.end_token_ids)))
+    done = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal done
+        if progress.completion is not None:
+            done += 1
+            events.emit("progress", what="predict", done=done, total=len(prompts))
+
+    found = generate(asked.loaded.model, asked.loaded.tokenizer, prompts, settings, on_token=count)
+    return [each.text for each in found]

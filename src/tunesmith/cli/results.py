@@ -1,0 +1,44 @@
+"""What a run has measured so far, read from its files: no heavy library is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from tunesmith.cli.manner import console, manner
+from tunesmith.cli.words import percent
+from tunesmith.core.files import read_json
+from tunesmith.messages import say
+
+MODELS = ("base", "base_with_examples", "tuned")
+CARD = "release_card.html"
+
+
+def measured(run: Path) -> dict[str, dict[str, float]]:
+    """Metrics by model, for the models that have answered."""
+    found: dict[str, dict[str, float]] = {}
+    for model in MODELS:
+        path = run / "evaluate" / f"{model}.json"
+        if path.is_file():
+            metrics = read_json(path).get("metrics")
+            found[model] = dict(metrics) if isinstance(metrics, dict) else {}
+    return found
+
+
+def show_metrics(figures: Mapping[str, Mapping[str, float]]) -> None:
+    """The table of metrics: a row a metric, a column a model."""
+    if not figures or manner().as_json:
+        return
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(say("cli.metric"))
+    for model in figures:
+        table.add_column(say(f"cli.what_{model}"), justify="right")
+    names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
+    for name in names:
+        values = [percent(metrics[name]) if name in metrics else "-" for metrics in figures.values()]
+        table.add_row(name, *values)
+    to = console()
+    to.print()
+    to.print(table)

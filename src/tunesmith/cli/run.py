@@ -1,0 +1,26 @@
+"""`tunesmith run RECIPE`: the whole life cycle of a recipe."""
+
+from __future__ import annotations
+
+from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.options import RUNS, NewOption, RecipeArgument, RunsOption, SetOption
+from tunesmith.cli.results import CARD, measured, show_metrics
+from tunesmith.cli.terminal import Terminal
+from tunesmith.cli.work import started
+from tunesmith.messages import say
+
+
+def run(recipe: RecipeArgument, set_: SetOption = None, new: NewOption = False, runs: RunsOption = RUNS) -> None:
+    """Every stage that is not done yet, then the verdict."""
+    with Terminal() as listener, started(recipe, set_ or [], runs, listener, new) as work:
+        tell(say("cli.run_folder", path=str(work.path)))
+        from tunesmith import lifecycle
+
+        verdict = lifecycle.run_to_release(work)
+    figures = measured(work.path)
+    show_metrics(figures)
+    tell()
+    tell(say(f"cli.verdict_{verdict.decision}"), "bold")
+    tell(say("cli.card", path=str(work.path / CARD)))
+    tell(say("cli.try_serve", path=str(work.path)))
+    answer({"run": str(work.path), "verdict": verdict.decision, "card": str(work.path / CARD), "metrics": figures})

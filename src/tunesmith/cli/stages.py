@@ -1,0 +1,43 @@
+"""What `plan`, `train`, `evaluate` and `ship` share: the life cycle up to one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.cli.manner import tell
+from tunesmith.cli.terminal import STAGES, Terminal
+from tunesmith.cli.work import opened_or_started
+from tunesmith.messages import say
+
+if TYPE_CHECKING:
+    from tunesmith.lifecycle import Work
+
+
+def run_until(path: Path, last: str, runs: Path) -> Path:
+    """Do the stages up to `last` that are not done yet; returns the run directory.
+
+    Args:
+        path: a run directory, a folder of runs (the newest is taken) or a recipe.
+        last: one of `STAGES`.
+        runs: where the run of a recipe is found or made.
+    """
+    with Terminal() as listener, opened_or_started(path, runs, listener) as work:
+        tell(say("cli.run_folder", path=str(work.path)))
+        for stage in _functions()[: STAGES.index(last) + 1]:
+            stage(work)
+    return work.path
+
+
+def _functions() -> Sequence[Callable[[Work], None]]:
+    from tunesmith import lifecycle
+
+    return (
+        lifecycle.prepare_data,
+        lifecycle.plan,
+        lifecycle.measure_baseline,
+        lifecycle.train,
+        lifecycle.evaluate,
+        lifecycle.ship,
+    )

@@ -1,0 +1,15 @@
+"""`tunesmith train RUN`: up to the trained change."""
+
+from __future__ import annotations
+
+from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.options import RUNS, RunArgument, RunsOption
+from tunesmith.cli.stages import run_until
+from tunesmith.messages import say
+
+
+def train(run: RunArgument, runs: RunsOption = RUNS) -> None:
+    """Continue a run until it is trained."""
+    path = run_until(run, "train", runs)
+    tell(say("cli.next_verb", command=f"tunesmith evaluate {path}"))
+    answer({"run": str(path), "stage": "train", "loss": str(path / "loss.svg")})

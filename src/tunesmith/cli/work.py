@@ -1,0 +1,89 @@
+"""Opening a run for a command: what can be refused is refused before torch loads, then the process is prepared."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.cli.terminal import Terminal
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import MANIFEST
+from tunesmith.core.process import prepare
+from tunesmith.core.run import Run
+from tunesmith.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from tunesmith.lifecycle import Work
+
+LOCK = "recipe.lock.yaml"
+
+
+def ready(threads: int | None = None) -> None:
+    """Settle threads, allocator and telemetry; call it before anything heavy is imported."""
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of other people's libraries; our own are events
+    prepare()
+
+
+def find_run(path: Path) -> Path:
+    """The run directory that a path names: itself, or the newest run of a folder of runs.
+
+    Errors: core.not_a_run.
+    """
+    if (path / MANIFEST).is_file() and (path / LOCK).is_file():
+        return path
+    inside = [each.parent for pattern in ("*", "*/*") for each in path.glob(f"{pattern}/{LOCK}")]
+    whole = [each for each in inside if (each / MANIFEST).is_file()]
+    if not whole:
+        raise TunesmithError("core.not_a_run", path=str(path))
+    return max(whole, key=lambda each: each.name)
+
+
+@contextmanager
+def started(
+    recipe: Path, overrides: Sequence[str], runs: Path, listener: Terminal, new: bool = False
+) -> Iterator[Work]:
+    """The run of a recipe, new or found again, held by this process. Errors: those of `lifecycle.start`."""
+    threads = load_recipe(recipe, overrides).runtime.threads
+    ready(threads)
+    from tunesmith import lifecycle
+
+    with _held(lifecycle.start(recipe, overrides, runs, (listener,), new=new), listener) as work:
+        yield work
+
+
+@contextmanager
+def opened(path: Path, listener: Terminal) -> Iterator[Work]:
+    """The run that a path names, held by this process. Errors: core.not_a_run, those of `lifecycle.reopen`."""
+    run = Run.open(find_run(path))
+    ready(load_recipe(run.path / LOCK).runtime.threads)
+    from tunesmith import lifecycle
+
+    with _held(lifecycle.reopen(run.path, (listener,)), listener) as work:
+        yield work
+
+
+@contextmanager
+def opened_or_started(path: Path, runs: Path, listener: Terminal) -> Iterator[Work]:
+    """A run by its directory, or by its recipe."""
+    with started(path, [], runs, listener) if path.is_file() else opened(path, listener) as work:
+        yield work
+
+
+@contextmanager
+def _held(work: Work, listener: Terminal) -> Iterator[Work]:
+    """Hold the run, and let TensorBoard listen beside the terminal."""
+    from tunesmith.core.events import Events
+    from tunesmith.lifecycle import METRICS
+    from tunesmith.train.tensorboard import TensorBoard
+
+    with work.run.owned(), TensorBoard(work.path / "tensorboard") as board:
+        yield replace(work, events=Events(work.path / METRICS, (listener, board)))
