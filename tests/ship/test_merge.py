@@ -77,7 +77,10 @@ def test_a_missing_and_an_extra_tensor(trained: Trained, adapter: Path) -> None:
 
 
 def test_a_tensor_of_another_shape(trained: Trained, adapter: Path) -> None:
-    change_tensors(adapter, lambda t: t.update({name: value[:, :4].clone() for name, value in t.items() if "lora_B" in name}))
+    def narrow(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({name: value[:, :4].clone() for name, value in tensors.items() if "lora_B" in name})
+
+    change_tensors(adapter, narrow)
     assert refused(trained.base, adapter) == "ship.adapter_keys"
 
 
