@@ -84,6 +84,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             inputs.folder,
             spec.save_total_limit,
             inputs.key,
+            inputs.base.sha256,
             attached.save,
             partial(copy_tokenizer, inputs.base.path),
             emitter,

@@ -10,7 +10,6 @@ Everything that the loop needs to go on is in the folder; nothing is a pickle.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import new_folder, remove_rubbish, verify_folder
+from tunesmith.core.files import new_folder, remove_folder, remove_rubbish, verify_folder
 
 _PREFIX = "checkpoint-"
 BEST = "best"
@@ -43,6 +42,7 @@ class Checkpoints:
         folder: of the stage.
         keep: newest checkpoints kept; older ones go.
         key: hash of all that the training depends on; a checkpoint with another key is refused.
+        base_sha256: hash of the base's weights, so that the change is never put on another.
         save_weights: writes the change into a folder in the ecosystem's form.
         save_tokenizer: writes the tokenizer and the template into a folder.
     """
@@ -52,6 +52,7 @@ class Checkpoints:
         folder: Path,
         keep: int,
         key: str,
+        base_sha256: str,
         save_weights: Callable[[Path, Mapping[str, Tensor]], None],
         save_tokenizer: Callable[[Path], None],
         emitter: Emitter,
@@ -59,6 +60,7 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
         self._key = key
+        self._base_sha256 = base_sha256
         self._save_weights = save_weights
         self._save_tokenizer = save_tokenizer
         self._emitter = emitter
@@ -67,7 +69,7 @@ class Checkpoints:
         """Write a checkpoint whole, then let the oldest go. Errors: those of `core.files.new_folder`."""
         path = self._folder / f"{_PREFIX}{snapshot.step}"
         facts = {**snapshot.facts, "step": snapshot.step, "key": self._key}
-        with new_folder(path, kind="checkpoint") as aside:
+        with new_folder(path, kind="checkpoint", base_sha256=self._base_sha256) as aside:
             self._save_weights(aside, snapshot.masters)
             self._save_tokenizer(aside)
             save_file(_contiguous(snapshot.masters), aside / "masters.safetensors")
@@ -79,29 +81,37 @@ class Checkpoints:
     def save_best(self, masters: Mapping[str, Tensor], step: int, value: float | None) -> Path:
         """Write the best change so far."""
         path = self._folder / BEST
-        with new_folder(path, kind="best", step=step, value=value, key=self._key) as aside:
+        facts = {"step": step, "value": value, "key": self._key, "base_sha256": self._base_sha256}
+        with new_folder(path, kind="best", **facts) as aside:
             self._save_weights(aside, masters)
             self._save_tokenizer(aside)
         return path
 
     def newest(self) -> Snapshot | None:
-        """The newest checkpoint that is whole; damaged ones are named and passed over; None when there is none.
+        """The newest checkpoint that is whole; None when there is none.
+
+        Newer, damaged ones are named and removed: they would count among the newest when the oldest go, until nothing
+        whole is left. The steps they held are done again.
 
         Errors: train.no_valid_checkpoint when all are damaged, train.resume_differs when one is whole but belongs to
         another recipe, data or model: never a silent start from zero.
         """
         remove_rubbish(self._folder)
-        damaged: list[str] = []
+        damaged: dict[Path, str] = {}
         for path in reversed(checkpoint_paths(self._folder)):
             try:
                 verify_folder(path)
             except TunesmithError as error:
-                damaged.append(f"{path.name} ({error})")
+                damaged[path] = f"{path.name} ({error})"
                 self._emitter.emit("alarm", code=error.code, checkpoint=path.name)
                 continue
-            return self._load(path)
+            snapshot = self._load(path)
+            for each in damaged:
+                remove_folder(each)
+            return snapshot
         if damaged:
-            raise TunesmithError("train.no_valid_checkpoint", folder=str(self._folder), damaged="; ".join(damaged))
+            listed = "; ".join(damaged.values())
+            raise TunesmithError("train.no_valid_checkpoint", folder=str(self._folder), damaged=listed)
         return None
 
     def _load(self, path: Path) -> Snapshot:
@@ -117,8 +127,7 @@ class Checkpoints:
 
     def _rotate(self) -> None:
         for path in checkpoint_paths(self._folder)[: -self._keep]:
-            # A checkpoint that cannot be removed costs space, not the run.
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
 
 def checkpoint_step(path: Path) -> int:

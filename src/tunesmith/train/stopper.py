@@ -33,7 +33,7 @@ class Stopper:
 
     def see(self, value: float, step: int) -> bool:
         """Take a validation; True when it is the best so far."""
-        better = not math.isnan(value) and (
+        better = math.isfinite(value) and (
             self.best_value is None or (value < self.best_value if self.lower_is_better else value > self.best_value)
         )
         if better:

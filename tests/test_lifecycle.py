@@ -1,0 +1,142 @@
+"""The whole life cycle on a tiny model: from a recipe to a card, broken off and continued, and tampered with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tunesmith import lifecycle
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Event, read_events
+from tunesmith.core.files import folder_hashes
+from tunesmith.core.run import list_runs
+from tunesmith.data.samples.tickets import write_tickets
+from tunesmith.models.tiny import tiny_chat_model
+
+RECIPE = """
+name: 小型-tiny 🎻
+model: {{base: {base}, dtype: float32}}
+data:
+  sources: [{{path: train.jsonl}}]
+  validation_sources: [{{path: validation.jsonl}}]
+  test_sources: [{{path: test.jsonl}}]
+stages:
+  - name: instruct
+    train: {{epochs: 2, learning_rate: 1e-2, batch_size: 8, max_length: 2048, save_steps: 3}}
+evaluate: {{metrics: [exact_match, rouge_l], max_new_tokens: 8, examples: 1}}
+ship: {{formats: [safetensors], parity: {{chats: 8}}}}
+runtime: {{threads: 1, device: cpu}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    base = tiny_chat_model(tmp_path / "base", spread=0.1, context=2048)
+    write_tickets(tmp_path, train=40, validation=8, test=12, seed=1)
+    path = tmp_path / "配方.yaml"
+    path.write_text(RECIPE.format(base=base), "utf-8")
+    return path
+
+
+def begin(recipe: Path, seen: list[Event] | None = None) -> lifecycle.Work:
+    listeners = (seen.append,) if seen is not None else ()
+    return lifecycle.start(recipe, (), recipe.parent / "runs", listeners)
+
+
+def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
+    seen: list[Event] = []
+    work = begin(recipe, seen)
+    verdict = lifecycle.run_to_release(work)
+    assert verdict.decision in ("revise", "block"), "a tiny random model is never fit for release"
+    for name in (
+        "recipe.yaml recipe.lock.yaml manifest.json ledger.jsonl metrics.jsonl data_card.md xray.html loss.svg "
+        "release_card.html release_card.md data/train.parquet evaluate/base.json evaluate/tuned.json "
+        "instruct/best/adapter_model.safetensors ship/safetensors/model.safetensors ship/safetensors/parity.json"
+    ).split():
+        assert (work.path / name).is_file(), name
+    assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
+    certificate = lifecycle.verify(work)
+    assert certificate is not None and certificate.equal
+
+    seen.clear()
+    again = begin(recipe, seen)
+    assert again.path == work.path, "the same recipe over the same files is the same run"
+    lifecycle.run_to_release(again)
+    skipped = [event.values["stage"] for event in seen if event.kind == "stage_skipped"]
+    assert skipped == ["data", "plan", "baseline", "train", "evaluate", "ship"]
+
+    with (recipe.parent / "train.jsonl").open("a") as rows:
+        rows.write(" \n")
+    assert begin(recipe).path != work.path, "an edited source is another run"
+
+    weights = work.path / "ship" / "safetensors" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(TunesmithError, match="hash_differs"):
+        lifecycle.verify(work, replay=False)
+
+
+def test_killed_at_any_time_it_ends_as_the_unbroken_run(recipe: Path, tmp_path: Path) -> None:
+    work = begin(recipe)
+    lifecycle.run_to_release(work)
+    command = [sys.executable, "-m", "tunesmith", "run", str(recipe), "--runs", str(tmp_path / "broken")]
+    for seconds in (4.0, 1.0):
+        victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for_training(tmp_path / "broken", victim)
+        time.sleep(seconds / 10)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert finished.returncode == 0, finished.stderr
+    (run,) = list_runs(tmp_path / "broken")
+    for folder in ("data", "instruct/best", "ship/safetensors"):
+        left, right = folder_hashes(run.path / folder), folder_hashes(work.path / folder)
+        for report in ("parity.json", "README.md"):  # these hold seconds and dates
+            left.pop(report, None)
+            right.pop(report, None)
+        assert left == right, folder
+    answers = [json.loads((each / "evaluate/tuned.json").read_text())["rows"] for each in (run.path, work.path)]
+    assert answers[0] == answers[1]
+
+
+def _wait_for_training(runs: Path, victim: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and victim.poll() is None:
+        for run in list_runs(runs):
+            if read_events(run.path / "metrics.jsonl", "step"):
+                return
+        time.sleep(0.02)
+
+
+def test_a_base_that_changed_is_refused(recipe: Path) -> None:
+    work = begin(recipe)
+    lifecycle.prepare_data(work)
+    tiny_chat_model(recipe.parent / "base", spread=0.2, context=2048, seed=9)
+    with pytest.raises(TunesmithError, match="base_changed"):
+        lifecycle.measure_baseline(work)
+
+
+def test_an_edited_lock_is_refused(recipe: Path) -> None:
+    work = begin(recipe)
+    lock = work.path / "recipe.lock.yaml"
+    lock.write_text(lock.read_text().replace("epochs: 2", "epochs: 9"))
+    with pytest.raises(TunesmithError, match="hash_differs"):
+        lifecycle.reopen(work.path, ())
+
+
+def test_two_owners_of_one_run(recipe: Path) -> None:
+    work = begin(recipe)
+    with work.run.owned():
+        assert (work.path / ".owner").read_text() == str(os.getpid())
+        with pytest.raises(TunesmithError, match="run_in_use"), begin(recipe).run.owned():
+            pass
+    with work.run.owned():
+        pass
