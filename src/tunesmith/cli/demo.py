@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from tunesmith.cli.init import RECIPE, write_sample
-from tunesmith.cli.manner import answer, console, manner, tell
+from tunesmith.cli.manner import answer, console, manner, prose, tell
 from tunesmith.cli.results import CARD, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.words import duration
@@ -23,6 +25,7 @@ from tunesmith.models.catalog import bundled_file, find
 MODEL = "smollm2-135m"
 PACKAGES = ("openai", "xllamacpp")
 SHOWN = 3
+LONGEST_SHOWN = 300
 
 FolderOption = Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="cli.opt_demo_folder")]
 
@@ -31,8 +34,8 @@ def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
     """Run the recipe of `tunesmith init` from rows to a served model; a second call continues or shows it again."""
     began = time.perf_counter()
     _check_packages()
-    tell(say("cli.demo_intro"), "bold")
-    tell(say("cli.demo_task"))
+    prose(say("cli.demo_intro"), "bold")
+    prose(say("cli.demo_task"))
     recipe = folder / RECIPE
     if not recipe.is_file():
         write_sample(folder)
@@ -100,18 +103,18 @@ def _rows_of(run: Path, model: str) -> dict[int, dict[str, str]]:
 
 
 def _show_rows(rows: list[dict[str, str]]) -> None:
-    from rich.text import Text
-
     if manner().as_json:
         return
     to = console()
     to.print()
     to.print(Text(say("cli.demo_rows"), "bold"))
     for row in rows:
-        to.print()
+        table = Table.grid(padding=(0, 2))
         for name, style in (("message", ""), ("before", "red"), ("after", "green"), ("wanted", "dim")):
-            label = say(f"cli.demo_{name}")
-            to.print(Text.assemble((f"  {label}  ", "dim"), (" ".join(row[name].split())[:300], style)))
+            text = "".join(sign if sign.isprintable() else " " for sign in " ".join(row[name].split()))
+            table.add_row(Text(f"  {say(f'cli.demo_{name}')}", "dim"), Text(text[:LONGEST_SHOWN], style))
+        to.print()
+        to.print(table, soft_wrap=False)
 
 
 def _show_next(run: Path) -> None:

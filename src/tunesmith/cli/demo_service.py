@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from tunesmith.cli.manner import tell
+from tunesmith.cli.manner import prose, tell
 from tunesmith.cli.terminal import Terminal
 from tunesmith.core.events import Events
 from tunesmith.messages import say
@@ -30,7 +30,7 @@ def serve_and_ask(run: Path, store: Path, row: Mapping[str, str], listener: Term
     """
     tell()
     tell(say("cli.demo_serve"), "bold cyan")
-    tell(f"    {say('cli.demo_why_serve')}", "dim")
+    prose(say("cli.demo_why_serve"), "dim", indent=4)
     key = f"ts-{secrets.token_urlsafe(32)}"
     server = open_service(
         run / "ship" / "safetensors", ServeSpec(port=0), sqlite_url(store.resolve()), Events(None, (listener,)), key
@@ -68,6 +68,7 @@ def _ask(server: Server, key: str, row: Mapping[str, str]) -> dict[str, object]:
         liked = client.post("/feedback", body={**feedback, "kind": "like"}, cast_to=dict)
         mended = {**feedback, "kind": "correction", "corrected": row["wanted"]}
         corrected = client.post("/feedback", body=mended, cast_to=dict)
-        tell(f"    {say('cli.demo_feedback', like=liked['id'], correction=corrected['id'])}")
+        ids = {"like": str(liked["id"])[:8], "correction": str(corrected["id"])[:8]}
+        prose(say("cli.demo_feedback", **ids), indent=4)
     return {"url": server.url, "answer": text, "streamed_same": same,
             "feedback": [liked["id"], corrected["id"]]}  # fmt: skip

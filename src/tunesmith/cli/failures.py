@@ -73,11 +73,20 @@ def _usage_error(error: BaseException) -> TunesmithError | None:
     if kind == "NoSuchOption":
         near = ", ".join(getattr(error, "possibilities", None) or ()) or f"{verb} --help"
         return TunesmithError("cli.unknown_option", option=str(option), verb=verb, nearest=near)
+    parameter = getattr(error, "param", None)
     if kind == "MissingParameter":
-        parameter = getattr(error, "param", None)
-        name = str(getattr(parameter, "metavar", None) or getattr(parameter, "name", "?"))
-        return TunesmithError("cli.missing_argument", name=name, verb=verb)
-    return TunesmithError("cli.bad_usage", reason=str(error.format_message()), verb=verb)
+        return TunesmithError("cli.missing_argument", name=_parameter_name(parameter), verb=verb)
+    reason = str(error.format_message())
+    if parameter is not None:
+        reason = reason.partition("': ")[2] or reason
+        return TunesmithError("cli.bad_value", name=_parameter_name(parameter), reason=reason, verb=verb)
+    return TunesmithError("cli.bad_usage", reason=reason, verb=verb)
+
+
+def _parameter_name(parameter: object) -> str:
+    """`--port` for an option, RECIPE for an argument."""
+    options = [each for each in getattr(parameter, "opts", ()) if str(each).startswith("-")]
+    return options[-1] if options else str(getattr(parameter, "metavar", None) or getattr(parameter, "name", "?"))
 
 
 def _machine_error(error: BaseException) -> TunesmithError | None:

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from tunesmith.cli.manner import PlainConsole
 from tunesmith.messages import say
 
 
 def show(command: TyperCommand | TyperGroup, context: typer.Context) -> None:
     """Print usage, what the command does, its arguments, options, commands and an example."""
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     usage = [context.command_path, *_usage_pieces(command)]
     console.print(Text.assemble((say("cli.usage") + " ", "bold"), " ".join(usage)))
     if command.help:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import LANGUAGES, Language, set_language
@@ -63,19 +65,38 @@ def _language(wanted: str) -> Language:
     raise TunesmithError("cli.bad_language", given=wanted, valid=", ".join(LANGUAGES))
 
 
+class PlainConsole(Console):
+    """A console that leaves a broken pipe to the program, which knows the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has caught."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Where people read: standard output, or standard error when the output is JSON.
 
     Made anew each time, because a test or a caller may have put another stream in place.
     """
     stream = sys.stderr if manner().as_json else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=True)
+    return PlainConsole(file=stream, highlight=False, soft_wrap=True)
 
 
 def tell(text: str = "", style: str = "") -> None:
     """One line for people; nothing where the answer is JSON."""
     if not manner().as_json:
         console().print(text, style=style or None, markup=False)
+
+
+def prose(text: str, style: str = "", indent: int = 0) -> None:
+    """A sentence for people: in a terminal it breaks between words and its lines stand under each other."""
+    to = console()
+    if manner().as_json:
+        return
+    if to.is_terminal:
+        to.print(Padding(Text(text, style), (0, 0, 0, indent)), soft_wrap=False)
+    else:
+        to.print(Text(" " * indent + text, style))
 
 
 def answer(value: Mapping[str, object]) -> None:

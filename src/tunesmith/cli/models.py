@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.cli.manner import tell
 from tunesmith.cli.work import LOCK, find_run, ready
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.core.types import Message
+from tunesmith.messages import say
 
 if TYPE_CHECKING:
     from tunesmith.models.load import Loaded
@@ -49,6 +51,7 @@ def open_model(named: str, max_length: int = 1 << 30) -> Asked:
     folder = published_folder(path) if is_run else None
     system = _system_message(folder.parents[1]) if folder is not None else ""
     ready()
+    tell(say("cli.loading"), "dim")
     import torch
 
     from tunesmith.models.load import load_model, resolve_base

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from tunesmith.cli.manner import answer, console, manner, tell
+from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, RunsOption
 from tunesmith.cli.results import measured
 from tunesmith.cli.terminal import STAGES
@@ -33,13 +32,9 @@ def list_them(runs: RunsOption = RUNS) -> None:
     found = [_summary(run) for run in list_runs(runs)]
     if not found:
         tell(say("cli.no_runs", path=str(runs)))
-    elif not manner().as_json:
-        table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-        for column in ("run", "last_stage", "tuned"):
-            table.add_column(say(f"cli.column_{column}"), no_wrap=True)
-        for each in found:
-            table.add_row(str(each["run"]), _stage_words(str(each["stage"])), _figures(each["tuned"]))
-        console().print(table)
+    for each in found:
+        tell(str(each["run"]), "bold")
+        tell(f"    {say('cli.run_line', stage=_stage_words(str(each['stage'])), figures=_figures(each['tuned']))}")
     answer({"runs": found})
 
 

@@ -31,6 +31,7 @@ def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None
     folder = published_folder(model)
     spec = settings_of(folder, host, port)
     ready()
+    tell(say("cli.loading"), "dim")
     from tunesmith.serve.server import open_service
     from tunesmith.store.database import sqlite_url
 

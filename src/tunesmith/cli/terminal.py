@@ -11,11 +11,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tunesmith.cli.manner import console, manner
+from tunesmith.cli.manner import console, manner, prose
 from tunesmith.cli.words import duration, percent, told
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Value
@@ -29,8 +28,8 @@ _PARTS = 4
 class Terminal:
     """A listener for events, used as `with Terminal() as listener`."""
 
-    def __init__(self, to: Console | None = None) -> None:
-        self._console = to or console()
+    def __init__(self) -> None:
+        self._console = console()
         self._live = self._console.is_terminal
         self._silent = manner().as_json and not self._live
         self._bars: Progress | None = None
@@ -87,7 +86,7 @@ class Terminal:
         place = f"{STAGES.index(stage) + 1}/{len(STAGES)}"
         self._console.print()
         self._console.print(Text.assemble((f"{place}  {say(f'cli.stage_{stage}')}", "bold cyan")))
-        self._detail(say(f"cli.why_{stage}"), "dim")
+        prose(say(f"cli.why_{stage}"), "dim", indent=4)
 
     def _stage_end(self, values: Mapping[str, Value]) -> None:
         self._end_bars()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.cli.manner import tell
 from tunesmith.cli.terminal import Terminal
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST
 from tunesmith.core.process import prepare
 from tunesmith.core.run import Run
+from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -54,10 +57,16 @@ def started(
     """The run of a recipe, new or found again, held by this process. Errors: those of `lifecycle.start`."""
     threads = load_recipe(recipe, overrides).runtime.threads
     ready(threads)
+    tell(say("cli.loading"), "dim")
     from tunesmith import lifecycle
 
-    with _held(lifecycle.start(recipe, overrides, runs, (listener,), new=new), listener) as work:
-        yield work
+    work = lifecycle.start(recipe, overrides, runs, (listener,), new=new)
+    try:
+        with _held(work, listener) as held:
+            yield held
+    except BaseException:
+        _forget_if_empty(work.run, runs)
+        raise
 
 
 @contextmanager
@@ -65,6 +74,7 @@ def opened(path: Path, listener: Terminal) -> Iterator[Work]:
     """The run that a path names, held by this process. Errors: core.not_a_run, those of `lifecycle.reopen`."""
     run = Run.open(find_run(path))
     ready(load_recipe(run.path / LOCK).runtime.threads)
+    tell(say("cli.loading"), "dim")
     from tunesmith import lifecycle
 
     with _held(lifecycle.reopen(run.path, (listener,)), listener) as work:
@@ -76,6 +86,16 @@ def opened_or_started(path: Path, runs: Path, listener: Terminal) -> Iterator[Wo
     """A run by its directory, or by its recipe."""
     with started(path, [], runs, listener) if path.is_file() else opened(path, listener) as work:
         yield work
+
+
+def _forget_if_empty(run: Run, runs: Path) -> None:
+    """Remove a run in which no stage was finished: it holds nothing but a copy of the recipe."""
+    if run.manifest().get("stages"):
+        return
+    shutil.rmtree(run.path, ignore_errors=True)
+    with suppress(OSError):  # folders that hold other runs stay
+        run.path.parent.rmdir()
+        runs.rmdir()
 
 
 @contextmanager
