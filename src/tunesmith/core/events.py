@@ -6,11 +6,12 @@ The terminal, TensorBoard, the job server and the screen are listeners; no room 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from tunesmith.core.files import disk_errors
 
@@ -42,16 +43,26 @@ class Events:
     def __init__(self, path: Path | None = None, listeners: tuple[Listener, ...] = ()) -> None:
         self._path = path
         self._listeners = listeners
+        self._begun = False
 
     def emit(self, kind: str, **values: Value) -> None:
         """Record one event. Progress events are shown but not stored: they are many and say nothing afterwards."""
         event = Event(kind, time.time(), values)
         if self._path is not None and kind != "progress":
             line = json.dumps({"kind": kind, "time": round(event.time, 3), **values}, ensure_ascii=False)
-            with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            with disk_errors(self._path), self._path.open("ab+") as stream:
+                # A line that a crash cut short must not swallow the one after it.
+                stream.write(b"" if self._begun or _ends_whole(stream) else b"\n")
+                stream.write(f"{line}\n".encode())
+            self._begun = True
         for listener in self._listeners:
             listener(event)
+
+
+def _ends_whole(stream: BinaryIO) -> bool:
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, length - 1))
+    return stream.read(1) in (b"", b"\n")
 
 
 SILENT = Events()
@@ -59,11 +70,12 @@ SILENT = Events()
 
 
 def read_events(path: Path, kind: str | None = None) -> list[Event]:
-    """Events of a file, of one kind if named. A last line cut by a crash is left out."""
+    """Events of a file, of one kind if named. A line cut by a crash is left out."""
     if not path.exists():
         return []
     found: list[Event] = []
-    for line in path.read_text("utf-8").splitlines():
+    # Split at line feeds alone: a text in JSON may hold other characters that end a line elsewhere.
+    for line in path.read_bytes().split(b"\n"):
         try:
             values = json.loads(line)
         except ValueError:

@@ -1,7 +1,8 @@
 """Durable files: a file or folder appears whole or not at all.
 
 Write aside, fsync, hash, rename, fsync the parent. Whatever is found at a final name was therefore complete when
-the name appeared, and its hash says whether it still is.
+the name appeared, and its hash says whether it still is. A process that is killed between two steps leaves names
+that begin with `ASIDE`; `remove_rubbish` takes them away, or finishes going back where a replacement was half done.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,13 +19,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.process import is_alive
 
 MANIFEST = "manifest.json"
 ASIDE = ".aside-"
 """Prefix of everything that is still being written; such a name is rubbish after a crash and may be removed."""
 
+_OLDER = "older"
+_PROCESS = uuid.uuid4().hex[:8]
+"""Tells this process from an earlier one of the same number, as containers give out again."""
+_ASIDE_NAME = re.compile(rf"{re.escape(ASIDE)}(?P<pid>\d{{1,10}})-(?P<process>[0-9a-f]{{8}})-(?P<rest>.+)", re.DOTALL)
+
 _CHUNK_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NUMBER_IN_WORDS = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors, tokenizers, polars) name what the operating system refused: they raise
+classes of their own, which are no OSError."""
 
 
 def sha256_file(path: Path) -> str:
@@ -49,13 +60,26 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing below `path` into errors with a next step."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
+    except TunesmithError:
+        raise
+    except Exception as error:
+        number = _number_of(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        if number in _NO_SPACE:
             free = shutil.disk_usage(_existing_parent(path)).free
             raise TunesmithError("core.disk_full", path=str(path), free_mb=free // 2**20) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise TunesmithError("core.not_writable", path=str(path), reason=str(error.strerror)) from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise TunesmithError("core.not_writable", path=str(path), reason=os.strerror(number)) from error
         raise TunesmithError("core.disk_fault", path=str(path), reason=str(error)) from error
+
+
+def _number_of(error: Exception) -> int | None:
+    """The operating system's number of a refusal, from the error or from its words; None where there is none."""
+    if isinstance(error, OSError):
+        return error.errno
+    in_words = _NUMBER_IN_WORDS.search(str(error))
+    return int(in_words[1]) if in_words else None
 
 
 def _existing_parent(path: Path) -> Path:
@@ -70,7 +94,7 @@ def write_atomic(path: Path, content: bytes | str) -> str:
     Errors: core.disk_full, core.not_writable, core.disk_fault.
     """
     data = content.encode() if isinstance(content, str) else content
-    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
+    aside = _aside(path, uuid.uuid4().hex[:12])
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,7 +103,7 @@ def write_atomic(path: Path, content: bytes | str) -> str:
                 stream.flush()
                 os.fsync(stream.fileno())
             aside.replace(path)
-        except OSError:
+        except BaseException:
             aside.unlink(missing_ok=True)
             raise
         fsync_path(path.parent)
@@ -119,7 +143,7 @@ def new_folder(path: Path, **facts: object) -> Iterator[Path]:
     A manifest with the hash of every file (and `facts`) is written into it. When the block raises, `path` is as it
     was. Errors: those of `write_atomic`.
     """
-    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
+    aside = _aside(path, uuid.uuid4().hex[:12])
     try:
         with disk_errors(path):
             aside.mkdir(parents=True)
@@ -134,13 +158,26 @@ def new_folder(path: Path, **facts: object) -> Iterator[Path]:
 
 
 def _swap_in(aside: Path, path: Path) -> None:
-    """Rename `aside` to `path`; an older folder there is moved out of the way first and removed last."""
-    older = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}")
-    if path.exists():
-        path.rename(older)
-    aside.rename(path)
+    """Rename `aside` to `path`; an older folder there is moved out of the way first and removed last.
+
+    Between the two renames nothing stands at `path`. The older folder's name says where it belongs, so that it goes
+    back: at once when the second rename fails, by `remove_rubbish` when the process dies there.
+    """
+    older = _aside(path, f"{_OLDER}-{path.name}")
+    try:
+        if path.exists():
+            path.rename(older)
+        aside.rename(path)
+    except BaseException:
+        if older.exists() and not path.exists():
+            older.rename(path)
+        raise
     fsync_path(path.parent)
     shutil.rmtree(older, ignore_errors=True)
+
+
+def _aside(path: Path, rest: str) -> Path:
+    return path.with_name(f"{ASIDE}{os.getpid()}-{_PROCESS}-{rest}")
 
 
 def verify_folder(folder: Path) -> dict[str, object]:
@@ -165,9 +202,30 @@ def verify_folder(folder: Path) -> dict[str, object]:
 
 
 def remove_rubbish(folder: Path) -> None:
-    """Remove what an earlier, killed process left half written directly inside `folder`."""
-    for entry in folder.glob(f"{ASIDE}*"):
-        if entry.is_dir():
+    """Clear away what killed processes left directly inside `folder`; what a living one is writing stays.
+
+    A folder that was moved out of the way of a replacement which never took its place goes back to its name.
+    """
+    for entry in sorted(folder.glob(f"{ASIDE}*")):
+        name = _ASIDE_NAME.fullmatch(entry.name)
+        pid, process, rest = (int(name["pid"]), name["process"], name["rest"]) if name else (0, "", "")
+        own = pid == os.getpid() and process == _PROCESS
+        place = folder / rest.removeprefix(f"{_OLDER}-")
+        if rest.startswith(f"{_OLDER}-") and not own and not place.exists():
+            entry.rename(place)
+        elif own or (pid not in (0, os.getpid()) and is_alive(pid)):
+            continue
+        elif entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is never seen half gone. One that cannot be removed costs space and stays."""
+    aside = _aside(path, uuid.uuid4().hex[:12])
+    try:
+        path.rename(aside)
+    except OSError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)

@@ -87,7 +87,11 @@ class Ledger:
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
-        """Read a ledger that `write` wrote. Errors: core.missing_file."""
+        """Read a ledger that `write` wrote. Errors: core.missing_file, core.broken_json."""
         if not path.exists():
             raise TunesmithError("core.missing_file", path=str(path))
-        return cls(Entry(**json.loads(line)) for line in path.read_text("utf-8").splitlines())
+        try:
+            # Split at line feeds alone: a source's name may hold other characters that end a line elsewhere.
+            return cls(Entry(**json.loads(line)) for line in path.read_bytes().split(b"\n") if line)
+        except (TypeError, ValueError) as error:
+            raise TunesmithError("core.broken_json", path=str(path), reason=str(error)) from error

@@ -39,6 +39,17 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def prepare() -> None:
     """Settle environment and allocator. Call once, before torch or transformers is imported."""
     for name, value in _ENVIRONMENT.items():

@@ -10,6 +10,7 @@ done and `tunesmith verify` knows what must be there.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import time
@@ -19,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST, read_json, remove_rubbish, sha256_file, write_json
+from tunesmith.core.files import MANIFEST, disk_errors, read_json, remove_rubbish, sha256_file, write_json
 from tunesmith.core.process import available_cores
 
 _RECORDED_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "polars")
@@ -58,10 +59,9 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run in `path`, rubbish of a killed process removed. Errors: core.not_a_run."""
+        """The run in `path`. Only reads: another process may be working there. Errors: core.not_a_run."""
         if not (path / MANIFEST).is_file() or not (path / "recipe.lock.yaml").is_file():
             raise TunesmithError("core.not_a_run", path=str(path))
-        remove_rubbish(path)
         return cls(path)
 
     def manifest(self) -> dict[str, object]:
@@ -96,35 +96,29 @@ class Run:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Hold the run for this process. A dead owner is taken over. Errors: core.run_in_use."""
-        owner = self.path / _OWNER
-        for _ in range(2):
-            try:
-                descriptor = os.open(owner, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                pid = owner.read_text("utf-8").strip() or "0"
-                if pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)):
-                    raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid) from None
-                owner.unlink(missing_ok=True)
-        else:
-            raise TunesmithError("core.run_in_use", path=str(self.path), pid="?")
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
+        """Hold the run for this process, and clear away what a killed one left in it.
+
+        The lock is the operating system's: it goes with the process that held it, however that ended, so no number of
+        a dead process can be mistaken for a living one. Errors: core.run_in_use, those of `disk_errors`.
+        """
+        with disk_errors(self.path):
+            descriptor = os.open(self.path / _OWNER, os.O_CREAT | os.O_RDWR, 0o644)
         try:
+            with disk_errors(self.path):
+                self._lock(descriptor)
+                remove_rubbish(self.path)
             yield
         finally:
-            owner.unlink(missing_ok=True)
+            os.close(descriptor)
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "?"
+            raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def _table(manifest: dict[str, object], key: str) -> dict[str, object]:
