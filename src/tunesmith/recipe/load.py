@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.messages import say
+from tunesmith.recipe.plain_yaml import read_yaml
 from tunesmith.recipe.recipe import Recipe
 
-_SCIENTIFIC = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """Safe YAML in which 2e-4 is a number (YAML 1.1 wants 2.0e-4) and a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise TunesmithError(
-                    "recipe.duplicate_key", key=str(key), path=self.name, line=key_node.start_mark.line + 1
-                )
-            seen.add(key)
-        return dict(super().construct_mapping(node, deep))
-
-
-_RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
+_SHOWN_CHARACTERS = 80
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -52,29 +35,24 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), name: str = "recipe") -> Recipe:
     """A recipe from its text. Errors: recipe.broken_yaml, unknown_key, missing_key, bad_value, bad_override."""
-    values = _read_yaml(text, name)
+    values = _separate(read_yaml(text, name), name)
     if not isinstance(values, dict):
-        raise TunesmithError("recipe.broken_yaml", path=name, reason="the recipe is not a table of settings")
+        raise TunesmithError("recipe.broken_yaml", path=name, reason=say("recipe.reason_no_table"))
     for override in overrides:
         _apply(values, override)
     try:
         # Through JSON, because pydantic's strict mode then takes lists and tables for what the file can say.
-        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
+        return Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise _first_fault(error) from error
+        raise _first_fault(error, name) from error
 
 
-def _read_yaml(text: str, name: str) -> object:
-    loader = _RecipeLoader(text)
-    loader.name = name
+def _separate(values: object, name: str) -> object:
+    """The same values with nothing shared: setting one place must not change another that YAML made an alias of it."""
     try:
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise TunesmithError("recipe.broken_yaml", path=name, reason=" ".join(str(error).split())) from error
-    except RecursionError as error:
-        raise TunesmithError("recipe.broken_yaml", path=name, reason="nested too deeply") from error
-    finally:
-        loader.dispose()
+        return json.loads(json.dumps(values))
+    except (ValueError, RecursionError) as error:
+        raise TunesmithError("recipe.broken_yaml", path=name, reason=say("recipe.reason_too_deep")) from error
 
 
 def _apply(values: dict[str, object], override: str) -> None:
@@ -87,9 +65,9 @@ def _apply(values: dict[str, object], override: str) -> None:
     for key in keys[:-1]:
         current = _step_into(current, key, override)
     if isinstance(current, dict):
-        current[keys[-1]] = _read_yaml(text, f"--set {override}")
-    elif isinstance(current, list) and keys[-1].isdigit() and int(keys[-1]) < len(current):
-        current[int(keys[-1])] = _read_yaml(text, f"--set {override}")
+        current[keys[-1]] = read_yaml(text, f"--set {override}")
+    elif isinstance(current, list) and keys[-1].isdecimal() and int(keys[-1]) < len(current):
+        current[int(keys[-1])] = read_yaml(text, f"--set {override}")
     else:
         raise TunesmithError("recipe.bad_override", text=override)
 
@@ -99,51 +77,72 @@ def _step_into(current: object, key: str, override: str) -> object:
         if current.get(key) is None:
             current[key] = {}
         return current[key]
-    if isinstance(current, list) and key.isdigit() and int(key) < len(current):
+    if isinstance(current, list) and key.isdecimal() and int(key) < len(current):
         return current[int(key)]
     raise TunesmithError("recipe.bad_override", text=override)
 
 
-def _first_fault(error: ValidationError) -> TunesmithError:
+def _first_fault(error: ValidationError, name: str) -> TunesmithError:
     """The first fault in words, unknown keys before others: they often cause the others."""
     faults = error.errors(include_url=False)
     fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
-    place = _place(fault["loc"])
+    location = fault["loc"]
     if fault["type"] == "extra_forbidden":
-        *parents, key = place
-        valid = sorted(_fields_at(parents))
-        nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.4) or valid[:1]
-        return TunesmithError("recipe.unknown_key", key=".".join(place), nearest=nearest[0], valid=", ".join(valid))
-    if fault["type"] == "missing":
-        return TunesmithError("recipe.missing_key", key=".".join(place))
-    given = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
-    reason = fault["msg"].removeprefix("Value error, ")
-    return TunesmithError("recipe.bad_value", key=".".join(place) or "recipe", reason=reason, given=str(given))
+        parents, specs = _walk(location[:-1])
+        unknown = str(location[-1])
+        valid = sorted({field for spec in specs for field in spec.model_fields})
+        nearest = difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4) or valid[:1]
+        key = ".".join([*parents, unknown])
+        return TunesmithError("recipe.unknown_key", key=key, nearest=nearest[0], valid=", ".join(valid))
+    place = ".".join(_walk(location)[0])
+    if fault["type"] == "json_invalid":
+        return TunesmithError("recipe.broken_yaml", path=name, reason=say("recipe.reason_json_invalid"))
+    if fault["type"] in ("missing", "union_tag_not_found"):
+        return TunesmithError("recipe.missing_key", key=place if fault["type"] == "missing" else f"{place}.kind")
+    given = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    shown = given if len(given) <= _SHOWN_CHARACTERS else given[:_SHOWN_CHARACTERS] + " ..."
+    if fault["type"] == "union_tag_invalid":
+        place, shown = f"{place}.kind", str(fault["ctx"]["tag"])
+    return TunesmithError("recipe.bad_value", key=place or name, reason=_reason(fault), given=shown)
 
 
-def _place(location: Sequence[int | str]) -> list[str]:
-    """The path as the user would write it, without the tags that pydantic adds for a choice of specs."""
+def _reason(fault: ErrorDetails) -> str:
+    """What is wrong with a value, from the catalogue; pydantic's own English where the catalogue has nothing."""
+    facts = {
+        key: f"{value:g}" if isinstance(value, float) else str(value).replace(" or ", ", ")
+        for key, value in fault.get("ctx", {}).items()
+    }
+    kind = facts["error"] if fault["type"] == "value_error" else fault["type"]
+    try:
+        return say(f"recipe.reason_{kind}", **facts)
+    except KeyError:
+        return fault["msg"].removeprefix("Value error, ")
+
+
+def _walk(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The path as the user would write it, and the specs whose settings may stand below it.
+
+    pydantic's location also holds the tag of the chosen spec (`lora`), which narrows the specs, and names of types
+    where several fit, which say nothing to a user.
+    """
     place: list[str] = []
+    specs: list[type[BaseModel]] = [Recipe]
+    in_table = False
     for part in location:
-        if isinstance(part, int) or not place or part in _fields_at(place):
+        fields = [spec.model_fields[str(part)] for spec in specs if part in spec.model_fields]
+        if isinstance(part, int) or in_table:
             place.append(str(part))
-        elif part == location[-1]:
+            in_table = False
+        elif fields:
             place.append(part)
-    return place
-
-
-def _fields_at(place: Sequence[str]) -> set[str]:
-    """Names of the settings that may stand at a path of the recipe."""
-    models: list[type[BaseModel]] = [Recipe]
-    for part in place:
-        if not part.isdigit():
-            models = [
-                found
-                for model in models
-                if part in model.model_fields
-                for found in _models_in(model.model_fields[part].annotation)
+            in_table = any(get_origin(field.annotation) is dict for field in fields)
+            specs = [found for field in fields for found in _models_in(field.annotation)]
+        else:
+            tagged = [
+                spec for spec in specs if "kind" in spec.model_fields and spec.model_fields["kind"].default == part
             ]
-    return {name for model in models for name in model.model_fields}
+            specs = tagged or specs
+    return place, specs
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

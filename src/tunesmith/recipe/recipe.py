@@ -9,9 +9,9 @@ import hashlib
 import json
 from typing import Self
 
-import yaml
 from pydantic import Field, model_validator
 
+from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import DataSpec
@@ -51,9 +51,9 @@ class Recipe(Spec):
     def _stage_names_differ(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ValueError("two stages have the same name")
+            raise ValueError("stage_names")
         if self.name in {".", ".."}:
-            raise ValueError("a run cannot be called . or ..")
+            raise ValueError("run_name")
         return self
 
     def as_json(self) -> str:
@@ -68,4 +68,4 @@ class Recipe(Spec):
 
     def as_yaml(self) -> str:
         """Every setting as YAML, in the order of the specs: the lock file."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))

@@ -55,7 +55,7 @@ class SplitSpec(Spec):
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
         if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("train, validation and test must add up to 1")
+            raise ValueError("shares")
         return self
 
 
