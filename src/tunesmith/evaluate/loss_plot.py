@@ -172,11 +172,13 @@ def _thin(points: Sequence[Point]) -> list[Point]:
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
-    """Moving mean over a twentieth of the points on either side; nothing when there are few points."""
+    """Moving mean over a twentieth of the points, narrower at the ends; nothing when there are few points."""
     if len(points) < _SMOOTH_FROM:
         return []
-    reach = max(2, len(points) // 40)
-    windows = (points[max(0, index - reach) : index + reach + 1] for index in range(len(points)))
-    return [
-        (point[0], sum(loss for _, loss in window) / len(window)) for point, window in zip(points, windows, strict=True)
-    ]
+    widest = max(2, len(points) // 40)
+    smooth = []
+    for index, (step, _) in enumerate(points):
+        reach = min(widest, index, len(points) - 1 - index)
+        window = points[index - reach : index + reach + 1]
+        smooth.append((step, sum(loss for _, loss in window) / len(window)))
+    return smooth

@@ -31,11 +31,11 @@ def plain(text: str) -> Words:
 
 
 def percent(share: float) -> str:
-    """A share as text, such as 87.5 %. Never rounds up to 100 %: that is said only when nothing is missing."""
+    """A share as text, such as 87.5%. Never rounds up to 100%: that is said only when nothing is missing."""
     text = f"{100 * share:.1f}"
     if text == "100.0":
-        return "100 %" if share >= 1 else "99.9 %"
-    return f"{text} %"
+        return "100%" if share >= 1 else "99.9%"
+    return f"{text}%"
 
 
 def points(share: float) -> Words:

@@ -1,0 +1,54 @@
+"""What this machine can do, without torch: free memory, and the best speed of a matrix product."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+_SIDE = 1024
+_TRIES = 5
+_CPU_INFO = Path("/proc/cpuinfo")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_USED = Path("/sys/fs/cgroup/memory.current")
+# Measured ratios of bfloat16 to float32 products: 4 with tile instructions, 3.5 with AVX512 dot products.
+_BF16_FLAGS = {"amx_bf16": 4.0, "avx512_bf16": 3.5}
+
+
+def free_memory_bytes() -> int:
+    """Memory that a new process can take: what the system has free, or what a container's limit leaves."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = _LIMIT.read_text("ascii").strip()
+        if limit != "max":
+            free = min(free, max(0, int(limit) - int(_USED.read_text("ascii"))))
+    except (OSError, ValueError):
+        pass  # no container limit here
+    return free
+
+
+def float32_peak() -> float:
+    """Best float32 matrix product seen in a few tries, FLOP/s; takes some tenths of a second."""
+    left, right = np.ones((_SIDE, _SIDE), np.float32), np.ones((_SIDE, _SIDE), np.float32)
+    seconds = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - started)
+    return float(2 * _SIDE**3 / min(seconds))
+
+
+def bfloat16_factor(cpu_info: Path = _CPU_INFO) -> float:
+    """How much faster bfloat16 products are than float32's on this CPU, by its instructions; 1 when it has none."""
+    try:
+        flags = set(cpu_info.read_text("utf-8", errors="replace").split())
+    except OSError:
+        return 1.0
+    return max((factor for flag, factor in _BF16_FLAGS.items() if flag in flags), default=1.0)
+
+
+def cpu_peak(dtype: str) -> float:
+    """Estimated best matrix product of this CPU in the number format, FLOP/s. A probe tells it better."""
+    return float32_peak() * (bfloat16_factor() if dtype == "bfloat16" else 1.0)
