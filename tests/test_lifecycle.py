@@ -140,3 +140,19 @@ def test_two_owners_of_one_run(recipe: Path) -> None:
             pass
     with work.run.owned():
         pass
+
+
+def test_two_ranks_under_a_launcher_train_one_run(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text("utf-8").replace("device: cpu", "device: cpu, kind: distributed"), "utf-8")
+    runs = tmp_path / "runs"
+    subprocess.run(
+        [sys.executable, "-m", "tunesmith", "plan", str(recipe), "--runs", str(runs)],
+        check=True, capture_output=True, timeout=100,
+    )  # fmt: skip
+    (run,) = list_runs(runs)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launcher, "-m", "tunesmith", "train", str(run.path)], check=True, capture_output=True, timeout=100)
+    assert run.stage("train") is not None
+    steps = read_events(run.path / "metrics.jsonl", "step")
+    assert [event.values["step"] for event in steps] == list(range(1, 7)), "40 rows, windows of 2 x 8, 2 epochs"
+    assert (run.path / "instruct" / "best" / "adapter_model.safetensors").is_file()

@@ -219,7 +219,7 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
     """What a rank other than the first does: it joins the training, and leaves every file to the first."""
     if name == "train" and work.run.stage(name) is None:
         function(work)
-    elif name in ("data", "baseline") and work.run.stage(name) is None:
+    elif name == "data" and work.run.stage(name) is None:
         raise TunesmithError("lifecycle.stage_first", stage=name)
 
 

@@ -61,12 +61,14 @@ def started(
     from tunesmith import lifecycle
 
     work = lifecycle.start(recipe, overrides, runs, (listener,), new=new)
-    try:
-        with _held(work, listener) as held:
+    with _held(work, listener) as held:
+        try:
             yield held
-    except BaseException:
-        _forget_if_empty(work.run, runs)
-        raise
+        except BaseException:
+            # Only while it is held: before, the run may be another process's that has just begun.
+            if work.leads:
+                _forget_if_empty(work.run, runs)
+            raise
 
 
 @contextmanager
@@ -105,5 +107,8 @@ def _held(work: Work, listener: Terminal) -> Iterator[Work]:
     from tunesmith.lifecycle import METRICS
     from tunesmith.train.tensorboard import TensorBoard
 
+    if not work.leads:  # another rank of a distributed launch writes and shows
+        yield work
+        return
     with work.run.owned(), TensorBoard(work.path / "tensorboard") as board:
         yield replace(work, events=Events(work.path / METRICS, (listener, board)))
