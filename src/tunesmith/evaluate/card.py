@@ -118,20 +118,27 @@ def _headline(verdict: Verdict) -> dict[str, str]:
 
 def switched(words: Words) -> Markup:
     """HTML with the text of every language, of which the page shows one; a text that is the same appears once."""
-    if len(set(words.values())) == 1:
-        return escape(words[LANGUAGES[0]])
-    return Markup("").join(
-        Markup('<span lang="{}">{}</span>').format(_TAGS[each], words[each]) for each in LANGUAGES
-    )  # `format` of Markup escapes what it fills in
+    shown = {each: visible(words[each]) for each in LANGUAGES}
+    if len(set(shown.values())) == 1:
+        return escape(shown[LANGUAGES[0]])
+    # `format` of Markup escapes what it fills in
+    return Markup("").join(Markup('<span lang="{}">{}</span>').format(_TAGS[each], shown[each]) for each in LANGUAGES)
+
+
+def visible(text: str) -> str:
+    """Text without control characters and without those that change the direction of what follows (joiners stay)."""
+    return "".join(
+        character
+        if character in "\n\t\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        else "\ufffd"
+        for character in text
+    )
 
 
 def shortened(text: str) -> str:
-    """Text of a row, made safe to show: no control or direction-changing characters, at most 600 characters."""
-    kept = "".join(
-        character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "\ufffd"
-        for character in text[: _LONGEST_TEXT + 1]
-    )
-    return kept if len(text) <= _LONGEST_TEXT else kept[:_LONGEST_TEXT] + " …"
+    """Text of a row, made safe to show (`visible`), at most 600 characters."""
+    kept = visible(text[:_LONGEST_TEXT])
+    return kept if len(text) <= _LONGEST_TEXT else kept + " …"
 
 
 def markdown_text(text: str) -> str:

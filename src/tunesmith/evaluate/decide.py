@@ -111,7 +111,7 @@ def _proof_gates(facts: CardFacts) -> list[Gate]:
 
 
 def _yes_gate(code: str, holds: bool | None) -> Gate:
-    figure = None if holds is None else words_of("yes" if holds else "evaluate.no")
+    figure = None if holds is None else words_of("yes" if holds else "no")
     return _gate(words_of(code), figure, words_of("yes"), bool(holds), "block")
 
 
