@@ -28,7 +28,7 @@ def english() -> object:
 class Page(HTMLParser):
     """Tags, attributes and the text of each language."""
 
-    VOID = frozenset({"meta", "input", "br", "path", "circle"})
+    VOID = frozenset({"meta", "input", "br", "wbr", "path", "circle"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -87,6 +87,7 @@ def _render(template: str, facts: CardFacts, only: Language | None) -> str:
         size=file_size,
         count=lambda number: f"{number:,}",
         safe_text=shortened,
+        breakable=breakable,
         fence=fenced,
         md=markdown_text,
     )
@@ -139,6 +140,11 @@ def shortened(text: str) -> str:
     """Text of a row, made safe to show (`visible`), at most 600 characters."""
     kept = visible(text[:_LONGEST_TEXT])
     return kept if len(text) <= _LONGEST_TEXT else kept + " …"
+
+
+def breakable(text: str) -> Markup:
+    """HTML of a row's text (`shortened`) whose lines may break after a comma: compact JSON has no blanks."""
+    return Markup(",<wbr>").join(shortened(text).split(","))  # `join` of Markup escapes what it joins
 
 
 def markdown_text(text: str) -> str:

@@ -1,0 +1,78 @@
+"""Sizes against the published counts of known models, PEFT's count, and floors worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.catalog import find
+from tunesmith.plan.sizes import (
+    ModelSize,
+    adapter_parameters,
+    flops_per_token,
+    memory_parts,
+    size_from_config,
+    trained_parameters,
+)
+from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+
+_KEYS = (
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "vocab_size", "tie_word_embeddings", "head_dim",
+)  # fmt: skip
+MODELS = {
+    "smollm2-135m": (30, 576, 9, 3, 1536, 49152, True),
+    "qwen2.5-0.5b": (24, 896, 14, 2, 4864, 151936, True),
+    "qwen3-0.6b": (28, 1024, 16, 8, 3072, 151936, True, 128),
+    "llama-3.1-8b": (32, 4096, 32, 8, 14336, 128256, False),
+}
+SMOLLM2 = dict(zip(_KEYS, MODELS["smollm2-135m"], strict=False))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    known = find(name)
+    assert known is not None
+    size = size_from_config(dict(zip(_KEYS, MODELS[name], strict=False)))
+    # biases and head norms are left out: less than a ten-thousandth
+    assert size.parameters == pytest.approx(known.parameters, rel=1e-4)
+
+
+def test_parts_of_the_bundled_model() -> None:
+    size = size_from_config(SMOLLM2)
+    assert size == ModelSize(30, 576, 576, 192, 1536, 49152, True)
+    assert (size.parameters, size.block_parameters, size.head) == (134_515_008, 106_168_320, 28_311_552)
+    assert adapter_parameters(size, LoraSpec(rank=16)) == 4_884_480, "what PEFT prints for it"
+    assert trained_parameters(size, FullSpec()) == size.parameters
+    attention = LoraSpec(rank=8, target_modules="attention")
+    assert adapter_parameters(size, attention) == 30 * 8 * (1152 + 768 + 768 + 1152)
+    assert adapter_parameters(size, LoraSpec(rank=8, target_modules=["q_proj"])) == 30 * 8 * 1152
+
+
+def test_flops_of_a_token() -> None:
+    size = size_from_config(SMOLLM2)
+    lora = flops_per_token(size, LoraSpec(rank=16), 335, 0.3)
+    assert lora == pytest.approx(0.52e9, rel=0.01), "weights 0.42, logits 0.03, attention 0.03, adapters 0.03 GFLOP"
+    full = flops_per_token(size, FullSpec(), 0, 1.0)
+    assert full == 6 * (size.block_parameters + size.head)
+    checkpointed = flops_per_token(size, LoraSpec(rank=16), 335, 0.3, checkpointing=True)
+    assert checkpointed - lora == pytest.approx(2 * size.block_parameters + 2 * 335 * 576 * 30)
+
+
+def test_memory_by_what_holds_it() -> None:
+    size = size_from_config(SMOLLM2)
+    lora = memory_parts(size, LoraSpec(rank=16), 2048, 0.3, "bfloat16")
+    assert lora["weights"] == 2 * size.parameters
+    assert lora["states"] == 16 * 4_884_480
+    full = memory_parts(size, FullSpec(), 2048, 0.3, "float32")
+    assert full["weights"] + full["states"] == 16 * size.parameters, "weights, gradient and two moments of 4 bytes each"
+    assert full["activations"] == 2 * lora["activations"]
+    saved = memory_parts(size, LoraSpec(rank=16), 2048, 0.3, "bfloat16", checkpointing=True)
+    assert saved["activations"] < 0.15 * lora["activations"]
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": None}, {"vocab_size": "many"}, {"num_hidden_layers": True}])
+def test_a_config_of_another_kind_has_a_code(change: dict[str, object]) -> None:
+    with pytest.raises(TunesmithError) as caught:
+        size_from_config({**SMOLLM2, **change})
+    assert (caught.value.code, caught.value.facts["key"]) == ("plan.unknown_size", next(iter(change)))
