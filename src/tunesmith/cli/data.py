@@ -29,7 +29,7 @@ def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     files = {"card": path / "data_card.md", "ledger": path / "ledger.jsonl", "xray": path / "xray.html"}
     for each in files.values():
         tell(f"    {each}")
-    answer({"run": str(path), "ledger": totals, **{name: str(each) for name, each in files.items()}})
+    answer({"run": str(path), "fates": totals, **{name: str(each) for name, each in files.items()}})
 
 
 def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:

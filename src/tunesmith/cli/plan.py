@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.manner import answer, prose, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.core.files import read_json
-from tunesmith.messages import say
+from tunesmith.messages import language, say
+
+PLAN = "plan.json"
 
 
 def plan(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     """Prepare the rows and plan; nothing is trained."""
     path = run_until(recipe, "plan", runs)
+    found = read_json(path / PLAN) if (path / PLAN).is_file() else {}
+    lines = found.get("lines")
+    if isinstance(lines, dict):
+        tell()
+        for line in lines[language()]:
+            prose(str(line))
+    tell()
     tell(say("cli.next_verb", command=f"tunesmith train {path}"))
-    found = path / "plan.json"
-    answer({"run": str(path), "stage": "plan", "plan": read_json(found) if found.is_file() else {}})
+    answer({"run": str(path), "stage": "plan", "plan": found})

