@@ -1,0 +1,33 @@
+"""Refuse what a recipe asks for and no code does: a combination that means nothing must not run as something else."""
+
+from __future__ import annotations
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.recipe import Recipe, StageSpec
+
+ROWS_OF_OBJECTIVE = {"supervised": ("chat",)}
+"""Kinds of rows that an objective learns from and the evaluation can ask about."""
+
+TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4")}
+
+
+def check(recipe: Recipe) -> None:
+    """Hold a recipe against what exists. Errors: compat.rows, compat.stopping_metric."""
+    for place, stage in enumerate(recipe.stages):
+        _check_rows(recipe, stage)
+        _check_stopping(recipe, stage, place)
+
+
+def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
+    known = ROWS_OF_OBJECTIVE[stage.objective.kind]
+    if recipe.data.rows not in known:
+        raise TunesmithError(
+            "compat.rows", rows=recipe.data.rows, objective=stage.objective.kind, known=", ".join(known)
+        )
+
+
+def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    known = ("loss", *TASK_METRICS[recipe.data.task])
+    metric = stage.train.early_stopping.metric
+    if metric not in known:
+        raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))

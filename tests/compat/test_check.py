@@ -1,0 +1,35 @@
+"""Combinations that no code serves are refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.compat.check import TASK_METRICS, check
+from tunesmith.core.errors import TunesmithError
+from tunesmith.evaluate.metrics import METRICS
+from tunesmith.recipe.load import parse_recipe
+
+RECIPE = "model: {base: smollm2-135m}\ndata: {sources: [{path: a.jsonl}]}\nstages: [{name: instruct}]\n"
+
+
+def test_the_plain_recipe_is_fine() -> None:
+    check(parse_recipe(RECIPE))
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("data.rows=preference", "compat.rows"),
+        ("data.rows=kto", "compat.rows"),
+        ("data.rows=text", "compat.rows"),
+        ("stages.0.train.early_stopping.metric=json_exactly", "compat.stopping_metric"),
+    ],
+)
+def test_what_nothing_serves_is_refused(override: str, code: str) -> None:
+    stages = RECIPE.replace("{name: instruct}", "{name: instruct, train: {early_stopping: {}}}")
+    with pytest.raises(TunesmithError, match=code):
+        check(parse_recipe(stages, [override]))
+
+
+def test_the_metrics_are_those_that_are_computed() -> None:
+    assert set(TASK_METRICS["chat"]) == set(METRICS)
