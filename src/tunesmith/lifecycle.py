@@ -25,13 +25,23 @@ from pathlib import Path
 import torch
 
 from tunesmith.adapt.base import frozen_digest
+from tunesmith.compat.check import check
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import ASIDE, MANIFEST, folder_hashes, sha256_file, verify_folder, write_atomic, write_json
+from tunesmith.core.files import (
+    ASIDE,
+    MANIFEST,
+    folder_hashes,
+    read_json,
+    sha256_file,
+    verify_folder,
+    write_atomic,
+    write_json,
+)
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
 from tunesmith.core.run import Run, list_runs
-from tunesmith.core.types import Example, Message
+from tunesmith.core.types import SPLITS, Example, Message
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, ask_all, questions_of, read_result, score_answers, write_result
@@ -40,8 +50,13 @@ from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.evaluate.metrics import score
+from tunesmith.models.catalog import find
 from tunesmith.models.load import BaseFolder, Loaded, load_model, load_tokenizer, resolve_base, template_of
 from tunesmith.models.policy import Policy
+from tunesmith.plan.forecast import Machine, ProbeResult
+from tunesmith.plan.machine import cpu_peak, free_memory_bytes
+from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
+from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import LoraSpec
@@ -57,10 +72,10 @@ from tunesmith.tasks.mask_gate import check_masks
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
 from tunesmith.train.certify import Certificate, certify
-from tunesmith.train.checkpoint import BEST
+from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.optim import DEFAULT_LEARNING_RATE
-from tunesmith.train.probe import faster_dtype
+from tunesmith.train.probe import accelerator_peak, faster_dtype, peak_bytes, step_cost
 from tunesmith.train.validation import TaskMetric as ValidationMetric
 from tunesmith.train.validation import no_task_metric
 
@@ -116,9 +131,10 @@ def start(
 ) -> Work:
     """The unfinished or finished run of this very recipe and these very files, or a new one.
 
-    Errors: those of `load_recipe`, `resolve_base` and `Run.create`.
+    Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`.
     """
     recipe = load_recipe(recipe_path, overrides)
+    check(recipe)
     folder = recipe_path.resolve().parent
     identity = _identity(recipe, folder)
     found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == identity]
@@ -141,6 +157,7 @@ def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
     if isinstance(files, dict) and files.get(LOCK) != sha256_file(path / LOCK):
         raise TunesmithError("core.hash_differs", path=str(path / LOCK))
     recipe = load_recipe(path / LOCK)
+    torch.set_num_threads(recipe.runtime.threads or available_cores())
     work = Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
     return work if work.leads else replace(work, events=SILENT)
 
@@ -248,7 +265,21 @@ def prepare_data(work: Work) -> None:
 
 @_stage("plan")
 def plan(work: Work) -> None:
-    """Readiness, advice and the forecast, as lines for the terminal and as a file."""
+    """Readiness, advice and the forecast, as events and as plan.md. Errors: plan.blocked, plan.unknown_size."""
+    base = work.base()
+    task = _task_of_folder(work, base)
+    examples = {split: _examples(work, split) for split in SPLITS}
+    rows = {split: [item.features for item in _encode(task, examples[split])] for split in SPLITS}
+    fates = Ledger.load(work.path / "ledger.jsonl").totals()
+    prepared = Prepared(rows, examples["train"], fates, work.recipe_folder)
+    rounded = base.origin.quantization if base.origin.lossy else ""
+    config = read_json(base.path / "config.json")
+    found, grounds = plan_run(
+        work.recipe, prepared, Base(config, base.licence, find(base.name), rounded), _machine(work.recipe)
+    )
+    keep_plan(work.run, found, grounds)
+    announce(found, work.events)
+    refuse_blocked(found, work.path)
 
 
 @_stage("baseline")
@@ -408,10 +439,29 @@ def _answer(
     return result
 
 
+def _machine(recipe: Recipe) -> Machine:
+    """This machine as the forecast sees it: its fastest product and its free memory."""
+    device, dtype = torch.device(recipe.runtime.device), recipe.model.dtype
+    on_cpu = device.type == "cpu"
+    peak = cpu_peak(dtype) if on_cpu else accelerator_peak(device, DTYPES[dtype])
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+    return Machine(device.type, dtype, peak, free, recipe.evaluate.machine_cost_per_hour)
+
+
 def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
+    held_before = peak_bytes(runtime)
     job = _build_stage(work, stage, runtime, work.path / stage.name, work.events)
     frozen = frozen_digest(job.policy)
+    if not checkpoint_paths(work.path / stage.name):
+        cost = step_cost(job)
+        if work.leads:
+            probe = ProbeResult(cost.seconds_per_token, raised_to(cost.peak_bytes, held_before))
+            after_probe(work.path, stage, probe, work.events)
     result = fit(job)
+    if work.leads:
+        peak = raised_to(peak_bytes(runtime), held_before)
+        outcome = Outcome(result.progress.step, result.progress.seconds, peak)
+        after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
     work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy))
     work.events.emit(
         "fit_end",

@@ -24,6 +24,7 @@ LARGE_MODEL = 10_000_000_000
 SMALL_MODEL = 1_000_000_000
 AMPLE_ROWS = 100_000
 SMALL_DATA_ROWS = 1_000
+SMALL_SHARE = 0.01
 # bytes a parameter: float32 masters and Adam's state over 16-bit weights; 16-bit frozen weights; 4-bit with constants
 FULL_BYTES, LORA_BYTES, QLORA_BYTES = 18.0, 2.2, 0.7
 _ROOM = 0.8
@@ -37,6 +38,7 @@ class Situation:
 
     rows: int = 0
     parameters: int = 0
+    trained_parameters: int = 0
     memory_bytes: int = 0
     gpus: int = 0
     need: tuple[str, ...] = ()
@@ -80,6 +82,11 @@ def _known(situation: Situation) -> bool:
     return situation.parameters > 0 and situation.memory_bytes > 0
 
 
+def _trains_much(situation: Situation) -> bool:
+    share = situation.trained_parameters / situation.parameters if situation.parameters else 1.0
+    return 0 < situation.rows < SMALL_DATA_ROWS and share > SMALL_SHARE
+
+
 RULES: tuple[Rule, ...] = (
     Rule("private", "McMahan et al. 2017, arXiv 1602.05629", lambda s: s.private),
     Rule("classify", "Devlin et al. 2019, arXiv 1810.04805", lambda s: s.task == "classify"),
@@ -107,7 +114,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("prototype", "Lester et al. 2021, arXiv 2104.08691", lambda s: s.purpose == "prototype"),
     Rule("production", "Rafailov et al. 2023, arXiv 2305.18290", lambda s: s.purpose == "production"),
-    Rule("small_data", "Liu et al. 2022, arXiv 2205.05638", lambda s: 0 < s.rows < SMALL_DATA_ROWS),
+    Rule("small_data", "Liu et al. 2022, arXiv 2205.05638", _trains_much),
     Rule("near_pretraining", "Ben Zaken et al. 2022, arXiv 2106.10199", lambda s: s.near_pretraining),
     Rule("style", "Lester et al. 2021, arXiv 2104.08691", lambda s: s.need == ("style",)),
     Rule("many_domains", "Houlsby et al. 2019, arXiv 1902.00751", lambda s: s.domains > 2),
@@ -132,7 +139,9 @@ def advise(situation: Situation) -> tuple[Advice, ...]:
 
 
 def readable(parameters: int) -> str:
-    """A number of parameters as 135M or 7.6B."""
+    """A number of parameters as 131K, 135M or 7.6B."""
+    if parameters < 1e6:
+        return f"{parameters / 1e3:.0f}K"
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.core.files import disk_errors
+from tunesmith.models.catalog import cache_folder
 from tunesmith.plan.sizes import ModelSize, flops_per_token, forward_flops_per_token, memory_parts, trained_parameters
 from tunesmith.recipe.specs.adapt import AdaptSpec
 from tunesmith.recipe.specs.train import TrainSpec
@@ -32,12 +33,15 @@ PROCESS_BYTES = 600_000_000
 _SPREAD: Mapping[Basis, float] = {"formula": 2.0, "probe": 1.25}
 _MEMORY_SPREAD: Mapping[Basis, float] = {"formula": 1.4, "probe": 1.1}
 _ENOUGH_RECORDS = 3
+_REMEMBERED = 200
+"""Newest records that count: the machine and this program change."""
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is trained on. Lengths are in tokens; `seen_length` is sum of squares over sum of the documents' lengths.
 
+    `tokens` are those that are computed: a beginning that all rows share stands once in a micro-batch.
     `tokens_at_once` are those of the largest micro-batch.
     """
 
@@ -51,10 +55,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A few real steps on this machine: seconds for a token forward and backward, most memory held in bytes."""
+    """A few real steps on this machine: seconds for a token forward and backward, most memory held in bytes.
+
+    `peak_bytes` is None where the process had held more before, so that nothing can be told from it.
+    """
 
     seconds_per_token: float
-    peak_bytes: int
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class Range:
 @dataclass(frozen=True)
 class Forecast:
     """What a training will take. `basis` and `records` say what it stands on; the uncorrected values are for the
-    record of this run, so that corrections never pile up."""
+    record of this run, so that corrections never pile up. `seconds` is with validation; `step_seconds` and
+    `uncorrected_seconds` are of the optimizer steps alone, which is what a fit measures."""
 
     kind: str
     basis: Basis
@@ -94,33 +102,43 @@ class Forecast:
     hours: float
     money: float | None
     memory_parts: Mapping[str, int]
+    step_seconds: float
     uncorrected_seconds: float
     uncorrected_bytes: float
 
 
 @dataclass(frozen=True)
 class ForecastRecord:
-    """A forecast and what really happened; one line of forecasts.jsonl."""
+    """A forecast and what really happened; one line of forecasts.jsonl. Bytes are None where nobody could tell."""
 
     kind: str
     basis: Basis
     uncorrected_seconds: float
     actual_seconds: float
     uncorrected_bytes: float
-    actual_bytes: float
+    actual_bytes: float | None
     predicted_seconds: float
     predicted_bytes: float
 
 
-def workload(lengths: Sequence[int], loss_tokens: int, validation_lengths: Sequence[int], train: TrainSpec) -> Workload:
-    """The workload of rows by their lengths. The largest micro-batch is taken as that of the longest rows."""
-    tokens = sum(lengths)
+def workload(
+    lengths: Sequence[int], loss_tokens: int, validation_lengths: Sequence[int], train: TrainSpec, shared: int = 0
+) -> Workload:
+    """The workload of rows by their lengths. The largest micro-batch is taken as that of the longest rows.
+
+    Args:
+        shared: tokens with which all rows begin; packed rows hold them once a micro-batch.
+    """
+    together = train.batch_size if train.packing else 1
+    batches = math.ceil(len(lengths) / together)
+    tokens = sum(lengths) - shared * (len(lengths) - batches)
+    longest = sorted(lengths, reverse=True)[:together]
     return Workload(
         rows=len(lengths),
         tokens=tokens,
-        seen_length=sum(length * length for length in lengths) / tokens if tokens else 0.0,
+        seen_length=sum(length * length for length in lengths) / sum(lengths) if lengths else 0.0,
         loss_share=loss_tokens / tokens if tokens else 0.0,
-        tokens_at_once=sum(sorted(lengths, reverse=True)[: train.batch_size]),
+        tokens_at_once=sum(longest) - shared * max(0, len(longest) - 1),
         validation_tokens=sum(validation_lengths),
     )
 
@@ -154,36 +172,38 @@ def forecast(
     step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing)
     forward = forward_flops_per_token(size, load.seen_length, load.loss_share)
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))
-    flops = tokens * step_flops + validations * load.validation_tokens * forward
+    validation_flops = validations * load.validation_tokens * forward
     parts = memory_parts(size, adapt, load.tokens_at_once, load.loss_share, machine.dtype, train.gradient_checkpointing)
     parts["process"] = PROCESS_BYTES
     basis: Basis = "formula" if probe is None else "probe"
-    if probe is None:
-        seconds = flops / (machine.peak_flops * ASSUMED_UTILISATION)
-        peak = float(sum(parts.values()))
-    else:
-        seconds = flops / step_flops * probe.seconds_per_token
+    seconds = tokens * step_flops / (machine.peak_flops * ASSUMED_UTILISATION)
+    if probe is not None:
+        seconds = tokens * probe.seconds_per_token
+    peak = float(sum(parts.values()))
+    if probe is not None and probe.peak_bytes is not None:
         # the probe makes no optimizer state: two float32 moments a trained number come on top
         peak = probe.peak_bytes + 8.0 * trained_parameters(size, adapt)
     kind = kind_of(machine, adapt, size)
     alike = [record for record in records if record.kind == kind and record.basis == basis]
     time_ratios = [record.actual_seconds / record.uncorrected_seconds for record in alike]
-    byte_ratios = [record.actual_bytes / record.uncorrected_bytes for record in alike]
+    byte_ratios = [record.actual_bytes / record.uncorrected_bytes for record in alike if record.actual_bytes]
     corrected = _corrected(seconds, time_ratios, _SPREAD[basis])
-    hours = corrected.value / 3600
+    whole = 1 + validation_flops / (tokens * step_flops) if tokens else 1.0
+    hours = corrected.value * whole / 3600
     return Forecast(
         kind=kind,
         basis=basis,
         records=len(alike),
         steps=steps,
         tokens=tokens,
-        flops=flops,
+        flops=tokens * step_flops + validation_flops,
         trained_parameters=trained_parameters(size, adapt),
-        seconds=corrected,
+        seconds=Range(corrected.value * whole, corrected.low * whole, corrected.high * whole),
         peak_bytes=_corrected(peak, byte_ratios, _MEMORY_SPREAD[basis]),
         hours=hours,
         money=hours * machine.cost_per_hour if machine.cost_per_hour > 0 else None,
         memory_parts=parts,
+        step_seconds=corrected.value,
         uncorrected_seconds=seconds,
         uncorrected_bytes=peak,
     )
@@ -202,14 +222,16 @@ def _corrected(value: float, ratios: Sequence[float], spread: float) -> Range:
 
 def records_path(home: Path | None = None) -> Path:
     """Where forecasts and outcomes are kept: $TUNESMITH_HOME/forecasts.jsonl, else below ~/.cache/tunesmith."""
-    if home is None:
-        stated = os.environ.get("TUNESMITH_HOME")
-        home = Path(stated) if stated else Path.home() / ".cache" / "tunesmith"
-    return home / RECORDS
+    return (home or cache_folder()) / RECORDS
 
 
-def record(made: Forecast, actual_seconds: float, actual_bytes: float, home: Path | None = None) -> ForecastRecord:
+def record(
+    made: Forecast, actual_seconds: float, actual_bytes: float | None = None, home: Path | None = None
+) -> ForecastRecord:
     """Keep what a forecast said and what happened. One line, written at once, so that runs side by side do not mix.
+
+    Args:
+        actual_seconds: of all the optimizer steps that were forecast.
 
     Errors: core.disk_full, core.not_writable, core.disk_fault.
     """
@@ -220,15 +242,18 @@ def record(made: Forecast, actual_seconds: float, actual_bytes: float, home: Pat
         actual_seconds=actual_seconds,
         uncorrected_bytes=made.uncorrected_bytes,
         actual_bytes=actual_bytes,
-        predicted_seconds=made.seconds.value,
+        predicted_seconds=made.step_seconds,
         predicted_bytes=made.peak_bytes.value,
     )
     path = records_path(home)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, (json.dumps(asdict(entry)) + "\n").encode())
+            length = os.fstat(descriptor).st_size
+            # A line that a crash cut short must not swallow this one.
+            whole = length == 0 or os.pread(descriptor, 1, length - 1) == b"\n"
+            os.write(descriptor, (b"" if whole else b"\n") + json.dumps(asdict(entry)).encode() + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -244,9 +269,10 @@ def load_records(home: Path | None = None) -> list[ForecastRecord]:
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             entry = ForecastRecord(**json.loads(line))
-            numbers = (entry.uncorrected_seconds, entry.actual_seconds, entry.uncorrected_bytes, entry.actual_bytes)
+            numbers = [entry.uncorrected_seconds, entry.actual_seconds, entry.uncorrected_bytes]
+            numbers += [] if entry.actual_bytes is None else [entry.actual_bytes]
             if all(math.isfinite(number) and number > 0 for number in numbers):
                 found.append(entry)
         except (ValueError, TypeError):
             continue
-    return found
+    return found[-_REMEMBERED:]

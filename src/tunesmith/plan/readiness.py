@@ -23,6 +23,8 @@ FULL_TUNING_ROWS = 100_000
 FEW_TEST_ROWS = 100
 MEMORY_ROOM = 0.85
 """Above this share of the free memory the rest of the machine has too little."""
+MEMORY_DOUBT = 1.4
+"""A forecast of memory may be this far off, so a run is refused only from there on."""
 MANY_DUPLICATES = 0.2
 
 _FREE = ("apache", "mit", "bsd", "cc0", "cc-by-4", "cc-by-3", "unlicense", "isc", "openrail")
@@ -31,7 +33,10 @@ _NOT_COMMERCIAL = ("-nc", "non-commercial", "noncommercial", "research")
 
 @dataclass(frozen=True)
 class ReadinessFacts:
-    """What is known before training. None means unknown; memory in bytes."""
+    """What is known before training. None means unknown; memory in bytes.
+
+    `sources_there` says whether every source of rows could be read again for a later tuning.
+    """
 
     goal: GoalSpec
     method: str
@@ -44,6 +49,7 @@ class ReadinessFacts:
     memory_needed: float | None = None
     memory_free: float | None = None
     needs_future_tuning: bool | None = None
+    sources_there: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def _memory(facts: ReadinessFacts) -> Iterator[Finding]:
     if facts.memory_needed is None or facts.memory_free is None:
         return
     amounts = {"needed": f"{facts.memory_needed / 1e9:.1f}", "free": f"{facts.memory_free / 1e9:.1f}"}
-    if facts.memory_needed > facts.memory_free:
+    if facts.memory_needed > MEMORY_DOUBT * facts.memory_free:
         yield _found("blocked", "memory_short", **amounts)
     elif facts.memory_needed > MEMORY_ROOM * facts.memory_free:
         yield _found("risky", "memory_tight", **amounts)
@@ -164,3 +170,7 @@ def _says(licence: str, words: tuple[str, ...]) -> bool:
 def _future(facts: ReadinessFacts) -> Iterator[Finding]:
     if facts.needs_future_tuning is False:
         yield _found("note", "no_retuning")
+    elif facts.sources_there is False:
+        yield _found("risky", "retuning_impossible")
+    elif facts.sources_there:
+        yield _found("good", "retuning_possible")

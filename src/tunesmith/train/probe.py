@@ -18,6 +18,8 @@ from tunesmith.train.loop import Job
 
 _SHAPE = (512, 576, 1536)
 """Rows, inputs and outputs of the timed product: a micro-batch through the widest layer of a small model."""
+_SIDE = 4096
+"""Side of the matrices whose product calibrates an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,44 @@ def step_cost(job: Job, steps: int = 2) -> StepCost:
     """Forward and backward of the first windows, without an update: nothing that trains has moved afterwards."""
     seconds: list[float] = []
     for step in range(steps):
-        batches = micro_batches(job.source.window(step), job.spec.batch_size, job.runtime.rank, job.runtime.size)
+        per_batch = job.spec.batch_size if job.spec.packing else 1
+        batches = micro_batches(job.source.window(step), per_batch, job.runtime.rank, job.runtime.size)
         started = time.perf_counter()
         tokens = 0
         for rows in batches:
             batch = job.pack(rows).to(job.runtime.device)
             torch.stack(list(job.objective.loss(job.policy, batch).values())).sum().backward()
-            tokens += sum(len(row.token_ids) for row in rows)
+            tokens += batch.num_tokens
+        _wait(job.runtime.device)
         seconds.append((time.perf_counter() - started) / tokens)
         for parameter in job.policy.parameters():
             parameter.grad = None
-    return StepCost(min(seconds), _peak_bytes(job.runtime))
+    return StepCost(min(seconds), peak_bytes(job.runtime))
 
 
-def _peak_bytes(runtime: Runtime) -> int:
+def _wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given; a CPU already has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def accelerator_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Best matrix product of an accelerator seen in a few tries, FLOP/s."""
+    left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+    times: list[float] = []
+    for _ in range(5):
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(left, left)
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return float(2 * _SIDE**3 / min(times))
+
+
+def peak_bytes(runtime: Runtime) -> int:
+    """Most memory held so far in bytes: of the GPU where one trains, else of this process."""
     if runtime.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(runtime.device))
     return peak_memory_bytes()

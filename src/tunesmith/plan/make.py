@@ -1,0 +1,185 @@
+"""From a prepared run to its plan: the facts are gathered here, the rooms beside this file judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
+from tunesmith.core.files import write_atomic, write_json
+from tunesmith.core.run import Run
+from tunesmith.core.types import Example, SplitName
+from tunesmith.messages import language
+from tunesmith.models.catalog import KnownModel
+from tunesmith.plan.advise import Situation
+from tunesmith.plan.cautions import CHINESE_SHARE, BaseFacts, RowFacts, chinese_share
+from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, workload
+from tunesmith.plan.readiness import ReadinessFacts
+from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
+from tunesmith.plan.sizes import ModelSize, size_from_config, trained_parameters
+from tunesmith.recipe.recipe import Recipe
+
+PLAN_JSON, PLAN_PAGE = "plan.json", "plan.md"
+_SHARED_AT_LEAST = 16
+"""Shortest common beginning that packed rows share; a test keeps it equal to the packing's own number."""
+_TEXTS_LOOKED_AT = 500
+
+
+class Row(Protocol):
+    """One encoded row: its tokens, and the loss weight of each."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Token ids."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Loss weights, 0 where a token is only read."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the data stage left: encoded rows by split, training rows as text, and rows by fate (the ledger's sums).
+
+    `folder` is where the paths of the recipe start.
+    """
+
+    rows: Mapping[SplitName, Sequence[Row]]
+    examples: Sequence[Example]
+    fates: Mapping[str, int]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base: its config.json, its licence, what the catalogue knows, and the format its weights were rounded to."""
+
+    config: Mapping[str, object]
+    licence: str
+    known: KnownModel | None = None
+    rounded_to: str = ""
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What a forecast is reckoned from; kept in plan.json so that training can say how good it was."""
+
+    size: ModelSize
+    load: Workload
+    machine: Machine
+
+
+def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -> tuple[Plan, Grounds]:
+    """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
+    stage = recipe.stages[0]
+    train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
+    size = size_from_config(base.config)
+    lengths = [len(row.token_ids) for row in train_rows]
+    loss_tokens = sum(1 for row in train_rows for weight in row.weights[1:] if weight)
+    shared = common_beginning([row.token_ids for row in train_rows])
+    load = workload(lengths, loss_tokens, [len(row.token_ids) for row in validation_rows], stage.train, shared)
+    texts = [turn.content for each in prepared.examples[:_TEXTS_LOOKED_AT] for turn in each.messages]
+    facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
+    known = base.known
+    situation = Situation(
+        rows=len(lengths),
+        parameters=size.parameters,
+        trained_parameters=trained_parameters(size, stage.adapt),
+        memory_bytes=machine.memory_bytes,
+        gpus=1 if machine.device == "cuda" else 0,
+        need=tuple(recipe.goal.need),
+        language="zh" if facts.chinese_share > CHINESE_SHARE else "",
+    )
+    plan = make_plan(
+        _readiness_facts(recipe, prepared, base),
+        situation,
+        size,
+        stage.adapt,
+        stage.train,
+        load,
+        machine,
+        records=load_records(),
+        rows=facts,
+        base=BaseFacts(known.languages if known else (), base.rounded_to),
+    )
+    return plan, Grounds(size, load, machine)
+
+
+def _readiness_facts(recipe: Recipe, prepared: Prepared, base: Base) -> ReadinessFacts:
+    data = recipe.data
+    sources = [*data.sources, *data.validation_sources, *data.test_sources]
+    read = sum(prepared.fates.values())
+    return ReadinessFacts(
+        goal=recipe.goal,
+        method=recipe.stages[0].adapt.kind,
+        train_rows=len(prepared.rows["train"]),
+        validation_rows=len(prepared.rows["validation"]),
+        test_rows=len(prepared.rows["test"]),
+        base_licence=base.licence,
+        data_licences=tuple(source.licence for source in sources),
+        duplicate_share=_count(prepared.fates, "merged") / read if read else None,
+        sources_there=all((prepared.folder / Path(each.path).expanduser()).exists() for each in sources),
+    )
+
+
+def _count(fates: Mapping[str, int], fate: str) -> int:
+    """Rows of a fate, whatever the reason."""
+    return sum(rows for label, rows in fates.items() if label.partition(":")[0] == fate)
+
+
+def common_beginning(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens with which all rows begin; 0 where they are too few for packed rows to share them."""
+    if len(rows) < 2:
+        return 0
+    # What the first and the last in order have in common, all between them have too.
+    ordered = sorted(tuple(row) for row in rows)
+    first, last = ordered[0], ordered[-1]
+    pairs = enumerate(zip(first, last, strict=False))
+    common = next((place for place, (left, right) in pairs if left != right), min(len(first), len(last)))
+    return common if common >= _SHARED_AT_LEAST else 0
+
+
+def keep_plan(run: Run, plan: Plan, grounds: Grounds) -> None:
+    """Write plan.json and plan.md into the run, durably. Errors: those of `write_atomic`."""
+    page, values = run.path / PLAN_PAGE, run.path / PLAN_JSON
+    write_json(values, {**plan_json(plan), "grounds": asdict(grounds)})
+    write_atomic(page, as_markdown(plan))
+    run.record_files(values, page)
+
+
+def announce(plan: Plan, emitter: Emitter) -> None:
+    """Say the plan as events: `readiness`, `advice` (one each) and `forecast`."""
+    findings = [each.level for each in plan.readiness.findings]
+    emitter.emit(
+        "readiness",
+        state=plan.readiness.state,
+        risks=findings.count("risky"),
+        advice=len(plan.advice) + len(plan.warnings),
+    )
+    for each in (*plan.warnings, *plan.advice):
+        emitter.emit("advice", code=each.rule)
+    announce_forecast(plan.forecast, emitter)
+
+
+def announce_forecast(made: Forecast, emitter: Emitter) -> None:
+    """Say a forecast as an event; times in seconds, memory in MiB."""
+    emitter.emit(
+        "forecast",
+        basis=made.basis,
+        records=made.records,
+        seconds=round(made.seconds.value, 1),
+        low=round(made.seconds.low, 1),
+        high=round(made.seconds.high, 1),
+        memory_mb=round(made.peak_bytes.value / 2**20),
+        money=None if made.money is None else round(made.money, 4),
+    )
+
+
+def refuse_blocked(plan: Plan, path: Path) -> None:
+    """Stop a run that something stands against. Errors: plan.blocked."""
+    if plan.readiness.state == "blocked":
+        found = [each.words()[language()] for each in plan.readiness.findings if each.level == "blocked"]
+        raise TunesmithError("plan.blocked", reasons=" ".join(found), path=str(path / PLAN_PAGE))
