@@ -31,8 +31,9 @@ class Span:
 class Encoded:
     """A row as it will be trained on, and what happened on the way.
 
-    `cut_tokens` fell off behind the length limit; `masked_turns` are turns that the template rewrites once another
-    turn follows (thinking parts, for example), so that nothing the model would ever say could be learned from them.
+    `cut_tokens` fell off behind the length limit; `masked_turns` are turns from which nothing that the model would ever
+    say could be learned: the template rewrites them once another turn follows (thinking parts, for example), or nobody
+    asked before them.
     """
 
     features: Features
@@ -68,24 +69,40 @@ class ChatTask:
         return Encoded(features, cut, masked_turns)
 
     def encode_all(self, examples: Sequence[Example], ledger: Ledger) -> list[Encoded]:
-        """Encode rows and enter their fates: cut tokens are counted, rows with nothing to learn are dropped."""
+        """Encode rows and enter their fates: cut tokens are counted, rows with nothing to learn are dropped.
+
+        Errors: tasks.template_failed when the template refuses every row.
+        """
         encoded: list[Encoded] = []
+        refused: list[TunesmithError] = []
         for example in examples:
             try:
                 item = self.encode(example)
             except TunesmithError as error:
-                ledger.decide([example.row], "dropped", f"the template refused it ({error.code})")
+                refused.append(error)
+                ledger.decide([example.row], "dropped", "refused_by_template")
                 continue
-            if item.trained_tokens == 0:
-                reason = "nothing to learn after the length limit" if item.cut_tokens else "no trained turn"
+            reason = self._nothing_learned(item)
+            if reason:
                 ledger.decide([example.row], "dropped", reason)
                 continue
             if item.cut_tokens:
-                ledger.decide([example.row], "truncated", "tokens behind max_length", [item.cut_tokens])
+                ledger.decide([example.row], "truncated", "tokens_behind_max_length", [item.cut_tokens])
             elif item.masked_turns:
-                ledger.decide([example.row], "masked", "turns the template rewrites", [item.masked_turns])
+                ledger.decide([example.row], "masked", "turns_never_said", [item.masked_turns])
             encoded.append(item)
+        if refused and len(refused) == len(examples):
+            raise refused[0]
         return encoded
+
+    def _nothing_learned(self, item: Encoded) -> str:
+        """Why the row teaches nothing; empty when it does."""
+        if item.trained_tokens == 0:
+            return "answer_behind_max_length" if item.cut_tokens else "no_trained_turn"
+        pairs = zip(item.features.token_ids, item.features.weights, strict=True)
+        if not any(weight and token not in self.end_token_ids for token, weight in pairs):
+            return "answer_empty_in_template"
+        return ""
 
     def pack(self, items: Sequence[Features]) -> Packed:
         """The batch of these rows."""
@@ -117,53 +134,55 @@ class ChatTask:
             if weight == 0:
                 continue
             is_answer = message.role == "assistant"
-            before = self.template.render(messages[:place], example.tools, ask=is_answer) if place or is_answer else ""
+            if is_answer and not place:
+                lost += 1  # nobody asked, and no server could: an empty conversation has no prompt
+                continue
+            before = self.template.render(messages[:place], example.tools, ask=is_answer) if place else ""
             through = self.template.render(messages[: place + 1], example.tools)
-            last = self._end_of_turn(through, len(before))
-            if through.startswith(before) and text.startswith(through[:last]):
+            last = self._end_of_turn(through, text, len(before))
+            if through.startswith(before) and last > len(before):
                 spans.append(Span(len(before), last, weight))
             else:
                 lost += 1
         return text, spans, lost
 
-    def _end_of_turn(self, through: str, first: int) -> int:
-        """Where the turn's last end token ends; the whole turn if it has none, which the gate will report."""
-        ends = [
-            through.rfind(end_text, first) + len(end_text)
-            for end_text in self._end_texts
-            if end_text in through[first:]
-        ]
-        return max(ends, default=len(through))
+    def _end_of_turn(self, through: str, text: str, first: int) -> int:
+        """Where the turn's last end token ends that is also in the whole text; 0 where the text goes another way.
+
+        A turn without any is taken whole, which the gate will report.
+        """
+        pairs = enumerate(zip(through, text, strict=False))
+        common = next((place for place, (one, other) in pairs if one != other), min(len(through), len(text)))
+        found = [(through.rfind(end_text, first, common), end_text) for end_text in self._end_texts]
+        ends = [place + len(end_text) for place, end_text in found if place >= 0]
+        return max(ends, default=len(through) if common == len(through) else 0)
 
     def _tokens(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[float]]:
-        """Token ids and weights. Where a token would straddle the start of an answer, the text is cut there first:
-        at serving time the prompt is tokenized on its own."""
-        token_ids, offsets = self._with_offsets(text)
-        starts = {first for first, _ in offsets}
-        cuts = [span.first for span in spans if span.first not in starts and span.first < len(text)]
-        if cuts:
-            token_ids, offsets = [], []
-            for first, last in zip([0, *cuts], [*cuts, len(text)], strict=True):
-                piece_ids, piece_offsets = self._with_offsets(text[first:last])
-                token_ids += piece_ids
-                offsets += [(first + start, first + end) for start, end in piece_offsets]
-        return token_ids, _weights(offsets, spans)
+        """Token ids and weights: the text is read up to each edge of a span, and the tokens that came with it weigh
+        what lies before the edge.
 
-    def _with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(encoding["input_ids"]), list(encoding["offset_mapping"])
+        At serving time the prompt is tokenized on its own. Where the text up to an edge begins with other tokens than
+        those of the edge before it (a token would straddle that edge, or the tokenizer looks ahead), the text is cut at
+        that edge; so the ids before the first answer are always the prompt's.
+        """
+        token_ids: list[int] = []
+        weights: list[float] = []
+        before = 0
+        for edge, weight in _edges(spans, len(text)):
+            through = self._ids(text[:edge])
+            if through[: len(token_ids)] != token_ids:
+                through = token_ids + self._ids(text[before:edge])
+            weights += [weight] * (len(through) - len(token_ids))
+            token_ids, before = through, edge
+        return token_ids, weights
 
 
-def _weights(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[float]:
-    """A token gets the weight of the span in which it starts; both are in the order of the text."""
-    weights: list[float] = []
-    place = 0
-    for first, _ in offsets:
-        while place < len(spans) and first >= spans[place].last:
-            place += 1
-        inside = place < len(spans) and spans[place].first <= first
-        weights.append(spans[place].weight if inside else 0.0)
-    return weights
+def _edges(spans: Sequence[Span], length: int) -> list[tuple[int, float]]:
+    """Where spans begin and end, in order, each with the weight of the characters between it and the edge before."""
+    edges: list[tuple[int, float]] = []
+    for span in spans:
+        edges += [(span.first, 0.0), (span.last, span.weight)]
+    return [*edges, (length, 0.0)]
 
 
 def question_and_answer(example: Example) -> tuple[tuple[Message, ...], str]:

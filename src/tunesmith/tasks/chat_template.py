@@ -60,7 +60,7 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=ask,
             )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TunesmithError("tasks.template_failed", reason=str(error)) from error
         return str(text)
 

@@ -17,6 +17,10 @@ from tunesmith.tasks.mask_gate import SourceShare
 _TRAINED_STYLE = "black on green"
 _END_STYLE = "bold white on blue"
 _READ_STYLE = "grey50"
+_LONGEST_SPLIT = 8
+"""Tokens that may stand for one run of split characters; more are bytes that never become text."""
+_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+"""Control characters as pictures: what a row holds must not steer the terminal."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,28 @@ class Piece:
 
 
 def pieces(task: ChatTask, item: Encoded) -> list[Piece]:
-    """The tokens of a row with their weights. Bytes of a split character are shown together at its last token."""
+    """The tokens of a row with their weights. Tokens that split a character are shown together, if they weigh alike."""
     shown: list[Piece] = []
     waiting: list[int] = []
-    for token, weight in zip(item.features.token_ids, item.features.weights, strict=True):
+    features = item.features
+    for place, (token, weight) in enumerate(zip(features.token_ids, features.weights, strict=True)):
         waiting.append(token)
         text = str(task.tokenizer.decode(waiting, skip_special_tokens=False))
-        if text.endswith("\ufffd") and len(waiting) < 4:
+        following = features.token_ids[place + 1 : place + 2]
+        alike = following and features.weights[place + 1] == weight and following[0] not in task.end_token_ids
+        if alike and len(waiting) < _LONGEST_SPLIT and _ends_within_character(task, waiting, text):
             continue
         shown.append(Piece(text, weight, token in task.end_token_ids))
         waiting = []
     return shown
+
+
+def _ends_within_character(task: ChatTask, token_ids: list[int], text: str) -> bool:
+    """Whether bytes are missing behind these tokens: their text then has a replacement that they do not spell."""
+    if not text.endswith("\ufffd"):
+        return False
+    spelled = task.tokenizer.tokenize(text, add_special_tokens=False)
+    return "".join(spelled) != "".join(task.tokenizer.convert_ids_to_tokens(token_ids))
 
 
 def as_terminal_text(task: ChatTask, item: Encoded) -> Text:
@@ -47,7 +62,7 @@ def as_terminal_text(task: ChatTask, item: Encoded) -> Text:
     text = Text()
     for piece in pieces(task, item):
         style = _READ_STYLE if not piece.weight else _END_STYLE if piece.ends else _TRAINED_STYLE
-        text.append(piece.text.replace("\n", "⏎\n"), style)
+        text.append(piece.text.translate(_VISIBLE).replace("\n", "⏎\n"), style)
     return text
 
 
