@@ -45,5 +45,5 @@ def test_a_line_cut_by_a_crash_costs_only_itself(tmp_path: Path) -> None:
 def test_a_full_disk_has_a_code() -> None:
     if not Path("/dev/full").is_char_device() or not os.access("/dev/full", os.W_OK):
         pytest.skip("needs /dev/full")
-    with pytest.raises(TunesmithError, match="core.disk_f"):
+    with pytest.raises(TunesmithError, match="disk_f"):
         Events(Path("/dev/full")).emit("step", step=1)

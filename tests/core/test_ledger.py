@@ -69,7 +69,7 @@ def test_a_row_that_went_gets_no_second_fate() -> None:
 def test_a_ledger_that_was_not_written_here(tmp_path: Path, line: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(line.encode("latin-1"))
-    with pytest.raises(TunesmithError, match="core.broken_json"):
+    with pytest.raises(TunesmithError, match="broken_json"):
         Ledger.load(path)
-    with pytest.raises(TunesmithError, match="core.missing_file"):
+    with pytest.raises(TunesmithError, match="missing_file"):
         Ledger.load(tmp_path / "none")
