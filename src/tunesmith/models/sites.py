@@ -16,8 +16,10 @@ _SPLIT_PROJECTIONS = {
 }
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     name: _SPLIT_PROJECTIONS
-    for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "glm", "glm4")
+    for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
 }
+for _name in ("glm", "glm4"):
+    _ROLES[_name] = {"attention": _SPLIT_PROJECTIONS["attention"], "mlp": ("gate_up_proj", "down_proj")}
 _ROLES["phi3"] = {"attention": ("qkv_proj", "o_proj"), "mlp": ("gate_up_proj", "down_proj")}
 
 

@@ -96,6 +96,9 @@ class MasterOptimizer:
         """Take masters and state back, bit for bit. Errors: train.state_differs."""
         if set(masters) != set(self.masters):
             raise TunesmithError("train.state_differs", what="masters")
+        for name, master in self.masters.items():
+            if masters[name].shape != master.shape:
+                raise TunesmithError("train.state_differs", what=name)
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(masters[name])
