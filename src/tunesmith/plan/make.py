@@ -79,7 +79,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     size = size_from_config(base.config)
     lengths = [len(row.token_ids) for row in train_rows]
     loss_tokens = sum(1 for row in train_rows for weight in row.weights[1:] if weight)
-    shared = common_beginning([row.token_ids for row in train_rows])
+    shared = common_beginning(train_rows)
     load = workload(lengths, loss_tokens, [len(row.token_ids) for row in validation_rows], stage.train, shared)
     texts = [turn.content for each in prepared.examples[:_TEXTS_LOOKED_AT] for turn in each.messages]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
@@ -130,16 +130,22 @@ def _count(fates: Mapping[str, int], fate: str) -> int:
     return sum(rows for label, rows in fates.items() if label.partition(":")[0] == fate)
 
 
-def common_beginning(rows: Sequence[Sequence[int]]) -> int:
-    """Tokens with which all rows begin; 0 where they are too few for packed rows to share them."""
+def common_beginning(rows: Sequence[Row]) -> int:
+    """Tokens with which all rows begin and of which none is learned, as packed rows share them; 0 where too few."""
     if len(rows) < 2:
         return 0
-    # What the first and the last in order have in common, all between them have too.
-    ordered = sorted(tuple(row) for row in rows)
+    ordered = sorted(tuple(row.token_ids) for row in rows)
     first, last = ordered[0], ordered[-1]
+    # What the first and the last in order have in common, all between them have too.
     pairs = enumerate(zip(first, last, strict=False))
     common = next((place for place, (left, right) in pairs if left != right), min(len(first), len(last)))
+    # The token before the first learned one predicts it, so a row keeps it for itself.
+    common = min(common, *(_first_learned(row) - 1 for row in rows))
     return common if common >= _SHARED_AT_LEAST else 0
+
+
+def _first_learned(row: Row) -> int:
+    return next((place for place, weight in enumerate(row.weights) if weight), len(row.weights))
 
 
 def keep_plan(run: Run, plan: Plan, grounds: Grounds) -> None:
