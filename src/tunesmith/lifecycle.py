@@ -452,13 +452,13 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
     held_before = peak_bytes(runtime)
     job = _build_stage(work, stage, runtime, work.path / stage.name, work.events)
     frozen = frozen_digest(job.policy)
-    if not checkpoint_paths(work.path / stage.name):
+    forecast_holds = runtime.size == 1  # the plan knows of one process
+    if forecast_holds and not checkpoint_paths(work.path / stage.name):
         cost = step_cost(job)
-        if work.leads:
-            probe = ProbeResult(cost.seconds_per_token, raised_to(cost.peak_bytes, held_before))
-            after_probe(work.path, stage, probe, work.events)
+        probe = ProbeResult(cost.seconds_per_token, raised_to(cost.peak_bytes, held_before))
+        after_probe(work.path, stage, probe, work.events)
     result = fit(job)
-    if work.leads:
+    if forecast_holds:
         peak = raised_to(peak_bytes(runtime), held_before)
         outcome = Outcome(result.progress.step, result.progress.seconds, peak)
         after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
