@@ -15,7 +15,7 @@ import pytest
 from tunesmith import lifecycle
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
-from tunesmith.core.files import folder_hashes
+from tunesmith.core.files import folder_hashes, sha256_file
 from tunesmith.core.run import list_runs
 from tunesmith.data.samples.tickets import write_tickets
 from tunesmith.models.tiny import tiny_chat_model
@@ -82,6 +82,15 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(TunesmithError, match="hash_differs"):
         lifecycle.verify(work, replay=False)
+
+    # A manifest can be made to agree; the gate still sees that this is the base and not the tuned model.
+    weights.write_bytes((recipe.parent / "base" / "model.safetensors").read_bytes())
+    manifest = json.loads((weights.parent / "manifest.json").read_text())
+    manifest["files"]["model.safetensors"] = sha256_file(weights)
+    (weights.parent / "manifest.json").write_text(json.dumps(manifest))
+    lifecycle.verify(work, replay=False)
+    with pytest.raises(TunesmithError, match="parity_failed"):
+        lifecycle.verify(work)
 
 
 def test_killed_at_any_time_it_ends_as_the_unbroken_run(recipe: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from tunesmith.core.files import (
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
 from tunesmith.core.run import Run, list_runs
-from tunesmith.core.types import SPLITS, Example, Message
+from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, ask_all, questions_of, read_result, score_answers, write_result
@@ -49,7 +49,6 @@ from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
-from tunesmith.evaluate.metrics import score
 from tunesmith.models.catalog import find
 from tunesmith.models.load import BaseFolder, Loaded, load_model, load_tokenizer, resolve_base, template_of
 from tunesmith.models.policy import Policy
@@ -64,9 +63,8 @@ from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import choose_device
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge
-from tunesmith.ship.parity import TaskMetric
-from tunesmith.ship.parity_chats import FIXED_CHATS
-from tunesmith.ship.publish import ship_formats
+from tunesmith.ship.publish import Shipping, check_published, ship_formats
+from tunesmith.ship.yardstick import parity_chats, parity_metric
 from tunesmith.tasks.chat import ChatTask, Encoded
 from tunesmith.tasks.mask_gate import check_masks
 from tunesmith.tasks.xray import as_page
@@ -82,8 +80,6 @@ from tunesmith.train.validation import no_task_metric
 LOCK = "recipe.lock.yaml"
 METRICS = "metrics.jsonl"
 XRAY_ROWS = 24
-PARITY_QUESTIONS = 100
-"""Test questions that llama.cpp answers in the gate: enough for a limit of one point, few enough to wait for."""
 
 
 @dataclass(frozen=True)
@@ -320,18 +316,7 @@ def evaluate(work: Work) -> None:
 @_stage("ship")
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
-    questions = test_questions(work)
-    tuned = _stored(work, "tuned", questions)
-    ship_formats(
-        work.path,
-        work.base(),
-        work.path / work.recipe.stages[-1].name / BEST,
-        work.recipe.ship.formats,
-        _parity_chats(work),
-        _parity_metric(work, questions, tuned),
-        work.recipe.ship.parity,
-        work.events,
-    )
+    ship_formats(_shipping(work), work.recipe.ship.formats, work.events)
 
 
 def make_card(work: Work) -> Verdict:
@@ -348,14 +333,14 @@ def make_card(work: Work) -> Verdict:
 
 
 def verify(work: Work, *, replay: bool = True) -> Certificate | None:
-    """Check a run again: every file's hash, the split, every checkpoint and artefact, the ledger, and the resume.
+    """Check a run again: hashes, ledger, split, checkpoints and artefacts; the resume; the parity of what is published.
 
     Args:
-        replay: train the steps between the two newest checkpoints again and compare the bytes; the certificate is
-            kept in the run and on its card. Without, None is returned.
+        replay: train the steps between the two newest checkpoints again (`certify_resume`), and hold the artefacts
+            against the evaluated model again. Without, only what is on disk is checked and None is returned.
 
     Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
-    lifecycle.nothing_to_certify, lifecycle.not_certified.
+    ship.parity_failed, and those of `certify_resume`.
     """
     files = work.run.manifest()["files"]
     for name, digest in (files if isinstance(files, dict) else {}).items():
@@ -368,10 +353,18 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
     for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
         verify_folder(folder)
         work.events.emit("verified", folder=str(folder.relative_to(work.path)))
-    return _certify(work) if replay else None
+    if not replay:
+        return None
+    if (work.path / "ship").is_dir():
+        check_published(_shipping(work), work.events)
+    return certify_resume(work)
 
 
-def _certify(work: Work) -> Certificate:
+def certify_resume(work: Work) -> Certificate:
+    """Train the steps between the two newest checkpoints again; the certificate is kept in the run and on its card.
+
+    Errors: lifecycle.nothing_to_certify, lifecycle.not_certified.
+    """
     stage = work.recipe.stages[-1]
     runtime = start_runtime(work.recipe.runtime)
     aside = work.path / f"{ASIDE}replay"
@@ -496,36 +489,26 @@ def _encode(task: ChatTask, examples: Sequence[Example]) -> list[Encoded]:
     return [task.encode(example) for example in examples]
 
 
+def _shipping(work: Work) -> Shipping:
+    """What is published from, and what it is held against."""
+    questions = test_questions(work)
+    limits = work.recipe.ship.parity
+    chats = parity_chats([*_examples(work, "test"), *_examples(work, "train")], limits.chats)
+    if len(chats) < limits.chats:
+        work.events.emit("note", code="ship.fewer_chats", chats=len(chats), wanted=limits.chats)
+        limits = limits.model_copy(update={"chats": len(chats)})
+    return Shipping(
+        work.path,
+        work.base(),
+        work.path / work.recipe.stages[-1].name / BEST,
+        chats,
+        parity_metric(work.recipe.evaluate, questions, _stored(work, "tuned", questions)),
+        limits,
+    )
+
+
 def _stored(work: Work, label: str, questions: Sequence[Question]) -> Result:
     return read_result(work.path / "evaluate" / f"{label}.json", questions, work.recipe.evaluate)
-
-
-def _parity_chats(work: Work) -> list[list[Message]]:
-    """Conversations for the gate: the test rows, filled up with training rows, and the fixed bilingual ones."""
-    rows = [*_examples(work, "test"), *_examples(work, "train")]
-    wanted = work.recipe.ship.parity.chats
-    chats = [list(example.messages) for example in rows if example.messages and not example.tools][:wanted]
-    return [*FIXED_CHATS, *chats][: max(wanted, 1)]
-
-
-def _parity_metric(work: Work, questions: Sequence[Question], tuned: Result) -> TaskMetric | None:
-    """The first metric of the recipe, on as many test questions as the gate may ask."""
-    asked = [place for place, each in enumerate(questions) if not each.tools][:PARITY_QUESTIONS]
-    if not asked:
-        return None
-    name = work.recipe.evaluate.metrics[0]
-    wanted = [questions[place].wanted for place in asked]
-
-    def points(texts: Sequence[str]) -> float:
-        return 100 * score([name], texts, wanted).report.metrics[name]
-
-    return TaskMetric(
-        name,
-        [questions[place].messages for place in asked],
-        [tuned.answers.texts[place] for place in asked],
-        points,
-        work.recipe.evaluate.max_new_tokens,
-    )
 
 
 def _task_metric(work: Work, stage: StageSpec, task: ChatTask) -> ValidationMetric:

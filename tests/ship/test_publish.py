@@ -38,7 +38,9 @@ def ship(
     run: Path, trained: Trained, formats: list[ShipFormat], metric: TaskMetric | None = None, **limits: float
 ) -> list[publish.Artifact]:
     checked = ParityLimits(chats=len(trained.chats), **limits)
-    return publish.ship_formats(run, trained.base, trained.adapter, formats, trained.chats, metric, checked)
+    return publish.ship_formats(
+        publish.Shipping(run, trained.base, trained.adapter, trained.chats, metric, checked), formats
+    )
 
 
 def refused(run: Path, trained: Trained, kind: ShipFormat, **limits: float) -> TunesmithError:
@@ -182,7 +184,7 @@ def test_the_task_metric_is_compared(trained: Trained, tmp_path: Path) -> None:
 
 def test_too_few_chats_and_chats_without_answers(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(TunesmithError) as caught:
-        publish.ship_formats(tmp_path, trained.base, trained.adapter, FORMATS, trained.chats[:3])
+        publish.ship_formats(publish.Shipping(tmp_path, trained.base, trained.adapter, trained.chats[:3]), FORMATS)
     assert caught.value.code == "ship.too_few_chats"
     silent = trained._replace(chats=[[Message("user", "Hello?")]])
     assert refused(tmp_path, silent, "safetensors").code == "ship.no_answers"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
 from tunesmith.ship.formats.safetensors import stored_dtype, write_safetensors
 from tunesmith.ship.merge import Merged, merge, read_weights
 from tunesmith.ship.model_card import write_model_card
-from tunesmith.ship.parity import Gate, Parity, TaskMetric, refuse_beyond_limits
+from tunesmith.ship.parity import PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
 from tunesmith.tasks.chat_template import ChatTemplate
 
 _COMPARED_TENSORS = 8
@@ -47,6 +47,28 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Shipping:
+    """What is published, and what it is held against.
+
+    Args:
+        run_path: the run directory; artefacts appear in `ship/<format>/` below it.
+        base: the base that was trained.
+        change: adapter folder, or folder with the weights of a full fine-tune; its tokenizer and template are taken
+            when it carries them, else the base's.
+        chats: real conversations with answers, at least as many as `limits.chats` asks for.
+        metric: the task's own figure, judged on GGUF files.
+        limits: how far an artefact may be from the evaluated model.
+    """
+
+    run_path: Path
+    base: BaseFolder
+    change: Path
+    chats: Sequence[Sequence[Message]]
+    metric: TaskMetric | None = None
+    limits: ParityLimits = field(default_factory=ParityLimits)
+
+
+@dataclass(frozen=True)
 class _Job:
     run: Path
     base: BaseFolder
@@ -60,51 +82,20 @@ class _Job:
     def name(self) -> str:
         return self.run.parent.name or self.run.name
 
+    @property
+    def folder(self) -> Path:
+        return self.run / "ship"
 
-def ship_formats(
-    run_path: Path,
-    base: BaseFolder,
-    change: Path,
-    formats: Sequence[ShipFormat],
-    chats: Sequence[Sequence[Message]],
-    metric: TaskMetric | None = None,
-    limits: ParityLimits | None = None,
-    emitter: Emitter = SILENT,
-) -> list[Artifact]:
-    """Publish a trained change in each format, every one through the parity gate.
 
-    Args:
-        run_path: the run directory; artefacts appear in `ship/<format>/` below it.
-        base: the base that was trained.
-        change: adapter folder, or folder with the weights of a full fine-tune; its tokenizer and template are taken
-            when it carries them, else the base's.
-        formats: what to publish, in this order, safetensors always first.
-        chats: real conversations with answers, at least as many as `limits.chats` asks for.
-        metric: the task's own figure, judged on GGUF files.
-        limits: how far an artefact may be from the evaluated model.
-        emitter: takes progress, and one `shipped` event a format.
+def ship_formats(shipping: Shipping, formats: Sequence[ShipFormat], emitter: Emitter = SILENT) -> list[Artifact]:
+    """Publish a trained change in each format, safetensors first, every one through the parity gate.
 
-    Errors: ship.parity_failed (nothing of that format is published), ship.too_few_chats, ship.no_answers, those of
-        `merge`, of the writers and of `LlamaJudge`.
+    Emits progress, and one `shipped` event a format. Errors: ship.parity_failed (nothing of that format is
+    published), ship.too_few_chats, ship.no_answers, those of `merge`, of the writers and of `LlamaJudge`.
     """
-    limits = limits or ParityLimits()
-    if len(chats) < limits.chats:
-        raise TunesmithError("ship.too_few_chats", chats=len(chats), needed=limits.chats)
-    folder = run_path / "ship"
-    if folder.is_dir():
-        remove_rubbish(folder)
-    merged = merge(base, change)
-    tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
-    tokenizer = load_tokenizer(tokenizer_folder)
-    gate = Gate(
-        load_evaluated(base, change),
-        load_model(base.path, dtype=torch.float32).model,
-        tokenizer,
-        chats,
-        limits,
-        emitter,
-    )
-    job = _Job(run_path, base, tokenizer_folder, tokenizer, merged, gate, metric)
+    job = _job(shipping, emitter)
+    if job.folder.is_dir():
+        remove_rubbish(job.folder)
     ordered = sorted(dict.fromkeys(formats), key=lambda each: each != "safetensors")
     artifacts: list[Artifact] = []
     for kind in ordered:
@@ -112,6 +103,37 @@ def ship_formats(
         emitter.emit("shipped", format=kind, path=str(artifact.path), size_bytes=artifact.size_bytes)
         artifacts.append(artifact)
     return artifacts
+
+
+def check_published(shipping: Shipping, emitter: Emitter = SILENT) -> list[Parity]:
+    """Hold every published artefact against the evaluated model again, from its own folder.
+
+    Emits one `parity` event a format. Errors: ship.parity_failed, and those of `ship_formats`.
+    """
+    job = _job(shipping, emitter)
+    found: list[Parity] = []
+    for path in sorted(job.folder.glob(f"*/{PARITY}")):
+        kind = path.parent.name
+        if kind == "safetensors":
+            parity = job.gate.check_safetensors(path.parent)
+        else:
+            parity = job.gate.check_gguf(path.parent, kind, dict(_base_arrays(job)), job.metric)
+        refuse_beyond_limits(parity)
+        emitter.emit("parity", format=kind, ok=parity.ok)
+        found.append(parity)
+    return found
+
+
+def _job(shipping: Shipping, emitter: Emitter) -> _Job:
+    limits, base, change = shipping.limits, shipping.base, shipping.change
+    if len(shipping.chats) < limits.chats:
+        raise TunesmithError("ship.too_few_chats", chats=len(shipping.chats), needed=limits.chats)
+    merged = merge(base, change)
+    tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
+    tokenizer = load_tokenizer(tokenizer_folder)
+    untouched = load_model(base.path, dtype=torch.float32).model
+    gate = Gate(load_evaluated(base, change), untouched, tokenizer, shipping.chats, limits, emitter)
+    return _Job(shipping.run_path, base, tokenizer_folder, tokenizer, merged, gate, shipping.metric)
 
 
 def _safetensors(job: _Job) -> Artifact:
