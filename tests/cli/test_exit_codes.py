@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -82,9 +83,12 @@ def test_serve_ends_with_the_signals_code(run: Path, number: signal.Signals, exp
 def test_ctrl_c_in_training_saves_and_the_same_command_ends_it(base: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     write_tiny_recipe(tmp_path, base)
-    recipe.write_text(RECIPE.format(base=base).replace("epochs: 2", "epochs: 60"), "utf-8")
+    recipe.write_text(
+        RECIPE.format(base=base).replace(", save_steps: 3", "").replace("epochs: 2", "epochs: 40, eval_steps: 100"),
+        "utf-8",
+    )
     child = start("train", recipe, folder=tmp_path)
-    wait_for(child, "validation at step 5")
+    wait_for(child, "training 50/200")
     child.send_signal(signal.SIGINT)
     returned, _, err = finish(child)
     assert returned == 130 and err.startswith("train.interrupted")
@@ -118,3 +122,22 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     returned, _, err = finish(start("init", folder=tmp_path))
     assert returned == 2 and err.startswith("core.not_writable")
+
+
+def test_ctrl_c_at_the_prompt_of_a_chat(run: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "80"}
+    child = subprocess.Popen(
+        [*COMMAND, "chat", str(run)], cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    while "›".encode() not in seen:
+        seen += os.read(ours, 4096)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=20) == 130
+    with contextlib.suppress(OSError):  # the other end of a terminal that was closed
+        seen += os.read(ours, 4096)
+    os.close(ours)
+    assert b"core.interrupted" in seen and b"Traceback" not in seen

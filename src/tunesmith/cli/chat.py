@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.manner import answer, manner, tell
+from tunesmith.cli.manner import answer, manner, prose, tell
 from tunesmith.cli.models import Asked, open_model, question
 from tunesmith.core.types import Message
 from tunesmith.messages import say
@@ -31,7 +32,7 @@ def chat(
     asked = open_model(model)
     told = asked.system if system is None else system
     if told:
-        tell(say("cli.chat_system", text=told), "dim")
+        prose(say("cli.chat_system", text=told), "dim")
     interactive = sys.stdin.isatty()
     if interactive:
         tell(say("cli.chat_leave"), "dim")
@@ -58,6 +59,8 @@ class _Prompting:
 
     def __next__(self) -> str:
         while True:
+            # polars puts a handler of its own before Python's, after which a waiting read would go on over Ctrl-C
+            signal.siginterrupt(signal.SIGINT, True)
             try:
                 line = input("› ").strip()
             except EOFError:

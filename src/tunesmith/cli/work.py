@@ -43,7 +43,7 @@ def find_run(path: Path) -> Path:
     """
     if (path / MANIFEST).is_file() and (path / LOCK).is_file():
         return path
-    inside = [each.parent for pattern in ("*", "*/*") for each in path.glob(f"{pattern}/{LOCK}")]
+    inside = [each.parent for pattern in ("*", "*/*", "*/*/*") for each in path.glob(f"{pattern}/{LOCK}")]
     whole = [each for each in inside if (each / MANIFEST).is_file()]
     if not whole:
         raise TunesmithError("core.not_a_run", path=str(path))
