@@ -84,11 +84,11 @@ def test_ctrl_c_in_training_saves_and_the_same_command_ends_it(base: Path, tmp_p
     recipe = tmp_path / "recipe.yaml"
     write_tiny_recipe(tmp_path, base)
     recipe.write_text(
-        RECIPE.format(base=base).replace(", save_steps: 3", "").replace("epochs: 2", "epochs: 40, eval_steps: 100"),
+        RECIPE.format(base=base).replace(", save_steps: 3", "").replace("epochs: 2", "epochs: 20, eval_steps: 50"),
         "utf-8",
     )
     child = start("train", recipe, folder=tmp_path)
-    wait_for(child, "training 50/200")
+    wait_for(child, "training 25/100")
     child.send_signal(signal.SIGINT)
     returned, _, err = finish(child)
     assert returned == 130 and err.startswith("train.interrupted")
