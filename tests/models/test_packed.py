@@ -84,7 +84,9 @@ def test_padded_batches_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("head_trains", [False, True])
-def test_linear_cross_entropy_equals_torch(smoothing: float, head_trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_cross_entropy_equals_torch(
+    smoothing: float, head_trains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tunesmith.models.linear_loss.CHUNK", 3)
     torch.manual_seed(0)
     target_K, scale_K = torch.randint(11, (7,)), torch.rand(7)
