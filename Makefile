@@ -34,6 +34,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式�
 format: $(VENV)/.installed-dev ## put the code into its form / 整理代码格式
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/python docs/build_reference.py
 
 install: $(VENV)/.installed-dev ## only install, for work on the code / 只安装开发环境
 

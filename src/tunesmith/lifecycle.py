@@ -50,7 +50,15 @@ from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
-from tunesmith.models.load import BaseFolder, Loaded, load_model, load_tokenizer, resolve_base, template_of
+from tunesmith.models.load import (
+    BaseFolder,
+    Loaded,
+    end_token_ids,
+    load_model,
+    load_tokenizer,
+    resolve_base,
+    template_of,
+)
 from tunesmith.models.policy import Policy
 from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak, free_memory_bytes
@@ -116,7 +124,7 @@ class Work:
 
     def task(self, loaded: Loaded) -> ChatTask:
         """The task with the base's own tokenizer."""
-        return ChatTask(loaded.tokenizer, [loaded.end_token_id], self.recipe.stages[0].train.max_length)
+        return ChatTask(loaded.tokenizer, loaded.end_token_ids, self.recipe.stages[0].train.max_length)
 
 
 # ---------------------------------------------------------------------------------------------------- start
@@ -129,9 +137,9 @@ def start(
 
     Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`.
     """
-    recipe = load_recipe(recipe_path, overrides)
-    check(recipe)
     folder = recipe_path.resolve().parent
+    recipe = _anchored(load_recipe(recipe_path, overrides), folder)
+    check(recipe)
     identity = _identity(recipe, folder)
     found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == identity]
     if found and not new:
@@ -143,6 +151,14 @@ def start(
     write_atomic(run.path / LOCK, lock(recipe, base).as_yaml())
     run.record_files(run.path / "recipe.yaml", run.path / LOCK)
     return reopen(run.path, listeners)
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with a base that is a path made absolute: like every path in it, it starts at the recipe."""
+    base = recipe.model.base
+    if base.startswith("~") or not ("/" in base or base.endswith(".gguf")) or not (folder / base).exists():
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": str((folder / base).resolve())})})
 
 
 def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
@@ -403,7 +419,7 @@ def _examples(work: Work, split: str) -> list[Example]:
 
 def _task_of_folder(work: Work, base: BaseFolder) -> ChatTask:
     tokenizer = load_tokenizer(base.path)
-    return ChatTask(tokenizer, [int(tokenizer.eos_token_id)], work.recipe.stages[0].train.max_length)
+    return ChatTask(tokenizer, end_token_ids(base.path, tokenizer), work.recipe.stages[0].train.max_length)
 
 
 def _template_of_folder(base: BaseFolder) -> str:

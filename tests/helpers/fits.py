@@ -46,7 +46,7 @@ def make_job(
 ) -> Job:
     """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation."""
     loaded = load_model(base, dtype=dtype)
-    task = ChatTask(loaded.tokenizer, [loaded.end_token_id], 512)
+    task = ChatTask(loaded.tokenizer, loaded.end_token_ids, 512)
     stage = StageSpec.model_validate(
         {
             "name": "instruct",

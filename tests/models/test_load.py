@@ -49,7 +49,7 @@ def test_a_folder_is_a_base_and_loads(tiny: Path) -> None:
     loaded = load_model(base.path, dtype=torch.bfloat16)
     assert loaded.model.dtype == torch.bfloat16 and not loaded.model.training
     assert loaded.template == CHATML_TEMPLATE
-    assert loaded.tokenizer.convert_ids_to_tokens(loaded.end_token_id) == "<|im_end|>"
+    assert loaded.tokenizer.convert_ids_to_tokens(loaded.end_token_ids[0]) == "<|im_end|>"
     text = "<|im_start|>user\n1 你好 🙂<|im_end|>"
     ids = loaded.tokenizer(text).input_ids
     assert ids[0] == 1 and ids[-1] == 2 and loaded.tokenizer.decode(ids) == text

@@ -60,7 +60,7 @@ def test_the_answer_is_the_models_own(client: openai.OpenAI, model_folder: Path)
     loaded = load_model(model_folder, dtype=torch.float32)
     text = f"<|im_start|>user\n{ASK[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
     prompt = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-    settings = GenerateSettings(12, end_token_ids=(loaded.end_token_id,))
+    settings = GenerateSettings(12, end_token_ids=loaded.end_token_ids)
     expected = generate(loaded.model, loaded.tokenizer, [prompt], settings)[0]
     assert answer.choices[0].message.content == expected.text
     assert answer.choices[0].finish_reason == expected.finish_reason

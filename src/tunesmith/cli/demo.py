@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,7 +22,12 @@ from tunesmith.core.files import read_json
 from tunesmith.messages import say
 from tunesmith.models.catalog import bundled_file, find
 
+if TYPE_CHECKING:
+    from tunesmith.evaluate.decide import Verdict
+    from tunesmith.lifecycle import Work
+
 MODEL = "smollm2-135m"
+CERTIFICATE = "resume_certificate.json"
 PACKAGES = ("openai", "xllamacpp")
 SHOWN = 3
 LONGEST_SHOWN = 300
@@ -45,6 +50,8 @@ def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
 
         verdict = lifecycle.run_to_release(work)
         run = work.path
+        if not (run / CERTIFICATE).exists():
+            verdict = _prove_resume(work)
         rows = before_and_after(run)
         _show_rows(rows)
         figures = measured(run)
@@ -63,6 +70,18 @@ def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
         {"run": str(run), "verdict": verdict.decision, "card": card, "metrics": figures, "served": served,
          "seconds": round(seconds, 1)}
     )  # fmt: skip
+
+
+def _prove_resume(work: Work) -> Verdict:
+    """Train the last steps again from the checkpoint before them, and put the outcome on the card."""
+    from tunesmith import lifecycle
+
+    tell()
+    tell(say("cli.demo_resume"), "bold cyan")
+    prose(say("cli.demo_why_resume"), "dim", indent=4)
+    certificate = lifecycle.certify_resume(work)
+    tell(f"    {say('cli.verify_replayed', first=certificate.first, last=certificate.last)}", "green")
+    return lifecycle.make_card(work)
 
 
 def _check_packages() -> None:
@@ -112,7 +131,9 @@ def _show_rows(rows: list[dict[str, str]]) -> None:
         table = Table.grid(padding=(0, 2))
         for name, style in (("message", ""), ("before", "red"), ("after", "green"), ("wanted", "dim")):
             text = "".join(sign if sign.isprintable() else " " for sign in " ".join(row[name].split()))
-            table.add_row(Text(f"  {say(f'cli.demo_{name}')}", "dim"), Text(text[:LONGEST_SHOWN], style))
+            table.add_row(
+                Text(f"  {say(f'cli.demo_{name}')}", "dim"), Text(text[:LONGEST_SHOWN], style, overflow="fold")
+            )
         to.print()
         to.print(table, soft_wrap=False)
 

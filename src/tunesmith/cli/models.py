@@ -63,7 +63,7 @@ def open_model(named: str, max_length: int = 1 << 30) -> Asked:
         folder = resolve_base(named).path
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
-    return Asked(loaded, ChatTask(loaded.tokenizer, [loaded.end_token_id], max_length), system)
+    return Asked(loaded, ChatTask(loaded.tokenizer, loaded.end_token_ids, max_length), system)
 
 
 def _system_message(run: Path) -> str:

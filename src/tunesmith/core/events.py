@@ -6,6 +6,7 @@ The terminal, TensorBoard, the job server and the screen are listeners; no room 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ class Events:
         """Record one event. Progress events are shown but not stored: they are many and say nothing afterwards."""
         event = Event(kind, time.time(), values)
         if self._path is not None and kind != "progress":
-            line = json.dumps({"kind": kind, "time": round(event.time, 3), **values}, ensure_ascii=False)
+            line = json.dumps({"kind": kind, "time": round(event.time, 3), **_strict(values)}, ensure_ascii=False)
             with disk_errors(self._path), self._path.open("ab+") as stream:
                 # A line that a crash cut short must not swallow the one after it.
                 stream.write(b"" if self._begun or _ends_whole(stream) else b"\n")
@@ -57,6 +58,12 @@ class Events:
             self._begun = True
         for listener in self._listeners:
             listener(event)
+
+
+def _strict(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Numbers that JSON does not know (nan, inf) as text: shown for what they are, and readable by any program."""
+    odd = {name: str(value) for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {**values, **odd}
 
 
 def _ends_whole(stream: BinaryIO) -> bool:

@@ -150,11 +150,21 @@ def new_folder(path: Path, **facts: object) -> Iterator[Path]:
             yield aside
             write_json(aside / MANIFEST, {"files": folder_hashes(aside), **facts})
             for entry in aside.rglob("*"):
+                if entry.is_file():
+                    # safetensors leaves 0600; another user (a server, say) may read what this one may share
+                    entry.chmod(0o666 & ~_umask())
                 fsync_path(entry)
             fsync_path(aside)
             _swap_in(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    """This process's mask of rights. It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _swap_in(aside: Path, path: Path) -> None:

@@ -26,6 +26,7 @@ from tunesmith.evaluate.wording import (
     metric_words,
     percent,
     points,
+    reason_words,
     with_interval,
     words_of,
 )
@@ -101,11 +102,17 @@ def _render(template: str, facts: CardFacts, only: Language | None) -> str:
         more_prompts=None if facts.support is None else prompts_needed(facts.support.rate.value),
         by_metric=facts.support is not None and facts.support.referee == METRIC_REFEREE,
         loss=Markup(loss_svg(facts.training.losses)) if facts.training.losses is not None else "",
-        fates=[(*label.partition(": "), rows) for label, rows in facts.data.fates.items()],
+        fates=[(*_fate(label), rows) for label, rows in facts.data.fates.items()],
         shown_first=language(),
         languages=LANGUAGES,
         only=only,
     )
+
+
+def _fate(label: str) -> tuple[str, Words | None]:
+    """A label of the ledger as its fate and its reason in words; reasons are codes of the data room."""
+    fate, _, reason = label.partition(": ")
+    return fate, reason_words(reason) if reason else None
 
 
 def _headline(verdict: Verdict) -> dict[str, str]:

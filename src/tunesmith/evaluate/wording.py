@@ -25,6 +25,14 @@ def words_of(code: str, **values: Fact | Words) -> Words:
     return found
 
 
+def reason_words(reason: str) -> Words:
+    """Why rows went, from the ledger's code; a reason that has no words of its own is shown as it is."""
+    try:
+        return both(f"data.reason_{reason}")
+    except KeyError:
+        return plain(reason)
+
+
 def plain(text: str) -> Words:
     """A text that is the same in every language, such as a number."""
     return dict.fromkeys(LANGUAGES, text)

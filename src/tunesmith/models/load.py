@@ -62,12 +62,15 @@ class BaseFolder:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, in evaluation mode. `template` is its chat template, empty when it has none."""
+    """A model in memory, in evaluation mode. `template` is its chat template, empty when it has none.
+
+    `end_token_ids` end an answer, the tokenizer's own first.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast = field(repr=False)
     template: str
-    end_token_id: int
+    end_token_ids: tuple[int, ...]
     pad_token_id: int
 
 
@@ -260,17 +263,30 @@ def load_model(
     _check_fit(folder, info)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(folder)
-    end = tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise TunesmithError("models.no_end_token", path=str(folder))
+    ends = end_token_ids(folder, tokenizer)
     pad = tokenizer.pad_token_id
     return Loaded(
         model=model.eval(),
         tokenizer=tokenizer,
         template=template_of(tokenizer),
-        end_token_id=end,
-        pad_token_id=pad if isinstance(pad, int) else end,
+        end_token_ids=ends,
+        pad_token_id=pad if isinstance(pad, int) else ends[0],
     )
+
+
+def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """Tokens that end an answer: the tokenizer's own first, then those that the generation settings name.
+
+    Some families (Gemma, Phi, Llama 3) end a turn with a token that only their generation settings know.
+    Errors: models.no_end_token.
+    """
+    path = folder / "generation_config.json"
+    stated = read_json(path).get("eos_token_id") if path.is_file() else None
+    listed = [tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+    found = tuple(dict.fromkeys(each for each in listed if isinstance(each, int)))
+    if not found:
+        raise TunesmithError("models.no_end_token", path=str(folder))
+    return found
 
 
 def template_of(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -29,13 +29,6 @@ class Question:
     tool_names: frozenset[str]
 
 
-def end_token_ids(loaded: Loaded) -> tuple[int, ...]:
-    """Tokens that end an answer: the tokenizer's, and those that the model's generation settings name."""
-    stated = getattr(loaded.model.generation_config, "eos_token_id", None)
-    listed = stated if isinstance(stated, list) else [stated]
-    return tuple(dict.fromkeys([loaded.end_token_id, *(each for each in listed if isinstance(each, int))]))
-
-
 class QuestionReader:
     """Turns requests into questions for one served model. Safe under threads.
 
@@ -51,7 +44,7 @@ class QuestionReader:
         self._name = name
         self._context = context
         self._max_new_tokens = max_new_tokens
-        self._end_token_ids = end_token_ids(loaded)
+        self._end_token_ids = loaded.end_token_ids
         vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         self._constraints = ConstraintMaker(loaded.tokenizer, vocabulary, self._end_token_ids)
 
