@@ -52,6 +52,12 @@ def test_methods_are_those_of_the_specs(call: Program) -> None:
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
 
 
+def test_the_schema_of_a_recipe_is_printed_for_editors(call: Program) -> None:
+    schema = json.loads(call("methods", "--schema").stdout)
+    assert {"model", "data", "stages"} <= set(schema["required"])
+    assert schema["additionalProperties"] is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

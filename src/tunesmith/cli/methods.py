@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import json
+from typing import Annotated, get_args
 
+import typer
 from pydantic import BaseModel
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.messages import say
+from tunesmith.recipe.load import recipe_schema
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
@@ -15,8 +18,14 @@ from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.ship import ShipSpec
 
 
-def methods() -> None:
-    """List the values of every axis."""
+SchemaOption = Annotated[bool, typer.Option("--schema", help="cli.opt_schema")]
+
+
+def methods(schema: SchemaOption = False) -> None:
+    """List the values of every axis, or print the JSON schema of a recipe."""
+    if schema:
+        print(json.dumps(recipe_schema(), ensure_ascii=False, indent=2))
+        return
     found = {
         "adapt": _kinds(StageSpec, "adapt"),
         "objective": _kinds(StageSpec, "objective"),
