@@ -53,7 +53,7 @@ def test_methods_are_those_of_the_specs(call: Program) -> None:
 
 
 def test_the_schema_of_a_recipe_is_printed_for_editors(call: Program) -> None:
-    schema = json.loads(call("methods", "--schema").stdout)
+    schema = json.loads(call("methods", "--schema").out)
     assert {"model", "data", "stages"} <= set(schema["required"])
     assert schema["additionalProperties"] is False
 

@@ -17,7 +17,6 @@ from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.ship import ShipSpec
 
-
 SchemaOption = Annotated[bool, typer.Option("--schema", help="cli.opt_schema")]
 
 
