@@ -15,11 +15,11 @@ started by several commands ends as the unbroken one would.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -28,62 +28,43 @@ from tunesmith.adapt.base import frozen_digest
 from tunesmith.compat.check import check
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import (
-    ASIDE,
-    MANIFEST,
-    folder_hashes,
-    read_json,
-    sha256_file,
-    verify_folder,
-    write_atomic,
-    write_json,
-)
+from tunesmith.core.files import ASIDE, MANIFEST, read_json, sha256_file, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
 from tunesmith.core.run import Run, list_runs
-from tunesmith.core.types import SPLITS, Example
+from tunesmith.core.types import SPLITS, Example, SplitName
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
-from tunesmith.evaluate.answers import Question, Result, ask_all, questions_of, read_result, score_answers, write_result
+from tunesmith.evaluate.answers import Question, ask_all, drawn_questions, read_result, score_answers, write_result
 from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
-from tunesmith.models.load import (
-    BaseFolder,
-    Loaded,
-    end_token_ids,
-    load_model,
-    load_tokenizer,
-    resolve_base,
-    template_of,
-)
-from tunesmith.models.policy import Policy
+from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
+from tunesmith.models.packed import Features
 from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak, free_memory_bytes
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
+from tunesmith.recipe.identity import anchored, identity
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import LoraSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.runtime.local import choose_device
 from tunesmith.runtime.start import start as start_runtime
-from tunesmith.ship.merge import merge
+from tunesmith.ship.merge import merge_into
 from tunesmith.ship.publish import Shipping, check_published, ship_formats
 from tunesmith.ship.yardstick import parity_chats, parity_metric
-from tunesmith.tasks.chat import ChatTask, Encoded
+from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.mask_gate import check_masks
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
 from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.loop import Job, fit
-from tunesmith.train.optim import DEFAULT_LEARNING_RATE
-from tunesmith.train.probe import accelerator_peak, faster_dtype, peak_bytes, step_cost
-from tunesmith.train.validation import TaskMetric as ValidationMetric
-from tunesmith.train.validation import no_task_metric
+from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
+from tunesmith.train.settle import settled
+from tunesmith.train.validation import answered_metric
 
 LOCK = "recipe.lock.yaml"
 METRICS = "metrics.jsonl"
@@ -109,8 +90,16 @@ class Work:
         """The run directory."""
         return self.run.path
 
+    @property
+    def change(self) -> Path:
+        """The best change of the last stage: what is evaluated and published."""
+        return self.path / self.recipe.stages[-1].name / BEST
+
     def base(self) -> BaseFolder:
-        """The base model, with the very weights that the run began with. Errors: models.*, lifecycle.base_changed."""
+        """The base model, its weights hashed anew at every call and equal to those that the run began with.
+
+        Errors: those of `resolve_base`, lifecycle.base_changed.
+        """
         spec = self.recipe.model
         base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
         if base.sha256 != self.run.manifest()["base_sha256"]:
@@ -122,9 +111,18 @@ class Work:
         dtype = DTYPES[self.recipe.model.dtype]
         return load_model(self.base().path, dtype=dtype, device=self.recipe.runtime.device)
 
-    def task(self, loaded: Loaded) -> ChatTask:
-        """The task with the base's own tokenizer."""
-        return ChatTask(loaded.tokenizer, loaded.end_token_ids, self.recipe.stages[0].train.max_length)
+    @cached_property
+    def task(self) -> ChatTask:
+        """The task with the base's own tokenizer and template."""
+        return ChatTask.of_folder(self.base().path, self.recipe.stages[0].train.max_length)
+
+    def examples(self, split: SplitName) -> list[Example]:
+        """The rows of a split. Errors: those of `load_splits`."""
+        return to_examples(data_room.load_split(self.path, split))
+
+    def features(self, split: SplitName) -> list[Features]:
+        """The rows of a split as token ids and loss weights."""
+        return [self.task.encode(example).features for example in self.examples(split)]
 
 
 # ---------------------------------------------------------------------------------------------------- start
@@ -138,27 +136,19 @@ def start(
     Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`.
     """
     folder = recipe_path.resolve().parent
-    recipe = _anchored(load_recipe(recipe_path, overrides), folder)
+    recipe = anchored(load_recipe(recipe_path, overrides), folder)
     check(recipe)
-    identity = _identity(recipe, folder)
-    found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == identity]
+    key = identity(recipe, folder)
+    found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == key]
     if found and not new:
         return reopen(found[-1].path, listeners)
     base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
     facts = {"base_sha256": base.sha256, "recipe_folder": str(folder), "base": base.name, "base_licence": base.licence}
-    run = Run.create(root, recipe.name, identity, {**facts, "base_origin": vars(base.origin)})
+    run = Run.create(root, recipe.name, key, {**facts, "base_origin": vars(base.origin)})
     write_atomic(run.path / "recipe.yaml", recipe_path.read_bytes())
-    write_atomic(run.path / LOCK, lock(recipe, base).as_yaml())
+    write_atomic(run.path / LOCK, settled(recipe, base.revision).as_yaml())
     run.record_files(run.path / "recipe.yaml", run.path / LOCK)
     return reopen(run.path, listeners)
-
-
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with a base that is a path made absolute: like every path in it, it starts at the recipe."""
-    base = recipe.model.base
-    if base.startswith("~") or not ("/" in base or base.endswith(".gguf")) or not (folder / base).exists():
-        return recipe
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": str((folder / base).resolve())})})
 
 
 def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
@@ -172,41 +162,6 @@ def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
     torch.set_num_threads(recipe.runtime.threads or available_cores())
     work = Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
     return work if work.leads else replace(work, events=SILENT)
-
-
-def lock(recipe: Recipe, base: BaseFolder) -> Recipe:
-    """The recipe with every open choice settled: device, number format, threads, revision, step size, scale."""
-    device = choose_device(recipe.runtime.device)
-    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else faster_dtype(device)
-    threads = recipe.runtime.threads or available_cores()
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"dtype": dtype, "revision": base.revision or None}),
-            "runtime": recipe.runtime.model_copy(update={"device": device.type, "threads": threads}),
-            "stages": [_lock_stage(stage) for stage in recipe.stages],
-        }
-    )
-
-
-def _lock_stage(stage: StageSpec) -> StageSpec:
-    rate = stage.train.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind]
-    adapt = stage.adapt
-    if isinstance(adapt, LoraSpec) and adapt.lora_alpha is None:
-        adapt = adapt.model_copy(update={"lora_alpha": 2.0 * adapt.rank})
-    return stage.model_copy(update={"adapt": adapt, "train": stage.train.model_copy(update={"learning_rate": rate})})
-
-
-def _identity(recipe: Recipe, folder: Path) -> str:
-    """Hash of the recipe and of every file it reads: an edited source is another run."""
-    digest = hashlib.sha256(recipe.as_json().encode())
-    sources = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
-    for source in sources:
-        path = folder / Path(source.path).expanduser()
-        if path.is_dir():
-            digest.update(repr(sorted(folder_hashes(path).items())).encode())
-        elif path.is_file():
-            digest.update(sha256_file(path).encode())
-    return digest.hexdigest()
 
 
 # ----------------------------------------------------------------------------------------- the stages in order
@@ -234,7 +189,7 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
             started = time.perf_counter()
             function(work)
             seconds = round(time.perf_counter() - started, 3)
-            work.run.finish_stage(name, "", seconds=seconds)
+            work.run.finish_stage(name, seconds=seconds)
             work.events.emit("stage_end", stage=name, seconds=seconds)
 
         stage.__doc__ = function.__doc__
@@ -255,13 +210,11 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 @_stage("data")
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
-    base = work.base()
-    task = _task_of_folder(work, base)
-    ledger = Ledger()
+    task, ledger = work.task, Ledger()
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger)
     examples = {split: to_examples(frame) for split, frame in prepared.frames.items()}
     encoded = {split: task.encode_all(rows, ledger) for split, rows in examples.items()}
-    report = check_masks(task, examples["train"], encoded["train"], _template_of_folder(base))
+    report = check_masks(task, examples["train"], encoded["train"], folder_template(work.base().path))
     kept = set(ledger.kept_rows())
     frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
     lengths = {split: [len(item.features.token_ids) for item in items] for split, items in encoded.items()}
@@ -279,16 +232,13 @@ def prepare_data(work: Work) -> None:
 def plan(work: Work) -> None:
     """Readiness, advice and the forecast, as events and as plan.md. Errors: plan.blocked, plan.unknown_size."""
     base = work.base()
-    task = _task_of_folder(work, base)
-    examples = {split: _examples(work, split) for split in SPLITS}
-    rows = {split: [item.features for item in _encode(task, examples[split])] for split in SPLITS}
-    fates = Ledger.load(work.path / "ledger.jsonl").totals()
-    prepared = Prepared(rows, examples["train"], fates, work.recipe_folder)
     rounded = base.origin.quantization if base.origin.lossy else ""
-    config = read_json(base.path / "config.json")
-    found, grounds = plan_run(
-        work.recipe, prepared, Base(config, base.licence, find(base.name), rounded), _machine(work.recipe)
+    fates = Ledger.load(work.path / "ledger.jsonl").totals()
+    prepared = Prepared(
+        {split: work.features(split) for split in SPLITS}, work.examples("train"), fates, work.recipe_folder
     )
+    facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
+    found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))
     keep_plan(work.run, found, grounds)
     announce(found, work.events)
     refuse_blocked(found, work.path)
@@ -298,12 +248,9 @@ def plan(work: Work) -> None:
 def measure_baseline(work: Work) -> None:
     """The base alone, and the base with solved examples in its prompt, on the test questions."""
     loaded = work.load_base()
-    task = work.task(loaded)
-    questions = test_questions(work)
-    _answer(work, loaded, task, questions, "base")
+    _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
-        shown = _examples(work, "train")[: work.recipe.evaluate.examples]
-        _answer(work, loaded, task, questions, "base_with_examples", shown)
+        _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
 
 
 @_stage("train")
@@ -325,8 +272,7 @@ def train(work: Work) -> None:
 @_stage("evaluate")
 def evaluate(work: Work) -> None:
     """The tuned model, merged as it will ship, on the questions that the base was asked."""
-    loaded = load_tuned(work)
-    _answer(work, loaded, work.task(loaded), test_questions(work), "tuned")
+    _answer(work, load_tuned(work), "tuned")
 
 
 @_stage("ship")
@@ -358,12 +304,7 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
     Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
     ship.parity_failed, and those of `certify_resume`.
     """
-    files = work.run.manifest()["files"]
-    for name, digest in (files if isinstance(files, dict) else {}).items():
-        if not (work.path / name).is_file():
-            raise TunesmithError("core.missing_file", path=str(work.path / name))
-        if sha256_file(work.path / name) != digest:
-            raise TunesmithError("core.hash_differs", path=str(work.path / name))
+    work.run.check_files()
     frames = data_room.load_splits(work.path)
     Ledger.load(work.path / "ledger.jsonl").check(row for frame in frames.values() for row in frame["row"])
     for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
@@ -382,11 +323,14 @@ def certify_resume(work: Work) -> Certificate:
     Errors: lifecycle.nothing_to_certify, lifecycle.not_certified.
     """
     stage = work.recipe.stages[-1]
-    runtime = start_runtime(work.recipe.runtime)
     aside = work.path / f"{ASIDE}replay"
-    certificate = certify(
-        work.path / stage.name, aside, lambda folder: _build_stage(work, stage, runtime, folder, SILENT)
-    )
+    runtime = start_runtime(work.recipe.runtime)
+    try:
+        certificate = certify(
+            work.path / stage.name, aside, lambda folder: _build_stage(work, stage, runtime, folder, SILENT)
+        )
+    finally:
+        runtime.close()
     write_json(work.path / CERTIFICATE, {**asdict(certificate), "equal": certificate.equal})
     work.run.record_files(work.path / CERTIFICATE)
     if not certificate.equal:
@@ -399,53 +343,26 @@ def certify_resume(work: Work) -> Certificate:
 
 
 def test_questions(work: Work) -> list[Question]:
-    """The questions of the test split that this run asks: all, or the first `max_rows` of them."""
-    return questions_of(_examples(work, "test"))[: work.recipe.evaluate.max_rows]
+    """The questions of the test split that this run asks: all, or `evaluate.max_rows` of them."""
+    return drawn_questions(work.examples("test"), work.recipe.evaluate.max_rows, work.recipe.data.split.seed)
 
 
 def load_tuned(work: Work) -> Loaded:
     """The base with the best change of the last stage merged into its weights, as the artefacts have it."""
-    loaded = work.load_base()
-    merged = merge(work.base(), work.path / work.recipe.stages[-1].name / BEST)
-    with torch.no_grad():
-        for name, parameter in loaded.model.named_parameters():
-            parameter.copy_(merged.tensors[name])
-    return loaded
+    return merge_into(work.load_base(), work.base(), work.change)
 
 
-def _examples(work: Work, split: str) -> list[Example]:
-    return to_examples(data_room.load_splits(work.path)[split])  # type: ignore[index]
-
-
-def _task_of_folder(work: Work, base: BaseFolder) -> ChatTask:
-    tokenizer = load_tokenizer(base.path)
-    return ChatTask(tokenizer, end_token_ids(base.path, tokenizer), work.recipe.stages[0].train.max_length)
-
-
-def _template_of_folder(base: BaseFolder) -> str:
-    """The template as it lies in the base's folder: the file that will ship."""
-    path = base.path / "chat_template.jinja"
-    return path.read_text("utf-8") if path.is_file() else template_of(load_tokenizer(base.path))
-
-
-def _answer(
-    work: Work,
-    loaded: Loaded,
-    task: ChatTask,
-    questions: Sequence[Question],
-    label: str,
-    shown: Sequence[Example] = (),
-) -> Result:
-    spec = work.recipe.evaluate
+def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
+    """Ask the test questions, score the answers and keep both; what an earlier call has kept stays."""
     path = work.path / "evaluate" / f"{label}.json"
     if path.exists():
-        return read_result(path, questions, spec)
-    answers = ask_all(loaded.model, task, questions, spec, work.events, label=label, shown=shown)
+        return
+    spec, questions = work.recipe.evaluate, test_questions(work)
+    answers = ask_all(loaded.model, work.task, questions, spec, work.events, label=label, shown=shown)
     result = score_answers(answers, questions, spec)
     write_result(path, result, questions)
     work.run.record_files(path)
     work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
-    return result
 
 
 def _machine(recipe: Recipe) -> Machine:
@@ -472,72 +389,32 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
         outcome = Outcome(result.progress.step, result.progress.seconds, peak)
         after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
     work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy))
-    work.events.emit(
-        "fit_end",
-        stage=stage.name,
-        steps=result.progress.step,
-        tokens=result.progress.tokens,
-        seconds=round(result.progress.seconds, 3),
-        best_step=result.stopper.best_step,
-        best_value=result.stopper.best_value,
-        stopped_early=result.progress.stopped_early,
-    )
+    work.events.emit("fit_end", stage=stage.name, **result.facts())
 
 
 def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
-    loaded = work.load_base()
-    task = work.task(loaded)
-    encoded = {split: _encode(task, _examples(work, split)) for split in ("train", "validation")}
     inputs = StageInputs(
-        loaded=loaded,
+        loaded=work.load_base(),
         base=work.base(),
-        task=task,
-        train_rows=[item.features for item in encoded["train"]],
-        validation_rows=[item.features for item in encoded["validation"]],
+        task=work.task,
+        train_rows=work.features("train"),
+        validation_rows=work.features("validation"),
         folder=folder,
         key=str(work.run.manifest()["recipe_sha256"]),
-        task_metric=_task_metric(work, stage, task),
+        task_metric=answered_metric(
+            work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
+        ),
     )
     return build(stage, inputs, runtime, emitter)
 
 
-def _encode(task: ChatTask, examples: Sequence[Example]) -> list[Encoded]:
-    return [task.encode(example) for example in examples]
-
-
 def _shipping(work: Work) -> Shipping:
     """What is published from, and what it is held against."""
-    questions = test_questions(work)
     limits = work.recipe.ship.parity
-    chats = parity_chats([*_examples(work, "test"), *_examples(work, "train")], limits.chats)
+    chats = parity_chats([*work.examples("test"), *work.examples("train")], limits.chats)
     if len(chats) < limits.chats:
         work.events.emit("note", code="ship.fewer_chats", chats=len(chats), wanted=limits.chats)
         limits = limits.model_copy(update={"chats": len(chats)})
-    return Shipping(
-        work.path,
-        work.base(),
-        work.path / work.recipe.stages[-1].name / BEST,
-        chats,
-        parity_metric(work.recipe.evaluate, questions, _stored(work, "tuned", questions)),
-        limits,
-    )
-
-
-def _stored(work: Work, label: str, questions: Sequence[Question]) -> Result:
-    return read_result(work.path / "evaluate" / f"{label}.json", questions, work.recipe.evaluate)
-
-
-def _task_metric(work: Work, stage: StageSpec, task: ChatTask) -> ValidationMetric:
-    """Answers validation questions with the policy, where a metric of the task decides which step is best."""
-    stopping = stage.train.early_stopping
-    if stopping.metric == "loss":
-        return no_task_metric
-    questions = questions_of(_examples(work, "validation"))[: stopping.rows]
-    spec = work.recipe.evaluate.model_copy(update={"metrics": [stopping.metric]})
-
-    def measure(policy: Policy) -> dict[str, float]:
-        with policy.answering() as model:
-            answers = ask_all(model, task, questions, spec, work.events, label="validation", timed=0)
-        return dict(score_answers(answers, questions, spec).scores.report.metrics)
-
-    return measure
+    questions, spec = test_questions(work), work.recipe.evaluate
+    tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
+    return Shipping(work.path, work.base(), work.change, chats, parity_metric(spec, questions, tuned), limits)

@@ -76,23 +76,28 @@ class Run:
             files[path.relative_to(self.path).as_posix()] = sha256_file(path)
         write_json(self.path / MANIFEST, manifest)
 
-    def finish_stage(self, stage: str, key: str, *paths: Path, **facts: object) -> None:
-        """Mark a stage done. `key` is the hash of what it depended on: with another key it counts as not done."""
+    def finish_stage(self, stage: str, *paths: Path, **facts: object) -> None:
+        """Mark a stage done, with the hashes of its files and what is worth knowing of it."""
         self.record_files(*paths)
         manifest = self.manifest()
         _table(manifest, "stages")[stage] = {
-            "key": key,
             "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
         }
         write_json(self.path / MANIFEST, manifest)
 
-    def stage(self, stage: str, key: str | None = None) -> Mapping[str, object] | None:
-        """Facts of a finished stage; None when it is not finished, or was finished with another key."""
+    def stage(self, stage: str) -> Mapping[str, object] | None:
+        """Facts of a finished stage; None when it is not finished."""
         facts = _table(self.manifest(), "stages").get(stage)
-        if not isinstance(facts, dict) or (key is not None and facts.get("key") != key):
-            return None
-        return facts
+        return facts if isinstance(facts, dict) else None
+
+    def check_files(self) -> None:
+        """Hold every recorded file against its hash. Errors: core.missing_file, core.hash_differs."""
+        for name, digest in _table(self.manifest(), "files").items():
+            if not (self.path / name).is_file():
+                raise TunesmithError("core.missing_file", path=str(self.path / name))
+            if sha256_file(self.path / name) != digest:
+                raise TunesmithError("core.hash_differs", path=str(self.path / name))
 
     @contextmanager
     def owned(self) -> Iterator[None]:

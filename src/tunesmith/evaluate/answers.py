@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import read_json, write_json
+from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Example, Message
 from tunesmith.evaluate.metrics import Scores, score
 from tunesmith.evaluate.speed import Timing
@@ -50,6 +52,15 @@ def questions_of(examples: Sequence[Example]) -> list[Question]:
         messages, wanted = question_and_answer(example)
         found.append(Question(example.row, messages, example.tools, wanted))
     return found
+
+
+def drawn_questions(examples: Sequence[Example], most: int | None, seed: int) -> list[Question]:
+    """The questions of all rows, or of `most` rows drawn with a seed, in the order of the rows."""
+    questions = questions_of(examples)
+    if most is None or most >= len(questions):
+        return questions
+    draw = random.Random(derive_seed(seed, "questions"))
+    return [questions[place] for place in sorted(draw.sample(range(len(questions)), most))]
 
 
 def ask_all(
@@ -146,8 +157,3 @@ def read_result(path: Path, questions: Sequence[Question], spec: EvaluateSpec) -
         tuple(Timing(float(seconds), int(tokens)) for seconds, tokens in alone),
     )
     return score_answers(answers, questions, spec)
-
-
-def metric_values(result: Result) -> Mapping[str, float]:
-    """Metric name to value."""
-    return result.scores.report.metrics

@@ -11,7 +11,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS
 from tunesmith.data.prepare import load_splits
 from tunesmith.data.table import to_examples
-from tunesmith.evaluate.answers import Question, Result, questions_of, read_result
+from tunesmith.evaluate.answers import Question, Result, drawn_questions, read_result
 from tunesmith.evaluate.card_facts import (
     ArtefactFacts,
     CardFacts,
@@ -44,7 +44,9 @@ _CORPUS_METRIC = "bleu_4"
 def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
     """The card of a run. Errors: core.missing_file where a stage that the card needs has not run."""
     manifest = read_json(path / MANIFEST)
-    questions = questions_of(to_examples(load_splits(path)["test"]))[: recipe.evaluate.max_rows]
+    questions = drawn_questions(
+        to_examples(load_splits(path)["test"]), recipe.evaluate.max_rows, recipe.data.split.seed
+    )
     results = _results(path, questions, recipe)
     base = _better_base(results)
     decisive = recipe.evaluate.metrics[0]

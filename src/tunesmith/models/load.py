@@ -297,6 +297,12 @@ def template_of(tokenizer: PreTrainedTokenizerFast) -> str:
     return stated if isinstance(stated, str) else ""
 
 
+def folder_template(folder: Path) -> str:
+    """The chat template as it lies in a model folder: the very file that ships. Errors: models.load_failed."""
+    path = folder / "chat_template.jinja"
+    return path.read_text("utf-8") if path.is_file() else template_of(load_tokenizer(folder))
+
+
 def _check_fit(folder: Path, info: Mapping[str, Iterable[object]]) -> None:
     parts = {
         part: sorted(str(each) for each in info.get(f"{part}_keys") or ())

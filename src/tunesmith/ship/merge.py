@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, read_json, verify_folder
-from tunesmith.models.load import BaseFolder
+from tunesmith.models.load import BaseFolder, Loaded
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -65,6 +65,15 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     if not changed:
         raise TunesmithError("ship.no_change", path=str(change))
     return Merged(weights, tuple(changed), "lora")
+
+
+def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
+    """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
+    merged = merge(base, change)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            parameter.copy_(merged.tensors[name])
+    return loaded
 
 
 def check_base(base: BaseFolder, change: Path) -> None:

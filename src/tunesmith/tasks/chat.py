@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message
+from tunesmith.models.load import end_token_ids, load_tokenizer
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.tasks.chat_template import ChatTemplate
 
@@ -56,6 +58,12 @@ class ChatTask:
         self.end_token_ids = frozenset(end_token_ids)
         self.max_length = max_length
         self._end_texts = tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.end_token_ids))
+
+    @classmethod
+    def of_folder(cls, folder: Path, max_length: int) -> ChatTask:
+        """The task of a model folder. Errors: those of `load_tokenizer` and `end_token_ids`."""
+        tokenizer = load_tokenizer(folder)
+        return cls(tokenizer, end_token_ids(folder, tokenizer), max_length)
 
     def encode(self, example: Example) -> Encoded:
         """Token ids and loss weights of a row. Errors: tasks.template_failed."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.events import Emitter
+from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import Features, Packed
 from tunesmith.objectives.base import Objective
@@ -69,9 +69,20 @@ class FitResult:
     stopper: Stopper
     last_loss: float
 
+    def facts(self) -> dict[str, Value]:
+        """For the event that ends a fit."""
+        return {
+            "steps": self.progress.step,
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds, 3),
+            "best_step": self.stopper.best_step,
+            "best_value": self.stopper.best_value,
+            "stopped_early": self.progress.stopped_early,
+        }
+
 
 def fit(job: Job, until: int | None = None) -> FitResult:
-    """Train from the newest whole checkpoint (or from the start) to the end, or to step `until`.
+    """Train from the newest whole checkpoint (or from the start) to the end, or to step `until`, saved there too.
 
     Errors: train.not_finite after too many bad steps; train.interrupted after a signal, with all saved.
     """
@@ -86,6 +97,8 @@ def fit(job: Job, until: int | None = None) -> FitResult:
             _note(job, progress, update)
             _look_around(job, progress)
             _obey(job, progress, request)
+    if until is not None:
+        _save(job, progress)
     return FitResult(progress, job.stopper, loss)
 
 

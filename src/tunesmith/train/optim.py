@@ -107,7 +107,9 @@ class MasterOptimizer:
             name, _, field = key.rpartition("/")
             if name not in self.masters:
                 raise TunesmithError("train.state_differs", what=key)
-            self._optimizer.state[self.masters[name]][field] = value.clone()
+            master = self.masters[name]
+            # The file was read on the CPU; the fused rule wants every tensor, its counter too, beside its parameter.
+            self._optimizer.state[master][field] = value.to(master.device, copy=True)
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
