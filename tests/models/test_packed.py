@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.linear_loss import linear_cross_entropy
@@ -80,6 +82,36 @@ def test_padded_batches_are_refused(folder: Path) -> None:
     policy = Policy(load_model(folder, dtype=torch.float32, device=torch.device("cpu")).model)
     with pytest.raises(TunesmithError, match="packed_only"):
         policy.model(input_ids=torch.tensor([[1, 2], [3, 4]]), attention_mask=torch.tensor([[0, 1], [1, 1]]))
+
+
+_SMALL = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**_SMALL)), "packed.other_head"),
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**_SMALL, final_logit_softcapping=None)), "packed.other_attention"),
+        (lambda: MistralForCausalLM(MistralConfig(**_SMALL, sliding_window=8)), "packed.window_short"),
+    ],
+)
+def test_what_the_packed_form_cannot_do_is_refused(model: Callable[[], PreTrainedModel], code: str) -> None:
+    row = Features(0, tuple(range(1, 21)), (0.0,) * 2 + (1.0,) * 18)
+    with pytest.raises(TunesmithError, match=code):
+        Policy(model())(pack([row]))
+
+
+def test_a_window_longer_than_every_document_changes_nothing() -> None:
+    row = Features(0, tuple(range(1, 21)), (0.0,) * 2 + (1.0,) * 18)
+    model = MistralForCausalLM(MistralConfig(**_SMALL, sliding_window=32))
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([row.token_ids])).logits[0].log_softmax(-1)
+        losses_K = Policy(model)(pack([row]))
+    targets = torch.tensor(row.token_ids[2:])
+    torch.testing.assert_close(losses_K, -wanted[1:-1].gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -76,8 +76,7 @@ from tunesmith.runtime.distributed import DistributedRuntime
 from tunesmith.train.loop import fit
 runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
 settings = {"optimizer": "sgd", "epochs": 1.0, "batch_size": 4}
-job = make_job(Path(sys.argv[1]), Path(sys.argv[2]), runtime, settings=settings, dtype=torch.float64, rows=21)
-fit(job)
+fit(make_job(Path(sys.argv[1]), Path(sys.argv[2]), runtime, settings=settings, dtype=torch.float64, rows=21))
 runtime.close()
 """
 

@@ -6,7 +6,6 @@ from tunesmith.adapt.base import Attached
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
 from tunesmith.models.policy import Policy
-from tunesmith.models.sites import find_sites
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec
 
 
@@ -19,4 +18,4 @@ def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str) -> Att
     """
     if isinstance(spec, FullSpec):
         return attach_full(policy)
-    return attach_lora(policy, find_sites(policy.model), spec, seed, base_name)
+    return attach_lora(policy, spec, seed, base_name)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunesmith.adapt.base import copy_into, named_trainable
 from tunesmith.models.policy import Policy
-from tunesmith.models.sites import Sites, check_names
+from tunesmith.models.sites import check_names, find_sites
 from tunesmith.recipe.specs.adapt import LoraSpec
 
 _ADAPTER = ".default"
@@ -56,13 +56,19 @@ class LoraAttached:
         save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def attach_lora(policy: Policy, sites: Sites, spec: LoraSpec, seed: int, base_name: str) -> LoraAttached:
+def _layers(policy: Policy, wanted: str | list[str]) -> list[str]:
+    if not isinstance(wanted, str):
+        return wanted
+    sites = find_sites(policy.model)
+    return list(sites.attention if wanted == "attention" else sites.linears)
+
+
+def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> LoraAttached:
     """Put LoRA on a policy. A is drawn from `seed`, B is 0: before the first step nothing has changed.
 
-    Errors: packed.no_such_module.
+    Errors: packed.unknown_architecture where the recipe leaves the layers to us, packed.no_such_module.
     """
-    chosen = {"all-linear": sites.linears, "attention": sites.attention}
-    names = list(chosen[spec.target_modules]) if isinstance(spec.target_modules, str) else spec.target_modules
+    names = _layers(policy, spec.target_modules)
     check_names(policy.model, names)
     config = LoraConfig(
         r=spec.rank,

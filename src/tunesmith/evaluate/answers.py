@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import read_json, write_json
 from tunesmith.core.seed import derive_seed
@@ -147,9 +148,9 @@ def write_result(path: Path, result: Result, questions: Sequence[Question]) -> N
 def read_result(path: Path, questions: Sequence[Question], spec: EvaluateSpec) -> Result:
     """Read a result back; scores are computed again from the answers. Errors: those of `read_json` and `score`."""
     stored = read_json(path)
-    rows, alone = stored["rows"], stored["alone"]
+    rows, alone = stored.get("rows"), stored.get("alone")
     if not isinstance(rows, list) or not isinstance(alone, list):
-        raise TypeError(f"{path} holds no rows")
+        raise TunesmithError("core.broken_json", path=str(path), reason="no rows")
     answers = Answers(
         tuple(str(row["answer"]) for row in rows),
         int(str(stored["tokens"])),

@@ -219,15 +219,21 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     documents: Documents | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention for transformers: query [1, H, T, S], key and value [1, G, T, S] -> [1, T, H, S].
 
     `documents` travels as an argument of the model's forward. Errors: packed.packed_only for padded batches,
-    several sequences, attention dropout or a call without documents: this form would answer wrongly.
+    several sequences, attention dropout or a call without documents, packed.other_attention for capped scores and
+    sinks, packed.window_short for a sliding window shorter than a document: this form would answer wrongly.
     """
     if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
         raise TunesmithError("packed.packed_only")
+    if softcap is not None or s_aux is not None:
+        raise TunesmithError("packed.other_attention", part="softcap" if softcap is not None else "s_aux")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     answers: list[Tensor] = []
     for (first, last), parent in zip(documents.spans, documents.parents, strict=True):
@@ -236,6 +242,8 @@ def packed_attention(
             before = slice(*documents.spans[parent])
             key_GMS = torch.cat([key[0, :, before], key_GMS], dim=1)
             value_GMS = torch.cat([value[0, :, before], value_GMS], dim=1)
+        if sliding_window is not None and key_GMS.shape[1] > sliding_window:
+            raise TunesmithError("packed.window_short", window=sliding_window, tokens=key_GMS.shape[1])
         answers.append(_document_attention(query[0, :, first:last], key_GMS, value_GMS, scale))
     return torch.cat(answers, dim=1).transpose(0, 1)[None], None
 

@@ -12,8 +12,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.models.linear_loss import linear_cross_entropy
 from tunesmith.models.packed import PACKED_ATTENTION, Documents, Packed
+
+_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""What some architectures do to the logits; the loss here is of the head's plain product."""
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are more than hidden states times a matrix: its loss would be another one."""
+    config = model.config.get_text_config()
+    found = [name for name in _AFTER_THE_HEAD if getattr(config, name, None) not in (None, 1, 1.0)]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        found.append("lm_head.bias")
+    if found:
+        raise TunesmithError("packed.other_head", architecture=str(config.model_type), part=", ".join(found))
 
 
 class Policy(nn.Module):
@@ -21,10 +35,13 @@ class Policy(nn.Module):
 
     Args:
         model: the causal model; its attention is switched to the packed form, which touches only this instance.
+
+    Errors: packed.other_head.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
+        _check_head(model)
         self.model = model
         model.set_attn_implementation(PACKED_ATTENTION)
 

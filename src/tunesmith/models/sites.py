@@ -15,8 +15,7 @@ _SPLIT_PROJECTIONS = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
-    name: _SPLIT_PROJECTIONS
-    for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
+    name: _SPLIT_PROJECTIONS for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "smollm3")
 }
 for _name in ("glm", "glm4"):
     _ROLES[_name] = {"attention": _SPLIT_PROJECTIONS["attention"], "mlp": ("gate_up_proj", "down_proj")}

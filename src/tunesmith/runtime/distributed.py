@@ -6,9 +6,11 @@ and DDP averages where a sum is needed, so the loss is scaled by the number of r
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as group
@@ -20,6 +22,8 @@ from tunesmith.models.policy import Policy
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.local import choose_device
 
+_PATIENCE = timedelta(hours=6)
+"""How long a rank waits for the others: the first one answers the baseline's questions before it joins."""
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -36,7 +40,7 @@ class DistributedRuntime:
             torch.cuda.set_device(self.device)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        group.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        group.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_PATIENCE)
         self.rank = group.get_rank()
         self.size = group.get_world_size()
         self._placed: DistributedDataParallel | None = None
@@ -76,5 +80,7 @@ class DistributedRuntime:
         group.barrier()
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group. What still refers to it goes first: gloo's threads abort a process that ends with them."""
+        self._placed = None
+        gc.collect()
         group.destroy_process_group()

@@ -125,6 +125,9 @@ class Engine:
                     self._numbers[self._decoder.add(work.prompt, work.settings, work.constraint)] = ticket
                 except TunesmithError as error:
                     self._end(ticket, error)
+                except Exception as error:  # one prompt must not end the thread that serves all others
+                    self._alarm(error)
+                    self._end(ticket, TunesmithError("serve.model_fault", reason=type(error).__name__))
         for number, ticket in list(self._numbers.items()):
             if ticket in given_up:
                 self._decoder.remove(number)
@@ -158,11 +161,14 @@ class Engine:
             work.deliver(progress)
 
     def _fail_all(self, error: Exception) -> None:
-        self._emitter.emit("alarm", code="serve.model_fault", reason=f"{type(error).__name__}: {error}"[:500])
+        self._alarm(error)
         for ticket in list(self._numbers.values()):
             self._end(ticket, TunesmithError("serve.model_fault", reason=type(error).__name__))
         self._numbers.clear()
         self._decoder = self._new_decoder()
+
+    def _alarm(self, error: Exception) -> None:
+        self._emitter.emit("alarm", code="serve.model_fault", reason=f"{type(error).__name__}: {error}"[:500])
 
     def _end(self, ticket: int, error: TunesmithError) -> None:
         work = self._forget(ticket)
