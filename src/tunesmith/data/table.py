@@ -41,11 +41,6 @@ SCHEMA = pl.Schema(
 )
 
 
-def empty_frame() -> pl.DataFrame:
-    """A table of no rows."""
-    return pl.DataFrame(schema=SCHEMA)
-
-
 def build_frame(columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
     """The table of columns in the schema's order. Turns go through Arrow: polars would make a series of every row."""
     series = [

@@ -67,11 +67,6 @@ class Packed:
         """T."""
         return int(self.token_ids.numel())
 
-    @property
-    def num_documents(self) -> int:
-        """D."""
-        return int(self.row.numel())
-
 
 def pack(items: Sequence[Features]) -> Packed:
     """Lay rows end to end; rows that begin alike share that beginning as one parent document.

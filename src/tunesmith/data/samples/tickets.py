@@ -23,7 +23,6 @@ from tunesmith.data.samples.slips import scuff
 
 Style = Literal["letter", "chat"]
 Urgency = Literal["low", "normal", "high"]
-STYLES: tuple[Style, ...] = ("letter", "chat")
 INTENTS = ("refund", "exchange", "delivery", "defect", "cancel", "billing", "account", "question")
 PRODUCTS = (
     "kettle", "headset", "vacuum", "coffee machine", "lamp", "printer", "fan", "router",
