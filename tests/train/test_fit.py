@@ -95,6 +95,11 @@ def test_two_gloo_processes_equal_one(base: Path, tmp_path: Path) -> None:
     same(load_file(checkpoint / "masters.safetensors"), masters(alone), 1e-9)
 
 
+def test_a_fit_up_to_a_step_is_saved_there(base: Path, tmp_path: Path) -> None:
+    fit(make_job(base, tmp_path / "fit", local()), until=1)
+    assert [path.name for path in (tmp_path / "fit").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
 def _free_port() -> int:
     import socket
 
