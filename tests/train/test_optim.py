@@ -177,3 +177,12 @@ def test_state_of_another_training_is_refused() -> None:
     assert error.value.facts["what"] == "other/exp_avg"
     with pytest.raises(TunesmithError, match="state_differs"):
         ours.restore({**masters, "bias": torch.zeros(1)}, {})
+
+
+def test_a_loss_that_is_no_number_changes_nothing_even_with_a_good_gradient() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = MasterOptimizer({"weight": parameter}, TrainSpec())
+    parameter.grad = torch.ones(2, 2)
+    optimizer.collect()
+    assert optimizer.step(0.1, 1.0, usable=False) == pytest.approx(2.0)
+    assert torch.equal(parameter, torch.ones(2, 2)) and parameter.grad is None

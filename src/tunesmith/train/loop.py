@@ -113,11 +113,7 @@ class _Update:
 
     @property
     def applied(self) -> bool:
-        return math.isfinite(self.norm)
-
-    @property
-    def bad(self) -> bool:
-        return not self.applied or not all(math.isfinite(loss) for loss in self.losses.values())
+        return all(math.isfinite(value) for value in (self.norm, *self.losses.values()))
 
 
 def _step(job: Job, progress: Progress) -> _Update:
@@ -142,7 +138,8 @@ def _step(job: Job, progress: Progress) -> _Update:
             sums[name] += float(terms[name].detach())
     losses = _mean_terms(job, sums, counts)
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
-    norm = job.optimizer.step(rate, spec.max_grad_norm)
+    usable = all(math.isfinite(loss) for loss in losses.values())
+    norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
     tokens = job.runtime.sum([sum(batch.num_tokens for batch in batches)])[0]
     return _Update(losses, norm, rate, int(tokens))
 
@@ -166,8 +163,8 @@ def _note(job: Job, progress: Progress, update: _Update) -> None:
     """Count the step; a step that was no number is said, never averaged away, and too many of them end the run."""
     progress.step += 1
     progress.tokens += update.tokens
-    progress.bad_steps = progress.bad_steps + 1 if update.bad else 0
-    if progress.step % job.spec.logging_steps == 0 or update.bad:
+    progress.bad_steps = 0 if update.applied else progress.bad_steps + 1
+    if progress.step % job.spec.logging_steps == 0 or not update.applied:
         job.emitter.emit(
             "step",
             step=progress.step,

@@ -63,11 +63,14 @@ class MasterOptimizer:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 parameter.grad = None
 
-    def step(self, learning_rate: float, max_grad_norm: float) -> float:
-        """One update; returns the norm of the gradient before clipping. A norm that is no number changes nothing."""
+    def step(self, learning_rate: float, max_grad_norm: float, *, usable: bool = True) -> float:
+        """One update; returns the norm of the gradient before clipping.
+
+        A norm that is no number, or a loss that the caller does not find `usable`, changes nothing.
+        """
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if bool(torch.isfinite(norm)):
+        if usable and bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), max_grad_norm, norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
