@@ -160,7 +160,16 @@ def test_two_ranks_under_a_launcher_train_one_run(recipe: Path, tmp_path: Path) 
     )  # fmt: skip
     (run,) = list_runs(runs)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, "-m", "tunesmith", "train", str(run.path)], check=True, capture_output=True, timeout=100)
+    # A session of its own: a launcher that is killed would leave its ranks behind.
+    command = [*launcher, "-m", "tunesmith", "train", str(run.path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as ranks:
+        try:
+            assert ranks.wait(timeout=100) == 0
+        except BaseException:
+            os.killpg(ranks.pid, signal.SIGKILL)
+            raise
     assert run.stage("train") is not None
     steps = read_events(run.path / "metrics.jsonl", "step")
     assert [event.values["step"] for event in steps] == list(range(1, 7)), "40 rows, windows of 2 x 8, 2 epochs"
