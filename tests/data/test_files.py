@@ -69,6 +69,15 @@ def test_gb18030_only_by_attempt_and_noted(tmp_path: Path) -> None:
     assert (file.encoding, file.guessed) == ("gb18030", True)
 
 
+def test_gb18030_whose_pairs_are_often_utf8_too(tmp_path: Path) -> None:
+    sentence = "请把这句话翻译成英文：今天天气很好，我们去公园散步吧。"
+    half_utf8 = "帽子店的帽子很好看"  # 帽 is 0xC3 0xB1, which UTF-8 reads as one character
+    for text in (sentence, half_utf8):
+        file = read_file(write(tmp_path, "a.csv", f"prompt,answer\n{text},yes\n".encode("gb18030")))
+        assert file.rows[0]["prompt"] == text
+        assert file.encoding == "gb18030"
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -19,6 +19,9 @@ _MARKS = (
 _LEAST_COMMON_SHARE = 0.9
 _LEAST_CHARACTERS = 4
 """Two stray bytes also make a Chinese character; so few are no evidence of an encoding."""
+_BROKEN_UTF8_SHARE = 0.75
+"""From this share of bytes on the file is UTF-8 with a fault. Many pairs of GB18030 are also UTF-8: 0.35 of the bytes
+of Chinese prose, and at most 0.64 of any of 3,000 single rows; UTF-8 that lost one byte keeps 0.86 and more."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,15 @@ def _as_gb18030(content: bytes) -> str | None:
         return None
     wide = [character for character in text if ord(character) > 127]
     common = sum(1 for character in wide if _in_gb2312(character))
-    by_utf8 = sum(1 for character in content.decode("utf-8", "ignore") if ord(character) > 127)
     plausible = len(wide) >= _LEAST_CHARACTERS and common >= _LEAST_COMMON_SHARE * len(wide)
-    return text if plausible and by_utf8 < len(wide) / 3 else None
+    return text if plausible and _share_read_as_utf8(content) < _BROKEN_UTF8_SHARE else None
+
+
+def _share_read_as_utf8(content: bytes) -> float:
+    """Share of the bytes above 0x7F that stand in whole UTF-8 characters."""
+    high = sum(1 for byte in content if byte > 127)
+    whole = sum(len(character.encode()) for character in content.decode("utf-8", "ignore") if ord(character) > 127)
+    return whole / high if high else 0.0
 
 
 def _in_gb2312(character: str) -> bool:
