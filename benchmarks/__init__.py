@@ -1,0 +1,1 @@
+"""Benchmarks against other trainers. Not part of the package, not run by the tests."""

@@ -1,0 +1,1 @@
+"""One small file a system: how it trains the rows that everybody gets."""

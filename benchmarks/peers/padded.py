@@ -1,0 +1,41 @@
+"""Padded batches and a plain model: what the loops of other trainers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from benchmarks.exchange import Row
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+def plain_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The base as transformers loads it, with sdpa attention."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    return model
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """input_ids, attention_mask and labels, padded on the right to the longest row."""
+    longest = max(len(row.token_ids) for row in rows)
+    shape = (len(rows), longest)
+    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for place, row in enumerate(rows):
+        length = len(row.token_ids)
+        ids[place, :length] = torch.tensor(row.token_ids)
+        mask[place, :length] = 1
+        learned = torch.tensor(row.answer, dtype=torch.bool)
+        labels[place, :length][learned] = ids[place, :length][learned]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def sorted_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
+    """Batches of rows of like length."""
+    ordered = sorted(rows, key=lambda row: len(row.token_ids))
+    return [ordered[first : first + batch_size] for first in range(0, len(ordered), batch_size)]

@@ -1,0 +1,53 @@
+"""Who is measured, in which settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class System:
+    """One trainer in one setting.
+
+    `hold_memory` gives it the process settings of Tunesmith (allocator, short spin); `checkpointing` says that it
+    computes activations again to save memory; `python` is the interpreter of its environment.
+    """
+
+    name: str
+    setting: str
+    file: str
+    hold_memory: bool = False
+    checkpointing: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+
+    @property
+    def label(self) -> str:
+        """For tables and for `--only`."""
+        return f"{self.name}: {self.setting}"
+
+
+OURS = System("tunesmith", "default", "ours", hold_memory=True)
+TRL = System("trl", "default", "trl", checkpointing=True)
+TRL_NO_CHECKPOINTING = System("trl", "no checkpointing", "trl", options={"gradient_checkpointing": "no"})
+TRL_TUNED = System(
+    "trl",
+    "tuned",
+    "trl",
+    hold_memory=True,
+    options={"gradient_checkpointing": "no", "dtype": "bfloat16", "sorted": "yes"},
+)
+HAND = System("hand loop", "sorted", "hand")
+HAND_ALLOCATOR = System("hand loop", "sorted, allocator", "hand", hold_memory=True)
+HAND_EXPERT = System(
+    "hand loop", "sorted, allocator, answer logits", "hand", hold_memory=True, options={"head": "answers"}
+)
+
+SYSTEMS = (OURS, HAND_EXPERT, HAND_ALLOCATOR, HAND, TRL_TUNED, TRL_NO_CHECKPOINTING, TRL)
+
+FASTER_THAN = ((TRL_NO_CHECKPOINTING, 5.0), (TRL_TUNED, 3.5), (HAND_ALLOCATOR, 2.0))
+"""Times faster than each that Tunesmith is to be, in real tokens a second."""
+SMALLER_THAN = 3.0
+"""Times smaller than every system without checkpointing that its peak memory is to be."""
