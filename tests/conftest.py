@@ -29,15 +29,25 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
+from tunesmith.core.calibration import Calibration, Product, cpu_place, keep  # noqa: E402
+
 ROOT = Path(__file__).parents[1]
 # Converting the bundled model takes a while and its result is checked by hash, so it outlives one run.
 # `make clean` removes it.
 KEPT_CACHE = ROOT / ".cache" / "tests"
 
 
+# No run of a test has to measure this machine's speed before it trains; tests of that take a folder of their own.
+_MADE_UP = (Product(512, 576, 1536, 1e11),)
+keep(
+    Path(_HOME.name),
+    [Calibration(cpu_place(each), dtype, _MADE_UP) for each in (1, 2) for dtype in ("float32", "bfloat16")],
+)
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """The cache folder of this test run ($TUNESMITH_HOME); it is empty at the start and removed at the end."""
+    """The cache folder of this test run ($TUNESMITH_HOME): a calibration at the start, removed at the end."""
     return Path(_HOME.name)
 
 

@@ -51,6 +51,7 @@ from tunesmith.recipe.identity import anchored, identity
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.peak import Peak, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge_into
 from tunesmith.ship.publish import Shipping, check_published, ship_formats
@@ -61,6 +62,7 @@ from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
 from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
+from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.settle import settled
@@ -258,8 +260,9 @@ def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)
     try:
+        peak = run_peak(runtime, DTYPES[work.recipe.model.dtype], work.events)
         for stage in work.recipe.stages:
-            _fit_stage(work, stage, runtime)
+            _fit_stage(work, stage, runtime, peak)
     finally:
         runtime.close()
     if not work.leads:
@@ -369,12 +372,12 @@ def _machine(recipe: Recipe) -> Machine:
     """This machine as the forecast sees it: its fastest product and its free memory."""
     device, dtype = torch.device(recipe.runtime.device), recipe.model.dtype
     on_cpu = device.type == "cpu"
-    peak = cpu_peak(dtype) if on_cpu else accelerator_peak(device, DTYPES[dtype])
+    peak = cpu_peak(dtype, recipe.runtime.threads) if on_cpu else accelerator_peak(device, DTYPES[dtype])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
     return Machine(device.type, dtype, peak, free, recipe.evaluate.machine_cost_per_hour)
 
 
-def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
+def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> None:
     held_before = peak_bytes(runtime)
     job = _build_stage(work, stage, runtime, work.path / stage.name, work.events)
     frozen = frozen_digest(job.policy)
@@ -385,11 +388,14 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime) -> None:
         after_probe(work.path, stage, probe, work.events)
     result = fit(job)
     if forecast_holds:
-        peak = raised_to(peak_bytes(runtime), held_before)
-        outcome = Outcome(result.progress.step, result.progress.seconds, peak)
+        most = raised_to(peak_bytes(runtime), held_before)
+        outcome = Outcome(result.progress.step, result.progress.seconds, most)
         after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
     work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy))
     work.events.emit("fit_end", stage=stage.name, **result.facts())
+    figures = efficiency_facts(result.progress.work, result.progress.seconds, peak)
+    if figures:
+        work.events.emit("efficiency", stage=stage.name, **figures)
 
 
 def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:

@@ -18,6 +18,9 @@ def test_run_ends_with_a_card_and_a_second_call_continues(
     assert Path(str(finished["card"])).is_file()
     assert set(finished["metrics"]) == {"base", "base_with_examples", "tuned"}  # type: ignore[call-overload]
     assert (run / "tensorboard").is_dir()
+    speed = finished["efficiency"]["instruct"]  # type: ignore[index]
+    assert 0 < speed["useful_utilisation"] and speed["waste"] >= 1 and speed["calibrated"] is True
+    assert "useful U = " in (run / "release_card.md").read_text("utf-8")
     again = call("run", recipe, "--runs", run.parents[1])
     assert again.code == 0
     assert str(run) in again.out and again.out.count("done before, kept") == 6
@@ -33,6 +36,7 @@ def test_stages_can_be_called_one_by_one(call: Program, base: Path, tmp_path: Pa
     assert run.stage("data") is not None and run.stage("plan") is None
     assert call("plan", recipe, "--runs", runs).code == 0
     trained = call("train", runs)
+    assert "Speed: " in trained.out and "useful utilisation U 0." in trained.out and "100 GFLOP/s" in trained.out
     assert trained.code == 0 and "10 steps" in trained.out and f"tunesmith evaluate {run.path}" in trained.out
     assert run.stage("baseline") is not None, "an earlier stage that was missing is done first"
     figures = call("evaluate", run.path, "--json").json["metrics"]

@@ -107,6 +107,32 @@ def test_doctor_names_every_file_of_a_recipe(call: Program, recipe: Path, tmp_pa
     assert broken.code == 2 and any("gone.jsonl" in detail for detail in bad)
 
 
+def test_doctor_calibrates_and_keeps_the_figures(
+    call: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path))
+    monkeypatch.setattr("tunesmith.runtime.peak.SHAPES", ((8, 16, 32), (16, 32, 8)))
+    monkeypatch.setattr("tunesmith.cli.calibrate.available_cores", lambda: 1)
+    monkeypatch.setattr("tunesmith.cli.doctor.available_cores", lambda: 1)
+
+    def calibrated() -> dict[str, str]:
+        found = call("doctor", "--json").json["findings"]
+        return next(each for each in found if each["name"] == "calibrated speed")  # type: ignore[attr-defined]
+
+    assert calibrated()["state"] == "good" and "not measured" in calibrated()["detail"]
+    told = call("doctor", "--calibrate")
+    assert told.code == 0 and told.out.count("GFLOP/s") == 6 and str(tmp_path / "calibration.json") in told.out
+    assert " 8 x    16 x    32 " in told.out and "bfloat16" in told.out and "float32" in told.out
+    made = call("doctor", "--calibrate", "--json").json["calibrations"]
+    assert [each["dtype"] for each in made] == ["bfloat16", "float32"]  # type: ignore[attr-defined]
+    assert "GFLOP/s bfloat16" in calibrated()["detail"] and "GFLOP/s float32" in calibrated()["detail"]
+
+    monkeypatch.setattr("tunesmith.cli.doctor.available_cores", lambda: 3)
+    stale = calibrated()
+    assert stale["state"] == "warning" and stale["detail"] == "threads: 1 -> 3"
+    assert stale["mend"] == "tunesmith doctor --calibrate"
+
+
 def test_doctor_looks_at_the_machine(call: Program) -> None:
     found = call("doctor", "--json").json["findings"]
     names = [each["name"] for each in found]  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.core.calibration import Calibration, Product, cpu_place, keep
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models import linear_loss
 from tunesmith.models.packed import SHARED_AT_LEAST, Features, pack
@@ -24,6 +25,7 @@ from tunesmith.plan.forecast import (
     records_path,
     workload,
 )
+from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import common_beginning
 from tunesmith.plan.sizes import ModelSize
 from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
@@ -169,3 +171,13 @@ def test_a_home_that_takes_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file stands here", "utf-8")
     with pytest.raises(TunesmithError, match=r"core\."):
         record(forecast(SMOL, LoraSpec(), TRAIN, LOAD, MACHINE), 5.0, None, tmp_path / "home")
+
+
+def test_the_peak_of_the_forecast_is_the_calibrated_one(tmp_path: Path) -> None:
+    estimated = cpu_peak("float32", 2, tmp_path)
+    assert estimated > 0
+    keep(tmp_path, [Calibration(cpu_place(2), "bfloat16", (Product(1, 1, 1, 7.94e11),))])
+    assert cpu_peak("bfloat16", 2, tmp_path) == 7.94e11
+    assert cpu_peak("bfloat16", 1, tmp_path) != 7.94e11, "other threads"
+    keep(tmp_path, [Calibration(replace(cpu_place(2), torch="1.0"), "bfloat16", (Product(1, 1, 1, 1.0),))])
+    assert cpu_peak("bfloat16", 2, tmp_path) > 1.0, "stale"

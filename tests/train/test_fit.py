@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,11 @@ from torch import Tensor
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
+from tunesmith.models.packed import pack
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.local import LocalRuntime
+from tunesmith.train.batching import micro_batches
 from tunesmith.train.certify import certify
 from tunesmith.train.loop import Job, fit
 
@@ -92,6 +95,10 @@ def test_two_gloo_processes_equal_one(base: Path, tmp_path: Path) -> None:
     ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     (checkpoint,) = (tmp_path / "pair").glob("checkpoint-*")
+    told = json.loads((checkpoint / "state.json").read_text("utf-8"))["progress"]
+    parts = [micro_batches(alone.source.window(step), 4, rank, 2) for step in range(3) for rank in range(2)]
+    work = alone.meter.of_batches([pack(rows) for part in parts for rows in part])
+    assert (told["tokens"], told["executed_flops"]) == (work.tokens, work.executed), "the sum over both ranks"
     same(load_file(checkpoint / "masters.safetensors"), masters(alone), 1e-9)
 
 

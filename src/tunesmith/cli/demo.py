@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tunesmith.cli.init import RECIPE, write_sample
 from tunesmith.cli.manner import answer, console, manner, prose, tell
-from tunesmith.cli.results import CARD, measured, show_metrics
+from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.words import duration
 from tunesmith.cli.work import started
@@ -68,7 +68,7 @@ def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
     card = str(run / CARD)
     answer(
         {"run": str(run), "verdict": verdict.decision, "card": card, "metrics": figures, "served": served,
-         "seconds": round(seconds, 1)}
+         "efficiency": efficiency(run), "seconds": round(seconds, 1)}
     )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""`tunesmith doctor`: is this machine ready, and what mends what is not. `--offline RECIPE` looks at a run's files."""
+"""`tunesmith doctor`: is this machine ready, and what mends what is not. `--offline RECIPE` looks at a run's files,
+`--calibrate` measures this machine's speed."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from tunesmith.cli.calibrate import calibrate as measure_and_keep
 from tunesmith.cli.failures import USER_ERROR
 from tunesmith.cli.manner import answer, tell
+from tunesmith.core.calibration import cpu_place, flops_words
+from tunesmith.core.calibration import find as find_calibration
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.process import available_cores
 from tunesmith.messages import render, say
@@ -29,10 +33,12 @@ SIGNS: dict[State, tuple[str, str]] = {"good": ("✓", "green"), "warning": ("!"
 LEAST_MEMORY_GB, LEAST_DISK_GB = 4, 5
 NEEDED = ("torch", "transformers", "peft", "polars", "fastapi")
 JUDGE = "pip install 'tunesmith[gguf-judge]'"
+CALIBRATE = "tunesmith doctor --calibrate"
 
 OfflineOption = Annotated[
     Path | None, typer.Option("--offline", metavar="RECIPE", help="cli.opt_offline", show_default=False)
 ]
+CalibrateOption = Annotated[bool, typer.Option("--calibrate", help="cli.opt_calibrate")]
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,11 @@ class Finding:
     mend: str = ""
 
 
-def doctor(offline: OfflineOption = None) -> None:
+def doctor(offline: OfflineOption = None, calibrate: CalibrateOption = False) -> None:
     """Look at the machine, or at every file that a recipe needs; exit code 2 when something is missing."""
+    if calibrate:
+        measure_and_keep()
+        return
     findings = list(_files_of(offline) if offline is not None else _machine())
     for each in findings:
         sign, style = SIGNS[each.state]
@@ -69,6 +78,7 @@ def _machine() -> Iterator[Finding]:
     yield from (_package(name) for name in NEEDED)
     yield _accelerator()
     yield Finding(say("cli.doctor_cores"), "good", str(available_cores()))
+    yield _calibration()
     yield _memory()
     yield _disk()
     yield _bundled_model()
@@ -103,6 +113,19 @@ def _accelerator() -> Finding:
     if torch.backends.mps.is_available():
         return Finding(say("cli.doctor_device"), "good", "MPS")
     return Finding(say("cli.doctor_device"), "good", say("cli.doctor_cpu", threads=torch.get_num_threads()))
+
+
+def _calibration() -> Finding:
+    """The kept figures of the CPU, where they still fit."""
+    name, place = say("cli.doctor_calibration"), cpu_place(available_cores())
+    found = {dtype: find_calibration(cache_folder(), place, dtype) for dtype in ("bfloat16", "float32")}
+    differences = dict.fromkeys(each for one in found.values() for each in one.differences)
+    if differences:
+        return Finding(name, "warning", "; ".join(differences), CALIBRATE)
+    made = {dtype: one.calibration for dtype, one in found.items() if one.calibration is not None}
+    if not made:
+        return Finding(name, "good", say("cli.doctor_not_calibrated"))
+    return Finding(name, "good", ", ".join(f"{flops_words(each.peak)} {dtype}" for dtype, each in made.items()))
 
 
 def _memory() -> Finding:

@@ -9,11 +9,13 @@ from rich.table import Table
 
 from tunesmith.cli.manner import console, manner
 from tunesmith.cli.words import percent
+from tunesmith.core.events import read_events
 from tunesmith.core.files import read_json
 from tunesmith.messages import say
 
 MODELS = ("base", "base_with_examples", "tuned")
 CARD = "release_card.html"
+METRICS = "metrics.jsonl"
 
 
 def measured(run: Path) -> dict[str, dict[str, float]]:
@@ -25,6 +27,11 @@ def measured(run: Path) -> dict[str, dict[str, float]]:
             metrics = read_json(path).get("metrics")
             found[model] = dict(metrics) if isinstance(metrics, dict) else {}
     return found
+
+
+def efficiency(run: Path) -> dict[str, dict[str, object]]:
+    """U, E and W with what they are made of, by training stage; empty before a training has ended."""
+    return {str(each.values["stage"]): dict(each.values) for each in read_events(run / METRICS, "efficiency")}
 
 
 def show_metrics(figures: Mapping[str, Mapping[str, float]]) -> None:

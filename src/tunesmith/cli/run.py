@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, NewOption, RecipeArgument, RunsOption, SetOption
-from tunesmith.cli.results import CARD, measured, show_metrics
+from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import started
 from tunesmith.messages import say
@@ -23,4 +23,5 @@ def run(recipe: RecipeArgument, set_: SetOption = None, new: NewOption = False, 
     tell(say(f"cli.verdict_{verdict.decision}"), "bold")
     tell(say("cli.card", path=str(work.path / CARD)))
     tell(say("cli.try_serve", path=str(work.path)))
-    answer({"run": str(work.path), "verdict": verdict.decision, "card": str(work.path / CARD), "metrics": figures})
+    card, speed = str(work.path / CARD), efficiency(work.path)
+    answer({"run": str(work.path), "verdict": verdict.decision, "card": card, "metrics": figures, "efficiency": speed})

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tunesmith.cli.manner import console, manner, prose
 from tunesmith.cli.words import duration, percent, told
+from tunesmith.core.calibration import flops_words
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Value
 from tunesmith.messages import render, say
@@ -48,6 +49,7 @@ class Terminal:
             "parameters": self._parameters,
             "resume": self._resume,
             "fit_end": self._fit_end,
+            "efficiency": self._efficiency,
             "frozen": self._frozen,
             "shipped": self._shipped,
             "verified": self._verified,
@@ -132,6 +134,22 @@ class Terminal:
         self._detail(say("cli.fit_end", steps=_whole(values["steps"]), time=duration(seconds), rate=f"{rate:,}"))
         if values.get("stopped_early"):
             self._detail(say("cli.stopped_early", step=_whole(values.get("best_step") or 0)))
+
+    def _efficiency(self, values: Mapping[str, Value]) -> None:
+        figures = {
+            "rate": f"{_number(values['tokens_per_second']):,.0f}",
+            "useful": f"{_number(values['useful_utilisation']):.2f}",
+            "kernel": f"{_number(values['kernel_efficiency']):.2f}",
+            "waste": f"{_number(values['waste']):.2f}",
+            "peak": flops_words(_number(values["peak_flops"])),
+            "dtype": str(values["dtype"]),
+        }
+        basis = say("train.peak_calibrated" if values["calibrated"] else "train.peak_short")
+        self._detail(say("train.speed", **figures, basis=basis))
+        if _number(values["kernel_efficiency"]) > 1:
+            self._detail(f"! {say('train.peak_too_low')}", "yellow")
+        if _whole(values.get("shared_tokens", 0)):
+            self._detail(say("train.speed_shared", tokens=f"{_whole(values['shared_tokens']):,}"))
 
     def _frozen(self, values: Mapping[str, Value]) -> None:
         if not values["unchanged"]:

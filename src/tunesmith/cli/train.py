@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
+from tunesmith.cli.results import efficiency
 from tunesmith.cli.stages import run_until
 from tunesmith.messages import say
 
@@ -12,4 +13,4 @@ def train(run: RunArgument, runs: RunsOption = RUNS) -> None:
     """Continue a run until it is trained."""
     path = run_until(run, "train", runs)
     tell(say("cli.next_verb", command=f"tunesmith evaluate {path}"))
-    answer({"run": str(path), "stage": "train", "loss": str(path / "loss.svg")})
+    answer({"run": str(path), "stage": "train", "loss": str(path / "loss.svg"), "efficiency": efficiency(path)})

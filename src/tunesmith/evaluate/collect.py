@@ -129,6 +129,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     tokens = sum(float(each.values["tokens"] or 0) for each in ends)
     best = end["best_step"]
     origin = manifest.get("base_origin")
+    useful, kernel, waste = _efficiency(events)
     return TrainingFacts(
         base=recipe.model.base,
         base_licence=str(manifest.get("base_licence") or ""),
@@ -143,8 +144,22 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         base_quantization=str(origin.get("quantization", "")) if isinstance(origin, dict) else "",
         device=recipe.runtime.device,
         dtype=recipe.model.dtype,
+        useful_utilisation=useful,
+        kernel_efficiency=kernel,
+        waste=waste,
         losses=curve_from_events(events, int(best) if best else None),
     )
+
+
+def _efficiency(events: list[Event]) -> tuple[float, float, float] | tuple[None, None, None]:
+    """U, E and W of all stages together, from the last telling of each; nothing where none was told."""
+    told = {event.values["stage"]: event.values for event in events if event.kind == "efficiency"}.values()
+    sums = {name: sum(float(each[name] or 0) for each in told) for name in ("needed_flops", "executed_flops")}
+    possible = sum(float(each["seconds"] or 0) * float(each["peak_flops"] or 0) for each in told)
+    needed, executed = sums["needed_flops"], sums["executed_flops"]
+    if not needed or not possible:
+        return None, None, None
+    return needed / possible, executed / possible, executed / needed
 
 
 def _last(events: list[Event], kind: str) -> dict[str, float]:

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from tunesmith.core.calibration import cpu_place, find
+from tunesmith.core.process import available_cores
+from tunesmith.models.catalog import cache_folder
+
 _SIDE = 1024
 _TRIES = 5
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -49,6 +53,14 @@ def bfloat16_factor(cpu_info: Path = _CPU_INFO) -> float:
     return max((factor for flag, factor in _BF16_FLAGS.items() if flag in flags), default=1.0)
 
 
-def cpu_peak(dtype: str) -> float:
-    """Estimated best matrix product of this CPU in the number format, FLOP/s. A probe tells it better."""
+def cpu_peak(dtype: str, threads: int | None = None, home: Path | None = None) -> float:
+    """Best matrix product of this CPU in the number format, FLOP/s: the kept calibration, else an estimate.
+
+    Args:
+        threads: of the run; none takes all cores.
+        home: where the calibration is kept; none takes the cache folder.
+    """
+    kept = find(home or cache_folder(), cpu_place(threads or available_cores()), dtype).calibration
+    if kept is not None:
+        return kept.peak
     return float32_peak() * (bfloat16_factor() if dtype == "bfloat16" else 1.0)

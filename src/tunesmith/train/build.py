@@ -25,6 +25,7 @@ from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.batching import Source
 from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
 from tunesmith.train.optim import DEFAULT_LEARNING_RATE, MasterOptimizer
 from tunesmith.train.stopper import Stopper
@@ -93,6 +94,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             policy, objective, runtime, inputs.validation_rows, inputs.task.pack, spec.batch_size, inputs.task_metric
         ),
         emitter=emitter,
+        meter=Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type),
         spec=spec,
         peak_learning_rate=spec.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind],
         total_steps=min(planned, spec.max_steps or planned),

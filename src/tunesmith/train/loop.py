@@ -23,6 +23,7 @@ from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.train.batching import Source, micro_batches
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
+from tunesmith.train.efficiency import Meter, Work
 from tunesmith.train.optim import MasterOptimizer, step_size
 from tunesmith.train.signals import StopRequest, listening
 from tunesmith.train.stopper import Stopper
@@ -45,6 +46,7 @@ class Job:
     checkpoints: Checkpoints
     validate: Callable[[], Mapping[str, float]]
     emitter: Emitter
+    meter: Meter
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
@@ -52,13 +54,28 @@ class Job:
 
 @dataclass
 class Progress:
-    """Where the loop is. `seconds` and `tokens` add up over interruptions."""
+    """Where the loop is. Seconds, tokens and FLOPs add up over interruptions."""
 
     step: int = 0
     tokens: int = 0
+    shared_tokens: int = 0
+    needed_flops: float = 0.0
+    executed_flops: float = 0.0
     seconds: float = 0.0
     bad_steps: int = 0
     stopped_early: bool = False
+
+    @property
+    def work(self) -> Work:
+        """All that was computed, on all ranks."""
+        return Work(self.tokens, self.needed_flops, self.executed_flops, self.shared_tokens)
+
+    def add(self, work: Work) -> None:
+        """Count a step's work."""
+        self.tokens += int(work.tokens)
+        self.shared_tokens += int(work.shared)
+        self.needed_flops += work.needed
+        self.executed_flops += work.executed
 
 
 @dataclass(frozen=True)
@@ -104,12 +121,12 @@ def fit(job: Job, until: int | None = None) -> FitResult:
 
 @dataclass(frozen=True)
 class _Update:
-    """What one step did: mean of each term over the window, gradient norm before clipping, step size, tokens."""
+    """What one step did: mean of each term over the window, gradient norm before clipping, step size, work."""
 
     losses: Mapping[str, float]
     norm: float
     rate: float
-    tokens: int
+    work: Work
 
     @property
     def applied(self) -> bool:
@@ -140,8 +157,7 @@ def _step(job: Job, progress: Progress) -> _Update:
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
-    tokens = job.runtime.sum([sum(batch.num_tokens for batch in batches)])[0]
-    return _Update(losses, norm, rate, int(tokens))
+    return _Update(losses, norm, rate, Work(*job.runtime.sum(job.meter.of_batches(batches))))
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
@@ -162,7 +178,7 @@ def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]
 def _note(job: Job, progress: Progress, update: _Update) -> None:
     """Count the step; a step that was no number is said, never averaged away, and too many of them end the run."""
     progress.step += 1
-    progress.tokens += update.tokens
+    progress.add(update.work)
     progress.bad_steps = 0 if update.applied else progress.bad_steps + 1
     if progress.step % job.spec.logging_steps == 0 or not update.applied:
         job.emitter.emit(

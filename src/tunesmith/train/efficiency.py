@@ -1,0 +1,182 @@
+"""How near a fit came to the machine's limit: useful utilisation U, kernel efficiency E and waste W, U = E / W.
+
+    U = needed / (seconds x peak)       needed: FLOPs of the exact loss and its gradients, by the formulas below
+    W = executed / needed               executed: FLOPs of what the engine really computes
+    E = executed / (seconds x peak)     peak: best matrix product measured in the number format of the run
+
+The formulas are those of `plan/sizes.py`. A matrix of the blocks costs 4 FLOPs a number and token (forward, and the
+gradient of its input), 6 where it trains; the head the same at positions that carry loss only; attention 3 a, where a
+is two products of 2 FLOPs a pair of tokens and width of the queries. Norms, activations, softmax, embedding and
+optimizer count as nothing: their time lowers E. Two things torch leaves out are counted all the same, as everybody
+counts: gradients of the first block's input where nothing before it trains (0.3 % of SmolLM2-135M), and the last
+product of a block whose activations are computed again.
+
+needed    real tokens of batches that carry loss; a beginning that rows share stands once, so that U stays below 1,
+          and the tokens which sharing saved are told beside it; attention is half of each document's square.
+executed  all tokens, also those of a row that is repeated because rows do not go round among processes; the products
+          of attention in the blocks it takes them in; a second forward pass where activations are computed again;
+          logits made twice where the head trains.
+
+Seconds are those of the steps, without validation and checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from tunesmith.core.events import Value
+from tunesmith.models.attention import KEPT_UP_TO, QUERIES_AT_ONCE
+from tunesmith.models.packed import Documents, Packed
+from tunesmith.models.policy import Policy
+from tunesmith.runtime.peak import Peak
+
+
+class Work(NamedTuple):
+    """What batches hold and cost. `shared` are tokens not computed because rows begin alike."""
+
+    tokens: float = 0.0
+    needed: float = 0.0
+    executed: float = 0.0
+    shared: float = 0.0
+
+
+@dataclass(frozen=True)
+class Meter:
+    """FLOPs of one model, forward and backward.
+
+    Args:
+        frozen: numbers in the matrices of the blocks that do not train.
+        trained: numbers in those that do, and in those an adaptation adds.
+        head: numbers of the output embedding.
+        head_trains: whether it moves.
+        attention_width: width of the queries times layers.
+        again: whether activations are computed again in the backward pass.
+        plain_attention: whether attention is plain products of our own (on a CPU) or the library's kernel.
+    """
+
+    frozen: int
+    trained: int
+    head: int
+    head_trains: bool
+    attention_width: int
+    again: bool = False
+    plain_attention: bool = True
+
+    @classmethod
+    def of(cls, policy: Policy, *, again: bool, device: str) -> Meter:
+        """The meter of a policy with its adaptation in place."""
+        body, config = policy.model.get_decoder(), policy.model.config.get_text_config()
+        head = policy.model.get_output_embeddings().weight
+        matrices = [
+            each
+            for module in body.modules()
+            if not isinstance(module, nn.Embedding)
+            for each in module.parameters(recurse=False)
+            if each.ndim == 2
+        ]
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            frozen=sum(each.numel() for each in matrices if not each.requires_grad),
+            trained=sum(each.numel() for each in matrices if each.requires_grad),
+            head=head.numel(),
+            head_trains=head.requires_grad,
+            attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
+            again=again,
+            plain_attention=device == "cpu",
+        )
+
+    def of_batches(self, batches: Sequence[Packed]) -> Work:
+        """What the micro-batches of a step cost together."""
+        return Work(*map(sum, zip(*(self.of_batch(each) for each in batches), strict=True)))
+
+    def of_batch(self, batch: Packed) -> Work:
+        """What one micro-batch costs, forward and backward."""
+        tokens, kept = batch.num_tokens, int(batch.keep.numel())
+        documents = list(_lengths(Documents.of(batch)))
+        blocks = tokens * (4 * self.frozen + 6 * self.trained)
+        # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
+        pairs = sum(length * before + length * length / 2 for length, before in documents)
+        needed = blocks + kept * self.head * (6 if self.head_trains else 4) + 12 * self.attention_width * pairs
+        forward, backward = self._attention_products(documents)
+        heads = kept * self.head * (8 if self.head_trains else 4)
+        executed = blocks + heads + 2 * self.attention_width * (forward + backward)
+        if self.again:
+            executed += tokens * 2 * (self.frozen + self.trained) + 2 * self.attention_width * forward
+        return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(Documents.of(batch)))
+
+    def _attention_products(self, documents: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        """Pairs of tokens times products, forward and backward, as `models/attention.py` takes them.
+
+        Where the shares are not kept, backward makes them again: a fifth product. The library's kernel does so always;
+        its pairs are half of the square, or the whole rectangle where a document continues another.
+        """
+        forward = backward = 0.0
+        for length, before in documents:
+            if self.plain_attention:
+                pairs = _block_pairs(length, before)
+                products = 4 if before + length <= KEPT_UP_TO else 5
+            else:
+                pairs, products = length * (before + length) if before else length * length / 2, 5
+            forward += 2 * pairs
+            backward += products * pairs
+        return forward, backward
+
+
+def _block_pairs(length: int, before: int) -> float:
+    """Pairs of tokens in the products of a document: each block of queries is held against all keys up to its end."""
+    blocks = ((first, min(length, first + QUERIES_AT_ONCE)) for first in range(0, length, QUERIES_AT_ONCE))
+    return float(sum((last - first) * (before + last) for first, last in blocks))
+
+
+def _lengths(documents: Documents) -> list[tuple[int, int]]:
+    """Tokens of every document, and those before it in its parent."""
+    sizes = [last - first for first, last in documents.spans]
+    return [(size, sizes[parent] if parent >= 0 else 0) for size, parent in zip(sizes, documents.parents, strict=True)]
+
+
+def _shared_tokens(documents: Documents) -> float:
+    """Tokens that would stand in the batch again if no document continued another."""
+    continued = {parent for parent in documents.parents if parent >= 0}
+    sizes = [last - first for first, last in documents.spans]
+    again = sum(sizes[parent] for parent in documents.parents if parent >= 0)
+    return float(again - sum(sizes[parent] for parent in continued))
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The three figures of a fit."""
+
+    useful: float
+    kernel: float
+    waste: float
+
+    @classmethod
+    def of(cls, needed: float, executed: float, seconds: float, peak: float) -> Efficiency | None:
+        """None where nothing was trained."""
+        if needed <= 0 or seconds <= 0 or peak <= 0:
+            return None
+        return cls(needed / (seconds * peak), executed / (seconds * peak), executed / needed)
+
+
+def efficiency_facts(work: Work, seconds: float, peak: Peak) -> dict[str, Value]:
+    """For the event that tells them; empty where nothing was trained."""
+    found = Efficiency.of(work.needed, work.executed, seconds, peak.flops_per_second)
+    if found is None:
+        return {}
+    return {
+        "tokens_per_second": round(work.tokens / seconds, 1),
+        "useful_utilisation": round(found.useful, 4),
+        "kernel_efficiency": round(found.kernel, 4),
+        "waste": round(found.waste, 4),
+        "needed_flops": work.needed,
+        "executed_flops": work.executed,
+        "seconds": round(seconds, 3),
+        "peak_flops": peak.flops_per_second,
+        "dtype": peak.dtype,
+        "calibrated": peak.calibrated,
+        "shared_tokens": int(work.shared),
+    }
