@@ -10,11 +10,11 @@ INPUTS := pyproject.toml constraints.txt requirements-models.txt
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install bench-sft clean
+.PHONY: help demo test check format install bench-sft bench-engine clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Another Python / 换一个 Python:  make demo PYTHON=python3.12"
 
 demo: $(VENV)/.installed-demo ## install, then watch a model become better / 安装并看一个模型变得更好
@@ -40,6 +40,9 @@ install: $(VENV)/.installed-dev ## only install, for work on the code / 只安�
 
 bench-sft: $(VENV)/.installed-bench ## training speed against other trainers, under an hour / 与其他训练器比速度，不到一小时
 	@$(BIN)/python -m benchmarks.sft $(ARGS)
+
+bench-engine: $(VENV)/.installed-dev ## shared beginnings, validation and generation timed / 共享开头、验证与生成的速度
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -73,6 +73,10 @@ class Results:
         print(f"note: {text}", flush=True)
         self._notes.append(text)
 
+    def version(self, name: str, number: str) -> None:
+        """A version that lives in an environment of its own."""
+        self._versions[name] = number
+
     def runs(self, case: str, system: str, setting: str, metric: str) -> list[float]:
         """All runs of a figure; empty when it was not measured."""
         return self._runs.get((case, system, setting, metric), [])
@@ -95,7 +99,9 @@ class Results:
 
 
 def spread(runs: Sequence[float], digits: int = 0) -> str:
-    """Median and, of several runs, the lowest and highest."""
+    """Median and, of several runs, the lowest and highest; a dash where there are none."""
+    if not runs:
+        return "-"
     median = f"{statistics.median(runs):.{digits}f}"
     return median if len(runs) == 1 else f"{median} ({min(runs):.{digits}f}-{max(runs):.{digits}f})"
 

@@ -10,21 +10,37 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import ChildFailed, Workshop, with_options, workshop_folder
-from benchmarks.exchange import Figures, answer_share, count_tokens
+from benchmarks.bench import Workshop, number, numbers, ratios, verdict, verdict_within, with_options
+from benchmarks.exchange import Figures, answer_share
 from benchmarks.report import RESULTS, Results, spread, table
 from benchmarks.shapes import SHAPES, make_rows, why_absent
-from benchmarks.systems import FASTER_THAN, HAND, HAND_ALLOCATOR, OURS, SMALLER_THAN, SYSTEMS, System
+from benchmarks.systems import (
+    FASTER_THAN,
+    HAND,
+    HAND_ALLOCATOR,
+    LLAMA_FACTORY,
+    OURS,
+    OURS_PLAIN,
+    PLAIN_SWITCH,
+    SMALLER_THAN,
+    SYSTEMS,
+    System,
+    version_in,
+)
+from tunesmith.recipe.specs.train import TrainSpec
 
 METRICS = ("tokens_per_s", "rss_gb", "seconds", "train_loss")
-SEEDS = (1, 2, 3)
 LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
 """Largest difference of a row's loss before the first step, by number format."""
+MOST_SECONDS_OF_HELP = 0.5
+USEFUL = 0.40
+"""Useful utilisation that is aimed at."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +56,8 @@ class Sizes:
     warm_up: int = 4
 
 
-FULL = Sizes(runs=5, rows=16, seeds=SEEDS, seed_rows=64, seed_epochs=2, held_out=24)
-QUICK = Sizes(runs=1, rows=8, seeds=SEEDS[:1], seed_rows=16, seed_epochs=1, held_out=4)
+FULL = Sizes(runs=5, rows=16, seeds=(1, 2, 3), seed_rows=64, seed_epochs=2, held_out=24)
+QUICK = Sizes(runs=1, rows=8, seeds=(1,), seed_rows=16, seed_epochs=1, held_out=4)
 
 
 @dataclass(frozen=True)
@@ -60,49 +76,70 @@ class Bench:
 
 def speed(bench: Bench) -> None:
     """Every system trains one epoch of every shape, `runs` times, round-robin."""
+    peak = bench.workshop.measure(OURS, "peak", "")
+    if peak:
+        bench.results.add("peak", "tunesmith", "bfloat16", "flops_per_s", number(peak, "flops_per_s"))
+        print(f"best matrix product in bfloat16: {number(peak, 'flops_per_s') / 1e9:.0f} GFLOP/s, the best of")
+        print("  (rows, in, out) GFLOP/s: " + ", ".join(_products(peak)))
     for shape in bench.shapes:
         rows = make_rows(shape, bench.workshop.task, warm_up=bench.sizes.warm_up, train=bench.sizes.rows)
         lengths = sorted(len(row.token_ids) for row in rows.train)
         print(
             f"\n{shape}: {len(lengths)} rows of {lengths[0]} to {lengths[-1]} tokens, "
             f"{statistics.fmean(lengths):.0f} on average, {answer_share(rows.train):.0%} learned; "
-            f"{count_tokens(rows.train)} real tokens",
+            f"{rows.train_tokens} real tokens",
             flush=True,
         )
         path = bench.workshop.keep(shape, rows)
         for run in range(bench.sizes.runs):
             for system in bench.systems:
-                figures = _measured(bench, system, "train", path, seed=42 + run)
-                _keep_speed(bench.results, shape, system, figures)
+                figures = bench.workshop.measure(system, "train", path, seed=42 + run)
+                if figures:
+                    _keep_speed(bench.results, f"sft {shape}", system, figures)
+                    _keep_use(bench.results, f"sft {shape}", system, figures, peak)
             bench.results.write()
-        _show_speed(bench, shape)
+        _show_speed(bench, f"sft {shape}")
 
 
-def _keep_speed(results: Results, shape: str, system: System, figures: Figures | None) -> None:
-    if figures is None:
-        return
+def _products(peak: Figures) -> list[str]:
+    columns = [numbers(peak, name) for name in ("rows", "inputs", "outputs", "speeds")]
+    return [f"({rows:.0f}, {ins:.0f}, {outs:.0f}) {value / 1e9:.0f}" for rows, ins, outs, value in zip(*columns)]  # noqa: B905
+
+
+def _keep_speed(results: Results, case: str, system: System, figures: Figures) -> None:
     for metric in METRICS:
-        results.add(f"sft {shape}", system.name, system.setting, metric, _number(figures, metric))
+        results.add(case, system.name, system.setting, metric, number(figures, metric))
     print(
-        f"  {system.label:<48}{_number(figures, 'tokens_per_s'):8.0f} tokens/s{_number(figures, 'rss_gb'):8.2f} GB"
-        f"{_number(figures, 'seconds'):8.1f} s   loss {_number(figures, 'train_loss'):.3f}",
+        f"  {system.label:<48}{number(figures, 'tokens_per_s'):8.0f} tokens/s{number(figures, 'rss_gb'):8.2f} GB"
+        f"{number(figures, 'seconds'):8.1f} s   loss {number(figures, 'train_loss'):.3f}",
         flush=True,
     )
 
 
-def _show_speed(bench: Bench, shape: str) -> None:
-    case, results = f"sft {shape}", bench.results
+def _keep_use(results: Results, case: str, system: System, figures: Figures, peak: Figures | None) -> None:
+    """U, E and W of a run that counted its FLOPs."""
+    if peak is None or "needed_flops" not in figures:
+        return
+    at_peak = number(figures, "seconds") * number(peak, "flops_per_s")
+    needed, executed = number(figures, "needed_flops"), number(figures, "executed_flops")
+    found = {"U": needed / at_peak, "E": executed / at_peak, "W": executed / needed}
+    for name, value in found.items():
+        results.add(case, system.name, system.setting, name, value)
+
+
+def _show_speed(bench: Bench, case: str) -> None:
+    results = bench.results
     ours = {metric: results.runs(case, OURS.name, OURS.setting, metric) for metric in METRICS}
     lines = []
     for system in bench.systems:
         found = {metric: results.runs(case, system.name, system.setting, metric) for metric in METRICS}
         if not found["tokens_per_s"]:
             continue
-        faster = _ratios(ours["tokens_per_s"], found["tokens_per_s"])
-        smaller = _ratios(found["rss_gb"], ours["rss_gb"])
+        faster = ratios(ours["tokens_per_s"], found["tokens_per_s"])
+        smaller = ratios(found["rss_gb"], ours["rss_gb"])
         if system != OURS:
-            for ratios, metric in ((faster, "times_faster"), (smaller, "times_smaller")):
-                for value in ratios:
+            for values, metric in ((faster, "times_faster"), (smaller, "times_smaller")):
+                for value in values:
                     results.add(case, "tunesmith", f"against {system.label}", metric, value)
         cells = (spread(found["tokens_per_s"]), spread(faster, 2), spread(found["rss_gb"], 2), spread(smaller, 2))
         lines.append((system.label, *cells, spread(found["train_loss"], 3)))
@@ -117,12 +154,16 @@ def _judge_speed(bench: Bench, case: str) -> None:
 
     print()
     for system, wanted in FASTER_THAN:
-        _verdict(f"{case}: at least {wanted} x the speed of {system.label}", against(system, "times_faster"), wanted)
+        verdict(f"{case}: at least {wanted} x the speed of {system.label}", against(system, "times_faster"), wanted)
     for system in bench.systems:
-        if system != OURS:
+        if system not in (OURS, OURS_PLAIN):
             wanted = 1.0 if system.checkpointing else SMALLER_THAN
-            name = f"{case}: peak memory at most 1/{wanted:.0f} of {system.label}"
-            _verdict(name, against(system, "times_smaller"), wanted)
+            text = f"{case}: peak memory of {system.label} at least {wanted:.0f} x ours"
+            verdict(text, against(system, "times_smaller"), wanted)
+    found = {name: bench.results.runs(case, OURS.name, OURS.setting, name) for name in "UEW"}
+    if found["U"]:
+        print("              " + ", ".join(f"{name} {spread(values, 3)}" for name, values in found.items()))
+    verdict(f"{case}: useful utilisation U of at least {USEFUL:.2f}", found["U"], USEFUL)
 
 
 # ------------------------------------------------------------------------------------------------ same losses
@@ -133,19 +174,27 @@ def first_losses(bench: Bench) -> None:
     for shape in bench.shapes:
         rows = make_rows(shape, bench.workshop.task, warm_up=bench.sizes.warm_up, train=bench.sizes.rows)
         path = bench.workshop.keep(f"{shape}-first", rows)
+        exact: list[float] = []
         for dtype, limit in LIMITS.items():
-            pair = [
-                _measured(bench, with_options(system, model__dtype=dtype), "first_losses", path)
-                for system in (OURS, HAND)
-            ]
-            ours, plain = (each["losses"] if each else [] for each in pair)
-            if not isinstance(ours, list) or not isinstance(plain, list) or not ours or not plain:
+            ours, plain = (
+                numbers(bench.workshop.measure(with_options(each, model__dtype=dtype), "first_losses", path), "losses")
+                for each in (OURS, HAND)
+            )
+            if not ours or not plain:
                 continue
-            largest = max(abs(one - other) for one, other in zip(ours, plain, strict=True))
+            exact = exact or plain
+            largest = _furthest(ours, plain)
             bench.results.add(f"first losses {shape}", "tunesmith", dtype, "largest_difference", largest)
-            name = f"{shape}: losses of {len(ours)} rows before the first step equal plain transformers' in {dtype}"
-            _verdict(f"{name} within {limit:g} (largest difference {largest:.3g})", [limit - largest], 0.0)
+            text = f"{shape}: {len(ours)} losses before the first step equal plain transformers' in {dtype}"
+            verdict_within(text, largest, limit)
+            if dtype != "float32":
+                away = f"ours {_furthest(ours, exact):.3g}, plain transformers' {_furthest(plain, exact):.3g}"
+                print(f"              largest distance from float32: {away}")
     bench.results.write()
+
+
+def _furthest(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(left - right) for left, right in zip(one, other, strict=True))
 
 
 def final_losses(bench: Bench) -> None:
@@ -159,18 +208,18 @@ def final_losses(bench: Bench) -> None:
         ours, hand = list[float](), list[float]()
         for seed in sizes.seeds:
             for system, values in ((OURS, ours), (HAND_ALLOCATOR, hand)):
-                figures = _measured(bench, system, "train", path, seed=seed, epochs=sizes.seed_epochs)
-                losses = figures["held_out_losses"] if figures else []
-                if isinstance(losses, list) and losses:
-                    values.append(statistics.fmean(losses))
-                    bench.results.add(f"final losses {shape}", system.name, system.setting, "held_out_loss", values[-1])
+                figures = bench.workshop.measure(system, "train", path, seed=seed, epochs=sizes.seed_epochs)
+                if figures:
+                    values.append(statistics.fmean(numbers(figures, "held_out_losses")))
+                    case = f"final losses {shape}"
+                    bench.results.add(case, system.name, system.setting, "held_out_loss", values[-1])
         bench.results.write()
         if ours and hand:
             noise = max(max(ours) - min(ours), max(hand) - min(hand), 0.01)
             away = abs(statistics.fmean(ours) - statistics.fmean(hand))
             print(f"\n{shape}: {sizes.seed_rows} rows, {sizes.seed_epochs} epochs, {sizes.held_out} held-out rows")
             print(f"  held-out loss, ours {spread(ours, 4)}, hand loop {spread(hand, 4)}")
-            _verdict(f"{shape}: means apart by {away:.4f}, within the spread of {noise:.4f}", [noise - away], 0.0)
+            verdict_within(f"{shape}: means of {len(ours)} seeds apart by less than the seeds are", away, noise)
 
 
 # --------------------------------------------------------------------------------------------------- start-up
@@ -185,7 +234,7 @@ def start_up(bench: Bench) -> None:
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         bench.results.add("start-up", "tunesmith", "--help", "seconds", time.perf_counter() - started)
     seconds = bench.results.runs("start-up", "tunesmith", "--help", "seconds")
-    _verdict(f"tunesmith --help under 0.5 s (took {spread(seconds, 2)})", [0.5 - statistics.median(seconds)], 0.0)
+    verdict_within("seconds of tunesmith --help", statistics.median(seconds), MOST_SECONDS_OF_HELP)
     bench.results.write()
 
 
@@ -197,38 +246,6 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "speed": speed,
     "final-losses": final_losses,
 }
-
-
-def _measured(bench: Bench, system: System, task: str, rows: str, *, seed: int = 42, epochs: int = 1) -> Figures | None:
-    """Figures of a child; None, with a note, when it failed: the others go on."""
-    try:
-        return bench.workshop.run(system, task, rows, seed=seed, epochs=epochs)
-    except ChildFailed as error:
-        bench.results.note(f"{system.label} failed at {task}: {error}")
-        return None
-
-
-def _number(figures: Figures, metric: str) -> float:
-    value = figures[metric]
-    if isinstance(value, list):
-        raise TypeError(metric)
-    return value
-
-
-def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Run by run; where a run of one is missing, of the medians."""
-    if len(above) == len(below):
-        return [one / other for one, other in zip(above, below, strict=True)]
-    return [statistics.median(above) / statistics.median(below)] if above and below else []
-
-
-def _verdict(text: str, values: Sequence[float], wanted: float) -> None:
-    if not values:
-        print(f"not measured  {text}")
-        return
-    median = statistics.median(values)
-    shown = f": {median:.2f}" if wanted else ""
-    print(f"{'reached     ' if median >= wanted else 'NOT REACHED '}  {text}{shown}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -249,6 +266,7 @@ def main() -> None:
     size = QUICK if asked.quick else FULL
     sizes = Sizes(**{**vars(size), "runs": asked.runs or size.runs, "rows": asked.rows or size.rows})
     results = Results(asked.out)
+    systems = _systems(results, asked.only)
     print(results.headline())
     shapes = []
     for shape in asked.shape or (SHAPES[:1] if asked.quick else SHAPES):
@@ -257,9 +275,8 @@ def main() -> None:
             results.note(f"{shape} is left out: {reason}")
         else:
             shapes.append(shape)
-    systems = [each for each in SYSTEMS if each == OURS or _chosen(each, asked.only)]
-    with workshop_folder() as folder:
-        bench = Bench(Workshop(Path(folder)), results, sizes, tuple(shapes), tuple(systems))
+    with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as folder:
+        bench = Bench(Workshop.open(Path(folder), results), results, sizes, tuple(shapes), systems)
         for case in asked.case or CASES:
             print(f"\n=== {case}", flush=True)
             CASES[case](bench)
@@ -267,8 +284,22 @@ def main() -> None:
     print(f"\nfigures: {asked.out}")
 
 
-def _chosen(system: System, only: Sequence[str] | None) -> bool:
-    return not only or any(text.lower() in system.label.lower() for text in only)
+def _systems(results: Results, only: Sequence[str] | None) -> tuple[System, ...]:
+    """Ours, and those of the others that are wanted and can be run here."""
+    chosen = []
+    for system in SYSTEMS:
+        if system != OURS and only and not any(text.lower() in system.label.lower() for text in only):
+            continue
+        if system == OURS_PLAIN and PLAIN_SWITCH not in TrainSpec.model_fields:
+            continue
+        if system == LLAMA_FACTORY:
+            number_found = version_in(system.python, "llamafactory")
+            if not number_found:
+                results.note("llama-factory is left out: $TUNESMITH_BENCH_LLAMAFACTORY names no Python that has it")
+                continue
+            results.version("llamafactory", number_found)
+        chosen.append(system)
+    return tuple(chosen)
 
 
 if __name__ == "__main__":

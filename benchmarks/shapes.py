@@ -4,6 +4,7 @@
                nothing in common but the first tokens of the template, so nobody gains by sharing beginnings.
 `instruct-en`  English instructions of the shared data, when they are there. Single turns without a system prompt:
                the model's template puts its default one before each.
+`qa-xquad`     English questions of the shared data, about five a passage: rows that begin with the same document.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tunesmith.core.types import Example, Message, Origin
 from tunesmith.tasks.chat import ChatTask
 
 SHAPES = ("long-prompt", "instruct-en")
+QUESTIONS = "qa-xquad"
+_FILES = {"instruct-en": "instruct-en/train.json", QUESTIONS: "qa-xquad/train.jsonl"}
 _PLACES = (
     "Norwell",
     "Castrel",
@@ -79,7 +82,7 @@ def shared_data() -> Path:
 
 
 def _instructions() -> Iterable[tuple[Message, ...]]:
-    rows = json.loads((shared_data() / "instruct-en" / "train.json").read_text("utf-8"))
+    rows = json.loads((shared_data() / _FILES["instruct-en"]).read_text("utf-8"))
     random.Random(7).shuffle(rows)
     for row in rows:
         asked = "\n\n".join(part for part in (row["instruction"], row["input"]) if part)
@@ -89,15 +92,35 @@ def _instructions() -> Iterable[tuple[Message, ...]]:
 
 def why_absent(shape: str) -> str:
     """Why a shape cannot be measured here; empty when it can."""
-    if shape == "instruct-en" and not (shared_data() / "instruct-en" / "train.json").is_file():
-        return f"{shared_data() / 'instruct-en' / 'train.json'} is missing; set TUNESMITH_SHARED_DATA to its folder"
+    if shape in _FILES and not (shared_data() / _FILES[shape]).is_file():
+        return f"{shared_data() / _FILES[shape]} is missing; set TUNESMITH_SHARED_DATA to the folder of the data sets"
     return ""
+
+
+def _questions() -> Iterable[tuple[Message, ...]]:
+    """Several English questions a passage, the passage first, in the order of the file."""
+    for line in (shared_data() / _FILES[QUESTIONS]).read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if row["lang"] == "en":
+            asked = f"{row['context']}\n\n{row['question']}"
+            yield Message("user", asked), Message("assistant", row["answers"][0]["text"])
+
+
+_READERS = {"instruct-en": _instructions, QUESTIONS: _questions}
+
+
+def make_prompts(task: ChatTask, count: int) -> Rows:
+    """Prompts of long-prompt rows, for generation: nothing in them is learned."""
+    prompts = [_row(task.prompt(messages[:2]), ()) for messages in _long_prompts(count + 4)]
+    return Rows(tuple(prompts[:4]), tuple(prompts[4:]))
 
 
 def make_rows(shape: str, task: ChatTask, *, warm_up: int, train: int, held_out: int = 0) -> Rows:
     """The first rows of a shape that fit into the task's length, encoded."""
     wanted = warm_up + train + held_out
-    made = _long_prompts(2 * wanted) if shape == "long-prompt" else _instructions()
+    made = {"long-prompt": lambda: _long_prompts(2 * wanted), "instruct-en": _instructions, QUESTIONS: _questions}[
+        shape
+    ]()
     kept: list[Row] = []
     for messages in made:
         encoded = task.encode(Example(len(kept), "chat", Origin(shape, len(kept)), messages=messages))

@@ -1,6 +1,8 @@
 """A loop that somebody who knows transformers and PEFT writes by hand: bfloat16, sdpa, sorted rows, fused AdamW.
 
-`head: answers` computes logits only where the loss falls, by two more lines; without it the model's own `labels` do.
+Adapters are kept in bfloat16 (`autocast_adapter_dtype=False`): faster than PEFT's default of float32 beside a bfloat16
+base. `head: answers` computes logits only where the loss falls, by some more lines; without it the model does its own
+loss from `labels`.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from transformers import PreTrainedModel
 
 from benchmarks.exchange import Figures, Job, read_rows
 from benchmarks.peers.judge import adapter_losses, row_losses
-from benchmarks.peers.padded import IGNORED, collate, plain_model, sorted_batches
+from benchmarks.peers.padded import collate, plain_model, sorted_batches
+from benchmarks.peers.rows import IGNORED
 
 
 def train(job: Job) -> Figures:
-    """The timed epochs after one step on the warm-up rows; batches come in another random order each epoch."""
+    """The timed epochs, after one step on the warm-up rows; batches come in another random order each epoch."""
     rows = read_rows(job.rows)
     model = _adapted(job)
     step = _stepper(model, job)
-    step(collate(rows.warm_up))
+    if not rows.held_out:  # whoever is judged by its losses takes no step more than the others
+        step(collate(rows.warm_up))
     batches = [collate(batch) for batch in sorted_batches(rows.train, job.batch_size)]
     draw = random.Random(job.seed)
     losses: list[float] = []

@@ -9,7 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from benchmarks.exchange import Row
-from benchmarks.peers.padded import IGNORED, collate, plain_model
+from benchmarks.peers.padded import collate, plain_model
+from benchmarks.peers.rows import IGNORED
 
 
 def row_losses(model: PreTrainedModel | PeftModel, rows: Sequence[Row]) -> list[float]:

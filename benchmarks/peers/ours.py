@@ -14,6 +14,7 @@ from tunesmith.core.process import available_cores
 from tunesmith.models.load import load_model, resolve_base
 from tunesmith.models.packed import Features
 from tunesmith.recipe.load import load_recipe
+from tunesmith.runtime.peak import SHAPES, measure
 from tunesmith.runtime.start import start
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.build import DTYPES, StageInputs, build
@@ -31,18 +32,36 @@ def train(job: Job) -> Figures:
     """One fit; only its steps are on the clock. The probe that every run makes before its first step is the warm-up."""
     rows = read_rows(job.rows)
     losses: list[float] = []
-    stage = _stage(job, rows, lambda event: losses.append(_loss(event)) if event.kind == "step" else None)
+    stage = stage_of(
+        job, rows, listeners=(lambda event: losses.append(_loss(event)) if event.kind == "step" else None,)
+    )
     step_cost(stage)
-    seconds = fit(stage).progress.seconds
+    progress = fit(stage).progress
+    seconds = progress.seconds
     figures: Figures = {
         "seconds": seconds,
         "tokens_per_s": rows.train_tokens * job.epochs / seconds,
         "train_loss": statistics.fmean(losses),
+        "needed_flops": progress.needed_flops,
+        "executed_flops": progress.executed_flops,
     }
     if rows.held_out:
         change = checkpoint_paths(Path(job.scratch) / "sft")[-1]
         figures["held_out_losses"] = adapter_losses(job.base_folder, str(change), rows.held_out)
     return figures
+
+
+def peak(job: Job) -> Figures:
+    """The best matrix product over the fixed list of shapes, in bfloat16, on the threads that train."""
+    torch.set_num_threads(job.threads)
+    found = measure(torch.device("cpu"), torch.bfloat16, SHAPES, seconds=60)
+    return {
+        "flops_per_s": found.peak,
+        "rows": [float(each.rows) for each in found.products],
+        "inputs": [float(each.inputs) for each in found.products],
+        "outputs": [float(each.outputs) for each in found.products],
+        "speeds": [each.flops_per_second for each in found.products],
+    }
 
 
 def _loss(event: Event) -> float:
@@ -52,7 +71,7 @@ def _loss(event: Event) -> float:
 def first_losses(job: Job) -> Figures:
     """Mean loss of each timed row before the first step, in the batches that training would make."""
     rows = read_rows(job.rows)
-    stage = _stage(job, rows)
+    stage = stage_of(job, rows)
     losses: dict[int, float] = {}
     with torch.no_grad():
         for first in range(0, len(rows.train), job.batch_size):
@@ -68,17 +87,17 @@ def _losses_of(stage: Fit, batch: list[Features]) -> dict[int, float]:
     return {item.row: float(losses_K[row_K == item.row].double().mean()) for item in batch}
 
 
-def _stage(job: Job, rows: Rows, *listeners: Listener) -> Fit:
-    """The one stage of the recipe as `tunesmith train` would build it."""
+def stage_of(job: Job, rows: Rows, task: type[ChatTask] = ChatTask, listeners: tuple[Listener, ...] = ()) -> Fit:
+    """The one stage of the recipe as `tunesmith train` would build it; options with a dot override the recipe."""
     overrides = [f"stages.0.train.seed={job.seed}", f"stages.0.train.epochs={job.epochs}"]
-    overrides += [f"{place}={value}" for place, value in job.options.items()]
+    overrides += [f"{place}={value}" for place, value in job.options.items() if "." in place]
     recipe = settled(load_recipe(RECIPE, overrides), "")
     torch.set_num_threads(recipe.runtime.threads or available_cores())
     base = resolve_base(recipe.model.base)
     inputs = StageInputs(
         loaded=load_model(base.path, dtype=DTYPES[recipe.model.dtype]),
         base=base,
-        task=ChatTask.of_folder(base.path, recipe.stages[0].train.max_length),
+        task=task.of_folder(base.path, recipe.stages[0].train.max_length),
         train_rows=_features(rows.train),
         validation_rows=_features(rows.warm_up),
         folder=Path(job.scratch) / "sft",

@@ -9,9 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.exchange import Row
-
-IGNORED = -100
-"""Label of a token that carries no loss."""
+from benchmarks.peers.rows import IGNORED, labels_of
 
 
 def plain_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -30,8 +28,7 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
         length = len(row.token_ids)
         ids[place, :length] = torch.tensor(row.token_ids)
         mask[place, :length] = 1
-        learned = torch.tensor(row.answer, dtype=torch.bool)
-        labels[place, :length][learned] = ids[place, :length][learned]
+        labels[place, :length] = torch.tensor(labels_of(row))
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
