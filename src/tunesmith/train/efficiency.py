@@ -17,7 +17,8 @@ executed  all tokens, also those of a row that is repeated because rows do not g
           of attention in the blocks it takes them in; a second forward pass where activations are computed again;
           logits made twice where the head trains.
 
-Seconds are those of the steps, without validation and checkpoints.
+Seconds are those of the steps, without validation and checkpoints. Passes that were refused memory and run again take
+time and are not counted: they lower E.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class Meter:
     def of_batch(self, batch: Packed) -> Work:
         """What one micro-batch costs, forward and backward."""
         tokens, kept = batch.num_tokens, int(batch.keep.numel())
-        documents = list(_lengths(Documents.of(batch)))
+        laid = Documents.of(batch)
+        documents = _lengths(laid)
         blocks = tokens * (4 * self.frozen + 6 * self.trained)
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
         pairs = sum(length * before + length * length / 2 for length, before in documents)
@@ -106,7 +108,7 @@ class Meter:
         executed = blocks + heads + 2 * self.attention_width * (forward + backward)
         if self.again:
             executed += tokens * 2 * (self.frozen + self.trained) + 2 * self.attention_width * forward
-        return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(Documents.of(batch)))
+        return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(laid))
 
     def _attention_products(self, documents: Sequence[tuple[int, int]]) -> tuple[float, float]:
         """Pairs of tokens times products, forward and backward, as `models/attention.py` takes them.
