@@ -51,6 +51,7 @@ def begin(recipe: Path, seen: list[Event] | None = None) -> lifecycle.Work:
 
 
 def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text("utf-8").replace("batch_size: 8", "batch_size: auto"), "utf-8")
     seen: list[Event] = []
     work = begin(recipe, seen)
     verdict = lifecycle.run_to_release(work)
@@ -61,6 +62,11 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
         "instruct/best/adapter_model.safetensors ship/safetensors/model.safetensors ship/safetensors/parity.json"
     ).split():
         assert (work.path / name).is_file(), name
+    (start,) = [event.values for event in seen if event.kind == "batch"]
+    assert (start["reason"], start["rows"]) == ("start", 8)
+    for page in ("plan.md", "release_card.md"):
+        text = (work.path / page).read_text("utf-8").replace("batch_size: auto", "batch_size auto")
+        assert "batch_size auto" in text and "8 rows" in text and "8 行" in text, page
     assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
     (speed,) = (event.values for event in seen if event.kind == "efficiency")
     useful, kernel, waste = (float(str(speed[name])) for name in ("useful_utilisation", "kernel_efficiency", "waste"))

@@ -30,6 +30,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
 from tunesmith.core.files import ASIDE, MANIFEST, read_json, sha256_file, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
 from tunesmith.core.run import Run, list_runs
 from tunesmith.core.types import SPLITS, Example, SplitName
@@ -44,7 +45,7 @@ from tunesmith.models.catalog import find
 from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
 from tunesmith.models.packed import Features
 from tunesmith.plan.forecast import Machine, ProbeResult
-from tunesmith.plan.machine import cpu_peak, free_memory_bytes
+from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.identity import anchored, identity

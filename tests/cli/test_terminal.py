@@ -28,6 +28,9 @@ def emit_a_run(events: Events) -> None:
     events.emit("readiness", state="blocked", risks=1, advice=2)
     events.emit("forecast", basis="probe", records=0, seconds=65.0, low=50.0, high=80.0, memory_mb=2048)
     events.emit("forecast_error", seconds=65.0, actual_seconds=70.0)
+    events.emit("batch", step=1, reason="start", rows=8, tokens=4096)
+    events.emit("batch", step=3, reason="memory", tokens_before=4096, tokens=2048, needed_bytes=10, free_bytes=5)
+    events.emit("batch", reason="validation", tokens_before=900, tokens=450, free_bytes=5)
     events.emit("something_new", value=1)
 
 
@@ -51,6 +54,9 @@ def test_plain_lines_tell_everything_once(capsys: pytest.CaptureFixture[str]) ->
         "forecast for the training: 1 min 5 s (from 50.0 s to 1 min 20 s), 2.0 GiB of memory at most",
         "it was forecast to take 1 min 5 s and took 1 min 10 s",
         "Stopped early: no gain since step 4.",
+        "One step takes 8 rows; up to 4,096 tokens at once, fewer where memory is short (batch_size: auto)",
+        "Step 3: memory is short, 4,096 tokens at once become 2,048; the step's result stays the same",
+        "Validation: 900 tokens at once were refused memory; on with 450",
     ):
         assert words in lines, words
     assert any("manifest" in line for line in lines)

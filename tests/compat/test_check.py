@@ -23,6 +23,7 @@ def test_the_plain_recipe_is_fine() -> None:
         ("data.rows=kto", "compat.rows"),
         ("data.rows=text", "compat.rows"),
         ("stages.0.train.early_stopping.metric=json_exactly", "compat.stopping_metric"),
+        ("stages.0.train={packing: false, batch_size: auto}", "compat.auto_batch_unpacked"),
     ],
 )
 def test_what_nothing_serves_is_refused(override: str, code: str) -> None:

@@ -7,6 +7,7 @@ import math
 from tunesmith.evaluate.card_facts import (
     ArtefactFacts,
     CardFacts,
+    CutFacts,
     DataFacts,
     ExampleRow,
     GoalFacts,
@@ -84,6 +85,7 @@ def sample_facts() -> CardFacts:
             useful_utilisation=0.41,
             kernel_efficiency=0.43,
             waste=1.05,
+            cut=CutFacts(8, 2048, 4096),
             losses=sample_curve(),
         ),
         data=DataFacts(

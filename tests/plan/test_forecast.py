@@ -23,6 +23,7 @@ from tunesmith.plan.forecast import (
     load_records,
     record,
     records_path,
+    with_room,
     workload,
 )
 from tunesmith.plan.machine import cpu_peak
@@ -104,6 +105,25 @@ def test_common_beginning(rows: list[list[int]], learned_from: int, common: int)
 def test_rows_one_at_a_time_share_nothing() -> None:
     load = workload([30, 40], 10, [], TrainSpec(packing=False), shared=20)
     assert (load.tokens, load.tokens_at_once) == (70, 40)
+
+
+def test_auto_is_planned_as_it_will_begin() -> None:
+    auto = TrainSpec(batch_size="auto", epochs=2.0)
+    lengths = [1000] * 40 + [3000]
+    load = workload(lengths, 9_000, [], auto)
+    assert load.tokens_at_once == 4000, "8 and 4 of the longest rows are too many tokens at once, 2 are not"
+    assert workload([100] * 40, 900, [], auto) == workload([100] * 40, 900, [], TrainSpec())
+    accelerated = workload(lengths, 9_000, [], auto, device="cuda")
+    assert accelerated.tokens_at_once == 3000 + 7 * 1000
+    plenty = with_room(load, SMOL, LoraSpec(), auto, MACHINE, max(lengths))
+    found = forecast(SMOL, LoraSpec(), auto, plenty, MACHINE)
+    assert (found.steps, found.rows_per_step, found.tokens_at_once) == (12, 8, 4000)
+    tight = replace(MACHINE, memory_bytes=3 * 10**9)
+    small = with_room(load, SMOL, LoraSpec(), auto, tight, 1000)
+    assert small.tokens_at_once == 1000
+    assert with_room(load, SMOL, LoraSpec(), auto, replace(tight, memory_bytes=1), 3000).tokens_at_once == 3000
+    assert with_room(load, SMOL, LoraSpec(), TrainSpec(), tight, 1000) == load, "a stated number stays"
+    assert forecast(SMOL, LoraSpec(), TrainSpec(), load, MACHINE).tokens_at_once is None
 
 
 def test_no_rows_are_no_tokens() -> None:

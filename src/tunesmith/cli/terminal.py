@@ -50,6 +50,7 @@ class Terminal:
             "resume": self._resume,
             "fit_end": self._fit_end,
             "efficiency": self._efficiency,
+            "batch": self._batch,
             "frozen": self._frozen,
             "shipped": self._shipped,
             "verified": self._verified,
@@ -150,6 +151,13 @@ class Terminal:
             self._detail(f"! {say('train.peak_too_low')}", "yellow")
         if _whole(values.get("shared_tokens", 0)):
             self._detail(say("train.speed_shared", tokens=f"{_whole(values['shared_tokens']):,}"))
+
+    def _batch(self, values: Mapping[str, Value]) -> None:
+        """How many tokens `batch_size: auto` computes at once, and every time that memory changes it."""
+        reason = str(values["reason"])
+        names = {"rows": "rows", "step": "step", "tokens_before": "before", "tokens": "tokens"}
+        facts = {name: f"{_whole(values[key]):,}" for key, name in names.items() if values.get(key) is not None}
+        self._detail(say(f"train.batch_{reason}", **facts), "" if reason in ("start", "room") else "yellow")
 
     def _frozen(self, values: Mapping[str, Value]) -> None:
         if not values["unchanged"]:

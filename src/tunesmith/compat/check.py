@@ -12,10 +12,11 @@ TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "
 
 
 def check(recipe: Recipe) -> None:
-    """Hold a recipe against what exists. Errors: compat.rows, compat.stopping_metric."""
+    """Hold a recipe against what exists. Errors: compat.rows, compat.stopping_metric, compat.auto_batch_unpacked."""
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
+        _check_batch(stage, place)
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
@@ -31,3 +32,8 @@ def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
     metric = stage.train.early_stopping.metric
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))
+
+
+def _check_batch(stage: StageSpec, place: int) -> None:
+    if stage.train.batch_size == "auto" and not stage.train.packing:
+        raise TunesmithError("compat.auto_batch_unpacked", place=place)

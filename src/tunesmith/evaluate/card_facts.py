@@ -80,6 +80,15 @@ class ExampleRow:
 
 
 @dataclass(frozen=True)
+class CutFacts:
+    """How `batch_size: auto` cut the steps: rows of a step, and the tokens at once, from the fewest to the most."""
+
+    rows: int
+    fewest: int
+    most: int
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
     """What was trained and how. `useful_utilisation` (U), `kernel_efficiency` (E) and `waste` (W) with U = E / W."""
 
@@ -99,6 +108,7 @@ class TrainingFacts:
     useful_utilisation: float | None = None
     kernel_efficiency: float | None = None
     waste: float | None = None
+    cut: CutFacts | None = None
     losses: LossCurve | None = None
 
 

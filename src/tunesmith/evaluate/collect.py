@@ -15,6 +15,7 @@ from tunesmith.evaluate.answers import Question, Result, drawn_questions, read_r
 from tunesmith.evaluate.card_facts import (
     ArtefactFacts,
     CardFacts,
+    CutFacts,
     DataFacts,
     ExampleRow,
     GoalFacts,
@@ -147,6 +148,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         useful_utilisation=useful,
         kernel_efficiency=kernel,
         waste=waste,
+        cut=_cut(events),
         losses=curve_from_events(events, int(best) if best else None),
     )
 
@@ -160,6 +162,14 @@ def _efficiency(events: list[Event]) -> tuple[float, float, float] | tuple[None,
     if not needed or not possible:
         return None, None, None
     return needed / possible, executed / possible, executed / needed
+
+
+def _cut(events: list[Event]) -> CutFacts | None:
+    """How memory cut the steps, where the recipe leaves it to the memory."""
+    told = [event.values for event in events if event.kind == "batch" and event.values["reason"] != "validation"]
+    rows = [int(each["rows"] or 0) for each in told if each["reason"] == "start"]
+    tokens = [int(each["tokens"] or 0) for each in told]
+    return CutFacts(rows[-1], min(tokens), max(tokens)) if rows else None
 
 
 def _last(events: list[Event], kind: str) -> dict[str, float]:

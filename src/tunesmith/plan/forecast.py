@@ -12,7 +12,7 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from tunesmith.models.catalog import cache_folder
 from tunesmith.plan.sizes import ModelSize, flops_per_token, forward_flops_per_token, memory_parts, trained_parameters
 from tunesmith.recipe.specs.adapt import AdaptSpec
 from tunesmith.recipe.specs.train import TrainSpec
+from tunesmith.train.budget import SPARE, largest_fitting, most_at_once
 
 Basis = Literal["formula", "probe"]
 
@@ -88,12 +89,15 @@ class Range:
 class Forecast:
     """What a training will take. `basis` and `records` say what it stands on; the uncorrected values are for the
     record of this run, so that corrections never pile up. `seconds` is with validation; `step_seconds` and
-    `uncorrected_seconds` are of the optimizer steps alone, which is what a fit measures."""
+    `uncorrected_seconds` are of the optimizer steps alone, which is what a fit measures. `rows_per_step` decide the
+    update; `tokens_at_once` are what `batch_size: auto` begins with, None where the recipe states a number."""
 
     kind: str
     basis: Basis
     records: int
     steps: int
+    rows_per_step: int
+    tokens_at_once: int | None
     tokens: int
     flops: float
     trained_parameters: int
@@ -122,17 +126,27 @@ class ForecastRecord:
 
 
 def workload(
-    lengths: Sequence[int], loss_tokens: int, validation_lengths: Sequence[int], train: TrainSpec, shared: int = 0
+    lengths: Sequence[int],
+    loss_tokens: int,
+    validation_lengths: Sequence[int],
+    train: TrainSpec,
+    shared: int = 0,
+    device: str = "cpu",
 ) -> Workload:
     """The workload of rows by their lengths. The largest micro-batch is taken as that of the longest rows.
 
     Args:
         shared: tokens with which all rows begin; packed rows hold them once a micro-batch.
+        device: says how many tokens at once gain nothing more (`batch_size: auto`).
     """
-    together = train.batch_size if train.packing else 1
+    ordered = sorted(lengths, reverse=True)
+    if train.batch_size == "auto":
+        together = _rows_within(ordered, shared, train.rows_per_step, most_at_once(device))
+    else:
+        together = train.batch_size if train.packing else 1
     batches = math.ceil(len(lengths) / together)
     tokens = sum(lengths) - shared * (len(lengths) - batches)
-    longest = sorted(lengths, reverse=True)[:together]
+    longest = ordered[:together]
     return Workload(
         rows=len(lengths),
         tokens=tokens,
@@ -143,6 +157,33 @@ def workload(
     )
 
 
+def _rows_within(ordered: Sequence[int], shared: int, rows: int, most: int) -> int:
+    """The rows of a step, or half of them and so on, until the longest ones together are no more than `most` tokens."""
+
+    def fits(together: int) -> bool:
+        return sum(ordered[:together]) - shared * (together - 1) <= most
+
+    return largest_fitting(rows, fits)
+
+
+def with_room(
+    load: Workload, size: ModelSize, adapt: AdaptSpec, train: TrainSpec, machine: Machine, longest: int
+) -> Workload:
+    """The workload with the micro-batches that `batch_size: auto` will begin with in this memory.
+
+    Args:
+        longest: tokens of the longest row, which cannot be cut.
+    """
+    if train.batch_size != "auto":
+        return load
+
+    def fits(tokens: int) -> bool:
+        parts = memory_parts(size, adapt, tokens, load.loss_share, machine.dtype, train.gradient_checkpointing)
+        return (sum(parts.values()) + PROCESS_BYTES) * _MEMORY_SPREAD["formula"] <= SPARE * machine.memory_bytes
+
+    return replace(load, tokens_at_once=largest_fitting(load.tokens_at_once, fits, least=longest))
+
+
 def kind_of(machine: Machine, adapt: AdaptSpec, size: ModelSize) -> str:
     """Runs that are compared: same device, number format, method and magnitude of the model (powers of two)."""
     magnitude = round(math.log2(max(1, size.parameters)))
@@ -151,8 +192,7 @@ def kind_of(machine: Machine, adapt: AdaptSpec, size: ModelSize) -> str:
 
 def steps_of(load: Workload, train: TrainSpec) -> int:
     """Optimizer steps of the whole training."""
-    rows_per_step = train.batch_size * train.gradient_accumulation_steps
-    steps = math.ceil(train.epochs * math.ceil(load.rows / rows_per_step))
+    steps = math.ceil(train.epochs * math.ceil(load.rows / train.rows_per_step))
     return max(1, steps if train.max_steps is None else min(steps, train.max_steps))
 
 
@@ -167,7 +207,7 @@ def forecast(
 ) -> Forecast:
     """Predict one training. With a probe its seconds and bytes are taken, else the formulas."""
     steps = steps_of(load, train)
-    epochs = min(train.epochs, steps * train.batch_size * train.gradient_accumulation_steps / max(1, load.rows))
+    epochs = min(train.epochs, steps * train.rows_per_step / max(1, load.rows))
     tokens = round(epochs * load.tokens)
     step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing)
     forward = forward_flops_per_token(size, load.seen_length, load.loss_share)
@@ -195,6 +235,8 @@ def forecast(
         basis=basis,
         records=len(alike),
         steps=steps,
+        rows_per_step=train.rows_per_step,
+        tokens_at_once=load.tokens_at_once if train.batch_size == "auto" else None,
         tokens=tokens,
         flops=tokens * step_flops + validation_flops,
         trained_parameters=trained_parameters(size, adapt),

@@ -1,4 +1,4 @@
-"""What this machine can do, without torch: free memory, and the best speed of a matrix product."""
+"""What this machine can do, without torch: the best speed of a matrix product."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from tunesmith.core.calibration import cpu_place, find
 from tunesmith.core.process import available_cores
@@ -15,22 +14,8 @@ from tunesmith.models.catalog import cache_folder
 _SIDE = 1024
 _TRIES = 5
 _CPU_INFO = Path("/proc/cpuinfo")
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_USED = Path("/sys/fs/cgroup/memory.current")
 # Measured ratios of bfloat16 to float32 products: 4 with tile instructions, 3.5 with AVX512 dot products.
 _BF16_FLAGS = {"amx_bf16": 4.0, "avx512_bf16": 3.5}
-
-
-def free_memory_bytes() -> int:
-    """Memory that a new process can take: what the system has free, or what a container's limit leaves."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = _LIMIT.read_text("ascii").strip()
-        if limit != "max":
-            free = min(free, max(0, int(limit) - int(_USED.read_text("ascii"))))
-    except (OSError, ValueError):
-        pass  # no container limit here
-    return free
 
 
 def float32_peak() -> float:

@@ -16,7 +16,7 @@ from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import CHINESE_SHARE, BaseFacts, RowFacts, chinese_share
-from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, workload
+from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, with_room, workload
 from tunesmith.plan.readiness import ReadinessFacts
 from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
 from tunesmith.plan.sizes import ModelSize, size_from_config, trained_parameters
@@ -80,7 +80,9 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     lengths = [len(row.token_ids) for row in train_rows]
     loss_tokens = sum(1 for row in train_rows for weight in row.weights[1:] if weight)
     shared = common_beginning(train_rows)
-    load = workload(lengths, loss_tokens, [len(row.token_ids) for row in validation_rows], stage.train, shared)
+    validation_lengths = [len(row.token_ids) for row in validation_rows]
+    load = workload(lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
+    load = with_room(load, size, stage.adapt, stage.train, machine, max(lengths, default=1))
     texts = [turn.content for each in prepared.examples[:_TEXTS_LOOKED_AT] for turn in each.messages]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
     known = base.known

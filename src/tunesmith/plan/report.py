@@ -113,6 +113,9 @@ def forecast_lines(expected: Forecast, language: Language) -> list[str]:
             tokens=f"{expected.tokens:,}",
         )
     )
+    if expected.tokens_at_once is not None:
+        at_once = f"{expected.tokens_at_once:,}"
+        lines.append(line("forecast_batch", rows=expected.rows_per_step, tokens=at_once))
     gigabytes = [f"{each / 1e9:.1f}" for each in (expected.peak_bytes.value, expected.peak_bytes.high)]
     lines.append(line("forecast_memory", memory=gigabytes[0], high=gigabytes[1]))
     if expected.money is not None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.models.policy import Policy
 
@@ -33,6 +33,9 @@ class Runtime(Protocol):
 
     def gradients_ready(self, last: bool) -> bool:
         """Whether gradients may be taken out of the parameters after this micro-batch."""
+
+    def share(self, gradients: Sequence[Tensor]) -> None:
+        """Replace each by its mean over ranks, where the policy was not placed and nobody has shared them yet."""
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as group
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tunesmith.core.errors import TunesmithError
@@ -72,8 +72,14 @@ class DistributedRuntime:
             yield
 
     def gradients_ready(self, last: bool) -> bool:
-        """Only after they were shared."""
-        return last
+        """Only after they were shared; always, where the policy was not placed and nobody shares them on the way."""
+        return last or self._placed is None
+
+    def share(self, gradients: Sequence[Tensor]) -> None:
+        """Mean over ranks, in place."""
+        for gradient in gradients:
+            group.all_reduce(gradient)
+            gradient.div_(self.size)
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.policy import Policy
@@ -55,6 +55,9 @@ class LocalRuntime:
     def gradients_ready(self, last: bool) -> bool:
         """Always: nobody waits for them."""
         return True
+
+    def share(self, gradients: Sequence[Tensor]) -> None:
+        """They are everybody's."""
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -16,18 +16,23 @@ from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
+from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.batching import Source
+from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
+from tunesmith.train.memory import reader
 from tunesmith.train.optim import DEFAULT_LEARNING_RATE, MasterOptimizer
+from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.validation import TaskMetric, Validator
 
@@ -67,19 +72,22 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name)
     if spec.gradient_checkpointing:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
-    placed = runtime.place(policy)
+    # What is cut by the memory shares its gradients itself, once a step: DDP must see the same passes on every rank.
+    placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, attached, emitter)
-    window = spec.batch_size * spec.gradient_accumulation_steps * runtime.size
-    source = Source(inputs.train_rows, window, spec.seed)
+    source = Source(inputs.train_rows, spec.rows_per_step * runtime.size, spec.seed)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
     objective = Supervised(stage.objective)
+    optimizer = MasterOptimizer(named_trainable(policy, attached.trainable), spec)
+    passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
         objective=objective,
         runtime=runtime,
         source=source,
         pack=inputs.task.pack,
-        optimizer=MasterOptimizer(named_trainable(policy, attached.trainable), spec),
+        passes=passes,
+        optimizer=optimizer,
         stopper=Stopper.of(spec.early_stopping),
         checkpoints=Checkpoints(
             inputs.folder,
@@ -90,14 +98,32 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             partial(copy_tokenizer, inputs.base.path),
             emitter,
         ),
-        validate=Validator(
-            policy, objective, runtime, inputs.validation_rows, inputs.task.pack, spec.batch_size, inputs.task_metric
-        ),
+        validate=Validator(policy, objective, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,
         meter=Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type),
         spec=spec,
         peak_learning_rate=spec.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind],
         total_steps=min(planned, spec.max_steps or planned),
+    )
+
+
+def _passes(
+    spec: TrainSpec, policy: Policy, pack: Pack, runtime: Runtime, optimizer: MasterOptimizer, emitter: Emitter
+) -> Passes:
+    if spec.batch_size != "auto":
+        return FixedPasses(pack, runtime, spec.batch_size if spec.packing else 1, spec.batch_size)
+    device, head = runtime.device, policy.model.get_output_embeddings().weight
+    # logits and their gradient, each in the head's number format and in float32
+    logit_bytes = 2 * head.shape[0] * (head.element_size() + 4)
+    return FittedPasses(
+        pack,
+        runtime,
+        optimizer,
+        Budget(logit_bytes, CHUNK, again=spec.gradient_checkpointing, device=device.type),
+        reader(device, runtime.size),
+        emitter,
+        most=most_at_once(device.type),
+        window_rows=spec.rows_per_step * runtime.size,
     )
 
 

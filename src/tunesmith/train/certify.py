@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes
-from tunesmith.train.checkpoint import checkpoint_paths, checkpoint_step
+from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths, checkpoint_step
 from tunesmith.train.loop import Job, fit
 
 _NOT_COMPARED = frozenset({"state.json"})
@@ -31,7 +31,7 @@ class Certificate:
 
 
 def certify(folder: Path, aside: Path, build: Callable[[Path], Job]) -> Certificate:
-    """Replay between the two newest checkpoints of a stage.
+    """Replay between the two newest checkpoints of a stage, in the micro-batches that the later one has recorded.
 
     Args:
         folder: of the stage.
@@ -46,7 +46,9 @@ def certify(folder: Path, aside: Path, build: Callable[[Path], Job]) -> Certific
     earlier, later = paths[-2:]
     try:
         shutil.copytree(earlier, aside / earlier.name)
-        fit(build(aside), until=checkpoint_step(later))
+        job = build(aside)
+        job.passes.replay(checkpoint_facts(later).get("passes", {}))
+        fit(job, until=checkpoint_step(later))
         stated, found = folder_hashes(later), folder_hashes(aside / later.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

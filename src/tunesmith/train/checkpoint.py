@@ -22,6 +22,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.files import new_folder, remove_folder, remove_rubbish, verify_folder
 
 _PREFIX = "checkpoint-"
+_STATE = "state.json"
 BEST = "best"
 
 
@@ -74,7 +75,7 @@ class Checkpoints:
             self._save_tokenizer(aside)
             save_file(_contiguous(snapshot.masters), aside / "masters.safetensors")
             save_file(_contiguous(snapshot.optimizer), aside / "optimizer.safetensors")
-            (aside / "state.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
+            (aside / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
         self._rotate()
         return path
 
@@ -115,7 +116,7 @@ class Checkpoints:
         return None
 
     def _load(self, path: Path) -> Snapshot:
-        facts = json.loads((path / "state.json").read_text("utf-8"))
+        facts = json.loads((path / _STATE).read_text("utf-8"))
         if facts["key"] != self._key:
             raise TunesmithError("train.resume_differs", checkpoint=str(path))
         return Snapshot(
@@ -133,6 +134,12 @@ class Checkpoints:
 def checkpoint_step(path: Path) -> int:
     """The step in a checkpoint's name."""
     return int(path.name.removeprefix(_PREFIX))
+
+
+def checkpoint_facts(path: Path) -> Mapping[str, Mapping[str, object]]:
+    """What a checkpoint holds besides tensors, of the parts that are tables: where the loop was, and how it cut."""
+    facts = json.loads((path / _STATE).read_text("utf-8"))
+    return {name: value for name, value in facts.items() if isinstance(value, dict)}
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

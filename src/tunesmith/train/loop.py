@@ -1,7 +1,8 @@
 """fit(): the only training loop.
 
-One optimizer step: draw the window, count what it holds, forward and backward each micro-batch with every term
-divided by the count of the whole window on all ranks, then update. Nothing here knows which method or objective runs.
+One optimizer step: draw the window, cut it into micro-batches (`passes.py`), count what it holds, forward and backward
+each micro-batch with every term divided by the count of the whole window on all ranks, then update. Nothing here knows
+which method or objective runs.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from tunesmith.models.packed import Features, Packed
 from tunesmith.objectives.base import Objective
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.train.batching import Source, micro_batches
+from tunesmith.train.batching import Source
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
 from tunesmith.train.optim import MasterOptimizer, step_size
+from tunesmith.train.passes import Passes
 from tunesmith.train.signals import StopRequest, listening
 from tunesmith.train.stopper import Stopper
 
@@ -41,6 +43,7 @@ class Job:
     runtime: Runtime
     source: Source
     pack: Callable[[Sequence[Features]], Packed]
+    passes: Passes
     optimizer: MasterOptimizer
     stopper: Stopper
     checkpoints: Checkpoints
@@ -137,27 +140,27 @@ def _step(job: Job, progress: Progress) -> _Update:
     """One update over one window."""
     runtime, spec = job.runtime, job.spec
     window = job.source.window(progress.step)
-    per_batch = spec.batch_size if spec.packing else 1
-    batches = [job.pack(rows) for rows in micro_batches(window, per_batch, runtime.rank, runtime.size)]
+    batches = job.passes.cut(progress.step, window)
     counts = _total_counts(job, batches)
-    sums = dict.fromkeys(counts, 0.0)
-    for place, batch in enumerate(batches):
-        last = place == len(batches) - 1
+
+    def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
         torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
         with runtime.accumulate(last):
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
-            # DDP averages gradients over ranks; the contract wants their sum.
+            job.passes.forward_done()
+            # Gradients are averaged over ranks; the contract wants their sum.
             total = torch.stack([terms[name] * (runtime.size / counts[name]) for name in counts]).sum()
             total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
-        for name in counts:
-            sums[name] += float(terms[name].detach())
-    losses = _mean_terms(job, sums, counts)
+        return {name: float(terms[name].detach()) for name in counts}
+
+    ran = job.passes.run(progress.step, window, batches, one_pass)
+    losses = _mean_terms(job, ran.sums, counts)
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
-    return _Update(losses, norm, rate, Work(*job.runtime.sum(job.meter.of_batches(batches))))
+    return _Update(losses, norm, rate, Work(*job.runtime.sum(job.meter.of_batches(ran.batches))))
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
@@ -227,6 +230,7 @@ def _save(job: Job, progress: Progress) -> None:
             "progress": vars(progress).copy(),
             "stopper": job.stopper.state(),
             "objective": job.objective.state(),
+            "passes": job.passes.state(),
         }
         job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
     job.runtime.barrier()
@@ -240,6 +244,7 @@ def _resume(job: Job) -> Progress:
     job.optimizer.restore(snapshot.masters, snapshot.optimizer)
     job.stopper.restore(facts["stopper"])
     job.objective.restore(facts["objective"])
+    job.passes.restore(facts.get("passes", {}))
     progress = Progress(**facts["progress"])
     job.emitter.emit("resume", step=progress.step)
     return progress

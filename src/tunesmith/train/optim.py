@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.specs.train import TrainSpec
+from tunesmith.train.memory import is_out_of_memory
 
 DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
 """Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
@@ -63,21 +64,47 @@ class MasterOptimizer:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 parameter.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """What `collect` has gathered."""
+        return [master.grad for master in self.masters.values() if master.grad is not None]
+
+    def drop(self) -> None:
+        """Forget every gradient, gathered or not."""
+        for parameter in (*self._parameters.values(), *self.masters.values()):
+            parameter.grad = None
+
+    @property
+    def coming_bytes(self) -> int:
+        """What the first update will take for good: two float32 moments a trained number with AdamW, one with SGD."""
+        if self._optimizer.state:
+            return 0
+        moments = 2 if isinstance(self._optimizer, torch.optim.AdamW) else 1
+        return moments * sum(master.numel() * master.element_size() for master in self.masters.values())
+
     def step(self, learning_rate: float, max_grad_norm: float, *, usable: bool = True) -> float:
         """One update; returns the norm of the gradient before clipping.
 
         A norm that is no number, or a loss that the caller does not find `usable`, changes nothing.
+        Errors: train.out_of_memory_update.
         """
-        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(self.gradients())
         if usable and bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), max_grad_norm, norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
-            self._optimizer.step()
-            self._round()
+            self._update()
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def _update(self) -> None:
+        coming = self.coming_bytes
+        try:
+            self._optimizer.step()
+            self._round()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TunesmithError("train.out_of_memory_update", needed=round(coming / 2**20)) from error
 
     def _round(self) -> None:
         with torch.no_grad():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.core.process import peak_memory_bytes
+from tunesmith.models.packed import Packed
 from tunesmith.runtime.base import Runtime
-from tunesmith.train.batching import micro_batches
 from tunesmith.train.loop import Job
 
 _SHAPE = (512, 576, 1536)
@@ -57,19 +57,21 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def step_cost(job: Job, steps: int = 2) -> StepCost:
     """Forward and backward of the first windows, without an update: nothing that trains has moved afterwards."""
     seconds: list[float] = []
+
+    def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
+        terms = job.objective.loss(job.policy, batch.to(job.runtime.device))
+        job.passes.forward_done()
+        torch.stack(list(terms.values())).sum().backward()
+        return {}
+
     for step in range(steps):
-        per_batch = job.spec.batch_size if job.spec.packing else 1
-        batches = micro_batches(job.source.window(step), per_batch, job.runtime.rank, job.runtime.size)
+        window = job.source.window(step)
+        batches = job.passes.cut(step, window)
         started = time.perf_counter()
-        tokens = 0
-        for rows in batches:
-            batch = job.pack(rows).to(job.runtime.device)
-            torch.stack(list(job.objective.loss(job.policy, batch).values())).sum().backward()
-            tokens += batch.num_tokens
+        ran = job.passes.run(step, window, batches, one_pass)
         _wait(job.runtime.device)
-        seconds.append((time.perf_counter() - started) / tokens)
-        for parameter in job.policy.parameters():
-            parameter.grad = None
+        seconds.append((time.perf_counter() - started) / sum(batch.num_tokens for batch in ran.batches))
+        job.optimizer.drop()
     return StepCost(min(seconds), peak_bytes(job.runtime))
 
 

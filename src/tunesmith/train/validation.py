@@ -16,6 +16,7 @@ from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.train import EarlyStoppingSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
+from tunesmith.train.passes import Passes
 
 TaskMetric = Callable[[Policy], Mapping[str, float]]
 """Answers some validation rows and gives the task's metrics, or nothing where only the loss decides."""
@@ -52,15 +53,14 @@ class Validator:
         objective: Objective,
         runtime: Runtime,
         rows: Sequence[Features],
-        pack: Callable[[Sequence[Features]], Packed],
-        batch_size: int,
+        passes: Passes,
         task_metric: TaskMetric,
     ) -> None:
         self._policy = policy
         self._objective = objective
         self._runtime = runtime
-        ordered = sorted(rows, key=lambda row: len(row.token_ids))[runtime.rank :: runtime.size]
-        self._batches = [pack(ordered[first : first + batch_size]) for first in range(0, len(ordered), batch_size)]
+        self._rows = sorted(rows, key=lambda row: len(row.token_ids))[runtime.rank :: runtime.size]
+        self._passes = passes
         self._task_metric = task_metric
 
     def __call__(self) -> dict[str, float]:
@@ -69,10 +69,14 @@ class Validator:
         self._policy.eval()
         total = count = 0.0
         with torch.inference_mode():
-            for batch in self._batches:
-                placed = batch.to(self._runtime.device)
-                total += sum(float(term) for term in self._objective.loss(self._policy, placed).values())
-                count += sum(self._objective.count(batch).values())
+            for loss, items in self._passes.each(self._rows, self._look):
+                total += loss
+                count += items
         self._policy.train(training)
         total, count = self._runtime.sum([total, count])
         return {"loss": total / count if count else float("nan"), **self._task_metric(self._policy)}
+
+    def _look(self, batch: Packed) -> tuple[float, float]:
+        """Sum of the terms of a batch, and their items."""
+        terms = self._objective.loss(self._policy, batch.to(self._runtime.device))
+        return sum(float(term) for term in terms.values()), sum(self._objective.count(batch).values())

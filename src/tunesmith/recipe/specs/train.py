@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tunesmith.recipe.specs.base import Spec
+
+AUTO_ROWS = 8
+"""Rows that `batch_size: auto` stands for in the mathematics of a step; memory decides only how they are run."""
 
 
 class EarlyStoppingSpec(Spec):
@@ -27,8 +30,14 @@ class TrainSpec(Spec):
 
     epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps at most; none leaves it to epochs.")
-    batch_size: int = Field(8, ge=1, description="Rows of one forward pass on one process.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes of one optimizer step.")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        8,
+        description="Rows of one forward pass on one process; auto trains as 8 does and lets the memory at hand decide "
+        "how many tokens are computed at once.",
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="An optimizer step takes batch_size times so many rows on each process."
+    )
     max_length: int = Field(1024, ge=8, description="Longest row in tokens; longer rows are cut and counted.")
     packing: bool = Field(True, description="Rows stand end to end without padding; off runs one row at a time.")
     learning_rate: float | None = Field(
@@ -54,3 +63,8 @@ class TrainSpec(Spec):
     early_stopping: EarlyStoppingSpec = Field(
         EarlyStoppingSpec(), description="Choice of the best checkpoint, and patience."
     )
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step on one process: they decide the update, and do not depend on the memory."""
+        return (AUTO_ROWS if self.batch_size == "auto" else self.batch_size) * self.gradient_accumulation_steps
