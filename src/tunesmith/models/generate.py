@@ -3,26 +3,28 @@
 Shape letters: B prompts, Q tokens of one forward pass, V vocabulary.
 
 What saves time: prompts of like length are read together, what all of them begin with (instructions, examples) is
-read once, logits are computed at the last position alone, and answers that end leave the batch at once. In float32
-the greedy answer is that of `transformers.generate` on the single prompt; in bfloat16 the rounding depends on which
-prompts share a batch, and near ties may fall the other way.
+read once, logits are computed at the last position alone, and answers that end leave the batch at once. Models of the
+Llama shape go through passes of our own (`decode.py`), every other model through transformers' (`padded.py`). In
+float32 the greedy answer is that of `transformers.generate` on the single prompt; in bfloat16 the rounding depends on
+which prompts share a batch, and near ties may fall the other way.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.batch_cache import BatchCache
-from tunesmith.models.sampling import Chosen, Constraint, GenerateSettings, choose
+from tunesmith.models.decode import packed_rows
+from tunesmith.models.padded import PaddedRows
+from tunesmith.models.sampling import Chosen, Constraint, GenerateSettings, choose, likeliest
 from tunesmith.models.text_stream import TextStream
 
 FinishReason = Literal["stop", "length", "fault"]
@@ -30,8 +32,6 @@ FinishReason = Literal["stop", "length", "fault"]
 
 _SHORTEST_SHARED = 16
 """Fewer common tokens than this are cheaper to read again than to share."""
-_UNUSED_COLUMNS = 64
-_CACHED_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,22 @@ class Progress:
 OnToken = Callable[[Progress], None]
 
 
+class Rows(Protocol):
+    """The prompts under way in a model, each with a number, and what has been computed of them."""
+
+    def share(self, prefix: Sequence[int]) -> None:
+        """Read once what coming prompts begin with."""
+
+    def read(self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], shared: int) -> Tensor:
+        """Read prompts, the first `shared` tokens of which were given to `share`; logits after each, [B, V]."""
+
+    def grow(self, latest: Mapping[int, int]) -> tuple[list[int], Tensor]:
+        """Read the latest token of every row; returns the rows' numbers and, in this order, their logits, [B, V]."""
+
+    def remove(self, number: int) -> None:
+        """Drop a row."""
+
+
 class _Answer:
     """A prompt and what has been answered so far."""
 
@@ -77,11 +93,14 @@ class _Answer:
         self._stream = TextStream(tokenizer, settings.stop)
         self._generator = torch.Generator().manual_seed(settings.seed)
 
-    def advance(self, logits_V: Tensor, finite: bool) -> Progress:
+    def advance(self, logits_V: Tensor, likeliest: int, finite: bool) -> Progress:
         """Choose the next token; logits that are not finite end this answer and no other."""
         if not finite:
             return Progress(self.number, Chosen(-1), self._stream.finish(), self._completion("fault"))
-        chosen = choose(logits_V, self.settings, self._generator, self.constraint)
+        if self.settings.temperature == 0 and self.settings.logprobs is None and self.constraint is None:
+            chosen = Chosen(likeliest)
+        else:
+            chosen = choose(logits_V.float(), self.settings, self._generator, self.constraint)
         if chosen.token_id in self.settings.end_token_ids:
             text = self._stream.finish()
             return Progress(self.number, chosen, text, self._completion("stop", chosen.token_id))
@@ -104,10 +123,12 @@ class Decoder:
     """The stepwise engine: `add` prompts at any time, `step` until nothing is `busy`. For one thread.
 
     Args:
-        model: a causal model in evaluation mode with sdpa attention (see `generating`).
+        model: a causal model in evaluation mode with sdpa attention (see `generating`), whose weights stay as they are.
         tokenizer: turns the answers into text.
         batch_size: most answers that grow together.
         prefill_tokens: most prompt tokens, padding included, of one forward pass (a longer prompt goes alone).
+
+    Errors: generate.unknown_layers.
     """
 
     def __init__(
@@ -119,20 +140,16 @@ class Decoder:
         prefill_tokens: int = 8192,
     ) -> None:
         config = model.config.get_text_config()
-        kinds = frozenset(getattr(config, "layer_types", None) or ())
-        if kinds - _CACHED_KINDS:
-            raise TunesmithError("generate.unknown_layers", kinds=", ".join(sorted(kinds - _CACHED_KINDS)))
-        self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._prefill_tokens = prefill_tokens
-        self._layers = int(config.num_hidden_layers)
         # A gap in the middle of a row would make a window that counts columns too short.
+        kinds = frozenset(getattr(config, "layer_types", None) or ())
         self._may_share = kinds <= {"full_attention"} and getattr(config, "sliding_window", None) is None
+        self._rows: Rows = packed_rows(model) or PaddedRows(model)
         self._waiting: deque[_Answer] = deque()
-        self._running: list[_Answer] = []
-        self._cache: BatchCache | None = None
-        self._shared: tuple[tuple[int, ...], BatchCache] | None = None
+        self._running: dict[int, _Answer] = {}
+        self._shared: tuple[int, ...] = ()
         self._added = 0
         self.context = int(getattr(config, "max_position_embeddings", 0)) or 2**31
 
@@ -158,78 +175,44 @@ class Decoder:
         self._waiting.append(_Answer(number, tuple(prompt), settings, constraint, self._tokenizer))
         return number
 
+    @torch.inference_mode()
     def remove(self, number: int) -> None:
         """Give an answer up, wherever it is; unknown and ended ones are ignored."""
         self._waiting = deque(answer for answer in self._waiting if answer.number != number)
-        for row, answer in enumerate(self._running):
-            if answer.number == number:
-                self._leave(row)
-                return
+        if self._running.pop(number, None) is not None:
+            self._rows.remove(number)
 
+    @torch.inference_mode()
     def step(self) -> list[Progress]:
         """One more token for every answer under way, and the first one for those that join."""
-        with torch.inference_mode():
-            progress = self._grow() if self._running else []
-            room = self._batch_size - len(self._running)
-            # A reading pass for one prompt costs little less than one for many: let places gather.
-            if self._waiting and (not self._running or room >= min(len(self._waiting), self._batch_size // 4 or 1)):
-                progress += self._admit(room)
-        return progress
-
-    def share(self, prefix: Sequence[int]) -> None:
-        """Read once what the coming prompts begin with. Nothing is kept where it would not pay or not be exact."""
-        if self._may_share and _SHORTEST_SHARED <= len(prefix) < self.context:
-            with torch.inference_mode():
-                cache = self._new_cache(1)
-                self._forward(cache, torch.tensor([list(prefix)], device=self._model.device), None)
-            self._shared = tuple(prefix), cache
-
-    def _new_cache(self, rows: int) -> BatchCache:
-        cache = BatchCache(self._layers, self._model.device)
-        cache.start(rows)
-        return cache
-
-    def _forward(self, cache: BatchCache, token_ids_BQ: Tensor, mask_BQ: Tensor | None) -> Tensor:
-        """Read tokens into the cache; returns the logits after the last one, [B, V] float32."""
-        positions_BQ = cache.extend(torch.ones_like(token_ids_BQ) if mask_BQ is None else mask_BQ)
-        output = self._model(
-            input_ids=token_ids_BQ,
-            attention_mask=cache.mask_BL,
-            position_ids=positions_BQ,
-            past_key_values=cache.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1].float()
-        return logits_BV
-
-    def _grow(self) -> list[Progress]:
-        cache = self._cache
-        if cache is None:
-            raise RuntimeError("answers are running without a cache")
-        last = [[answer.chosen[-1].token_id] for answer in self._running]
-        logits_BV = self._forward(cache, torch.tensor(last, device=self._model.device), None)
-        progress = _advance(self._running, logits_BV)
-        for row in reversed(range(len(progress))):
-            if progress[row].completion is not None:
-                self._leave(row)
-        self._drop_unused_columns()
+        progress = self._grow() if self._running else []
+        room = self._batch_size - len(self._running)
+        # A reading pass for one prompt costs little less than one for many: let places gather.
+        if self._waiting and (not self._running or room >= min(len(self._waiting), self._batch_size // 4 or 1)):
+            progress += self._admit(room)
         return progress
 
     @torch.inference_mode()
-    def _leave(self, row: int) -> None:
-        self._running[row] = self._running[-1]
-        self._running.pop()
-        if self._cache is not None:
-            self._cache.remove(row)
-        if not self._running:
-            self._cache = None
+    def share(self, prefix: Sequence[int]) -> None:
+        """Read once what the coming prompts begin with. Nothing is kept where it would not pay or not be exact."""
+        if self._may_share and _SHORTEST_SHARED <= len(prefix) < self.context:
+            self._rows.share(prefix)
+            self._shared = tuple(prefix)
 
-    def _drop_unused_columns(self) -> None:
-        if self._cache is not None:
-            used = int(self._cache.mask_BL.any(0).sum())
-            if self._cache.columns - used > max(_UNUSED_COLUMNS, used // 4):
-                self._cache = self._cache.select(list(range(len(self._cache))))
+    def _grow(self) -> list[Progress]:
+        latest = {number: answer.chosen[-1].token_id for number, answer in self._running.items()}
+        numbers, logits_BV = self._rows.grow(latest)
+        return self._advance([self._running[number] for number in numbers], logits_BV)
+
+    def _advance(self, answers: Sequence[_Answer], logits_BV: Tensor) -> list[Progress]:
+        """Choose the next token of every answer; those that end leave."""
+        best = likeliest(logits_BV)
+        progress = [answer.advance(logits_BV[row], *best[row]) for row, answer in enumerate(answers)]
+        for each in progress:
+            if each.completion is not None:
+                del self._running[each.number]
+                self._rows.remove(each.number)
+        return progress
 
     def _admit(self, room: int) -> list[Progress]:
         """Read waiting prompts in groups of like length, choose their first tokens, let them join."""
@@ -240,53 +223,23 @@ class Decoder:
             while count < len(coming) and _length(coming[count]) * (count + 1) <= self._prefill_tokens:
                 count += 1
             group, coming = coming[:count], coming[count:]
-            cache, logits_BV = self._read(group)
-            started = _advance(group, logits_BV)
-            progress += started
-            going_on = [row for row, each in enumerate(started) if each.completion is None]
-            if going_on:
-                self._running += [group[row] for row in going_on]
-                cache = cache if len(going_on) == len(group) else cache.select(going_on)
-                if self._cache is None:
-                    self._cache = cache
-                else:
-                    self._cache.join(cache)
+            prompts = [answer.prompt for answer in group]
+            logits_BV = self._rows.read([answer.number for answer in group], prompts, self._shared_by(prompts))
+            self._running.update((answer.number, answer) for answer in group)
+            progress += self._advance(group, logits_BV)
         return progress
 
-    def _read(self, group: list[_Answer]) -> tuple[BatchCache, Tensor]:
-        """Cache of a group's prompts, and the logits after each, [B, V]."""
-        prefix = self._prefix_of(group)
-        if prefix and self._shared is not None:
-            cache = self._shared[1].select([0] * len(group))
-        else:
-            cache = self._new_cache(len(group))
-        rest = [answer.prompt[len(prefix) :] for answer in group]
-        longest = max(map(len, rest))
-        token_ids = [[0] * (longest - len(row)) + list(row) for row in rest]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rest]
-        device = self._model.device
-        return cache, self._forward(cache, torch.tensor(token_ids, device=device), torch.tensor(mask, device=device))
-
-    def _prefix_of(self, group: list[_Answer]) -> tuple[int, ...]:
-        """What the group begins with and has been read already; a group may bring a prefix of its own."""
-        prompts = [answer.prompt for answer in group]
+    def _shared_by(self, prompts: Sequence[tuple[int, ...]]) -> int:
+        """How many tokens the prompts begin with have been read already; prompts may bring a prefix of their own."""
         for attempt in range(2):
-            if self._shared is not None:
-                prefix = self._shared[0]
-                if all(len(prompt) > len(prefix) and prompt[: len(prefix)] == prefix for prompt in prompts):
-                    return prefix
-            if attempt or len(prompts) == 1:
-                return ()
-            common = common_prefix(prompts)
+            prefix = self._shared
+            if prefix and all(len(prompt) > len(prefix) and prompt[: len(prefix)] == prefix for prompt in prompts):
+                return len(prefix)
+            common = () if attempt or len(prompts) == 1 else common_prefix(prompts)
             if len(common) < _SHORTEST_SHARED or not self._may_share:
-                return ()
+                return 0
             self.share(common)
-        return ()
-
-
-def _advance(answers: list[_Answer], logits_BV: Tensor) -> list[Progress]:
-    finite_B = logits_BV.amax(1).isfinite().tolist()  # a NaN anywhere in a row makes its maximum a NaN
-    return [answer.advance(*row) for answer, *row in zip(answers, logits_BV, finite_B, strict=True)]
+        return 0
 
 
 def _length(answer: _Answer) -> int:

@@ -1,6 +1,6 @@
 """How the next token is chosen, and what its probability was.
 
-Shape letters: V vocabulary.
+Shape letters: B rows, V vocabulary, P parts of it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,23 @@ class Chosen:
     token_id: int
     logprob: float | None = None
     top: tuple[TokenLogprob, ...] = ()
+
+
+def likeliest(logits_BV: Tensor) -> list[tuple[int, bool]]:
+    """The likeliest token of every row, the first of equals, and whether the row's logits are finite.
+
+    In two stages, best part and best of that part: torch's `argmax` over 32 rows of 49,152 took 3.1 ms in bfloat16 and
+    1.0 in float32, its `amax` over parts 0.15.
+    """
+    vocabulary = logits_BV.shape[1]
+    width = next((each for each in range(512, 63, -1) if vocabulary % each == 0), vocabulary)
+    logits_BPW = logits_BV.unflatten(1, (-1, width))
+    highest_BP = logits_BPW.amax(2).float()
+    part_B = highest_BP.argmax(1)  # NaN counts as highest: a NaN anywhere in a row is found
+    row_B = torch.arange(len(part_B), device=part_B.device)
+    token_B = part_B * width + logits_BPW[row_B, part_B].float().argmax(1)
+    finite_B = highest_BP[row_B, part_B].isfinite()
+    return list(zip(token_B.tolist(), finite_B.tolist(), strict=True))
 
 
 def choose(

@@ -1,0 +1,248 @@
+"""The fast way to continue prompts with a model of the Llama shape: passes without padding, in few products.
+
+A pass takes tokens of many rows side by side: whole prompts when they are read, one token a row when answers grow.
+Layers are used where they lie; only the projections to queries, keys and values stand once more in memory, side by
+side (an eighth of SmolLM2-135M's weights, until the last row is done). Adapters stay beside the weights they add to.
+
+Shape letters: T tokens of a pass, B rows, W width, G key/value heads, R query heads that share a key head, N = R + 2
+heads of a group (R queries, a key, a value), S size of a head, L tokens of one prompt, M tokens it sees, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from tunesmith.models.bands import Bands, Row
+
+_MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_HEAD_NORMS = ("q_norm", "k_norm")
+_QUERIES_AT_ONCE = 256
+
+Attend = Callable[[int, Tensor], Tensor]
+"""Attention of a layer: [T, G, N, S] to [T, G * R * S]."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A linear layer: weight, bias, and A and B (times its factor) of each addition B A."""
+
+    weight: Tensor
+    bias: Tensor | None
+    additions: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+def _parts_of(layer: object) -> _Parts | None:
+    """What a linear layer consists of, or None if it is more than that."""
+    if type(layer) is nn.Linear:
+        return _Parts(layer.weight, layer.bias)
+    if type(layer) is not LoraLinear or type(layer.base_layer) is not nn.Linear:
+        return None
+    base: nn.Linear = layer.base_layer
+    if layer.disable_adapters or layer.merged:
+        return None if layer.disable_adapters and layer.merged else _Parts(base.weight, base.bias)
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if any(name in layer.lora_variant or layer.lora_B[name].bias is not None for name in names):
+        return None
+    kind = base.weight.dtype
+    downs = [layer.lora_A[name].get_parameter("weight").to(kind) for name in names]
+    ups = [(layer.lora_B[name].get_parameter("weight") * layer.scaling[name]).to(kind) for name in names]
+    return _Parts(base.weight, base.bias, tuple(zip(downs, ups, strict=True)))
+
+
+class _Product:
+    """x W^T + b with its additions, for one layer, or for several of the same input whose outputs are then ordered."""
+
+    def __init__(self, *layers: _Parts, order: Tensor | None = None) -> None:
+        self._weight, self._bias = layers[0].weight, layers[0].bias
+        if order is not None:
+            self._weight = torch.cat([each.weight for each in layers])[order]
+            if self._bias is not None:
+                self._bias = torch.cat([each.bias for each in layers if each.bias is not None])[order]
+        downs = [down for each in layers for down, _ in each.additions]
+        self._down = torch.cat(downs) if downs else None
+        up = torch.block_diag(
+            *(torch.cat([each.weight[:, :0], *(up for _, up in each.additions)], 1) for each in layers)
+        )
+        self._up = (up if order is None else up[order]).t()
+
+    def __call__(self, input_TW: Tensor) -> Tensor:
+        output = linear(input_TW, self._weight, self._bias)
+        return output if self._down is None else output.addmm_(linear(input_TW, self._down), self._up)
+
+
+class _Block:
+    """The layers of one decoder block (a Llama block, or one of a family that has the same parts)."""
+
+    def __init__(self, block: LlamaDecoderLayer, parts: Mapping[str, _Parts]) -> None:
+        attention = block.self_attn
+        self.size, self.scaling = int(attention.head_dim), float(attention.scaling)
+        heads, self.groups = len(parts["q_proj"].weight) // self.size, len(parts["k_proj"].weight) // self.size
+        self.turned = heads // self.groups + 1
+        # The outputs stand as queries, key and value of one key head, of the next, ...: no part is moved afterwards.
+        number = torch.arange(heads + 2 * self.groups, device=parts["q_proj"].weight.device)
+        query, key, value = number.split([heads, self.groups, self.groups])
+        grouped = torch.cat([query.view(self.groups, -1), key[:, None], value[:, None]], dim=1).flatten()
+        order = (grouped[:, None] * self.size + torch.arange(self.size, device=number.device)).flatten()
+        self.heads = _Product(parts["q_proj"], parts["k_proj"], parts["v_proj"], order=order)
+        self.out, self.gate = _Product(parts["o_proj"]), _Product(parts["gate_proj"])
+        self.up, self.down = _Product(parts["up_proj"]), _Product(parts["down_proj"])
+        self.first_norm, self.second_norm = block.input_layernorm, block.post_attention_layernorm
+        self.activation: Callable[[Tensor], Tensor] = block.mlp.act_fn
+        self.head_norms: list[nn.Module] = [
+            getattr(attention, name) for name in _HEAD_NORMS if hasattr(attention, name)
+        ]
+
+    def heads_of(self, input_TW: Tensor, cos_T1NS: Tensor, sin_T1NS: Tensor) -> Tensor:
+        """Queries, keys and values, turned by their positions, [T, G, N, S]."""
+        heads_TGNS = self.heads(self.first_norm(input_TW)).unflatten(-1, (self.groups, -1, self.size))
+        for norm, place in zip(self.head_norms, (slice(-2), -2), strict=False):
+            heads_TGNS[:, :, place] = norm(heads_TGNS[:, :, place])
+        return torch.addcmul(heads_TGNS * cos_T1NS, heads_TGNS.roll(self.size // 2, dims=-1), sin_T1NS)
+
+    def finish(self, hidden_TW: Tensor, attended_TW: Tensor) -> None:
+        """What follows the attention, added to the hidden states in place."""
+        hidden_TW += self.out(attended_TW)
+        normed_TW = self.second_norm(hidden_TW)
+        hidden_TW += self.down(self.activation(self.gate(normed_TW)).mul_(self.up(normed_TW)))
+
+
+@lru_cache(maxsize=8)
+def _triangle(repeats: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """-inf where a query of a block would look ahead; each query stands R times in a row."""
+    above = torch.full((_QUERIES_AT_ONCE, _QUERIES_AT_ONCE), float("-inf"), dtype=dtype, device=device).triu(1)
+    return above.repeat_interleave(repeats, dim=0)
+
+
+def _causal(queries_LGRS: Tensor, keys_GMS: Tensor, values_GMS: Tensor, scaling: float) -> Tensor:
+    """Attention of the last L of M tokens, [L, G * R * S], by two products for a block of queries."""
+    length, groups, repeats, size = queries_LGRS.shape
+    queries = queries_LGRS.transpose(0, 1).reshape(groups, length * repeats, size)
+    out = torch.empty_like(queries)
+    for first in range(0, length, _QUERIES_AT_ONCE):
+        last = min(length, first + _QUERIES_AT_ONCE)
+        reach = keys_GMS.shape[1] - length + last
+        block = queries[:, first * repeats : last * repeats]
+        scores = torch.baddbmm(block.new_zeros(()), block, keys_GMS[:, :reach].transpose(1, 2), beta=0, alpha=scaling)
+        scores[:, :, reach - last + first :] += _triangle(repeats, block.dtype, block.device)[
+            : block.shape[1], : last - first
+        ]
+        out[:, first * repeats : last * repeats] = torch.bmm(torch.softmax(scores, -1), values_GMS[:, :reach])
+    return out.view(groups, length, repeats * size).transpose(0, 1).flatten(1)
+
+
+class PackedRows:
+    """The rows under way in a model of the Llama shape: one form of the engine's `Rows`."""
+
+    def __init__(self, model: PreTrainedModel, parts: Sequence[Mapping[str, _Parts]]) -> None:
+        body = model.get_decoder()
+        with torch.inference_mode():
+            self._blocks = [_Block(block, each) for block, each in zip(body.layers, parts, strict=True)]
+        self._embed, self._rotary, self._norm = body.embed_tokens, body.rotary_emb, body.norm
+        self._head = model.get_output_embeddings()
+        self._device = model.device
+        self._bands = Bands()
+        self._shared: list[Tensor] = []
+
+    def share(self, prefix: Sequence[int]) -> None:
+        """Read what coming prompts begin with."""
+        rows, _ = self._read([-1], [prefix], [])
+        self._shared = rows[0].layers
+
+    def read(self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], shared: int) -> Tensor:
+        """Read prompts, the first `shared` tokens of which were given to `share`; logits after each, [B, V]."""
+        rows, logits_BV = self._read(numbers, prompts, self._shared if shared else [])
+        self._bands.join(rows)
+        return logits_BV
+
+    def grow(self, latest: Mapping[int, int]) -> tuple[list[int], Tensor]:
+        """Read the latest token of every row; returns the rows' numbers and, in this order, their logits, [B, V]."""
+        token = self._bands.next_token()
+        numbers = [row.number for row in token.rows]
+        token_ids_B = torch.tensor([latest[number] for number in numbers], device=self._device)
+
+        def attend(layer: int, heads_BGNS: Tensor) -> Tensor:
+            return token.attend(layer, heads_BGNS, self._blocks[layer].scaling)
+
+        return numbers, self._pass(token_ids_B, token.positions_B, attend, None)
+
+    def remove(self, number: int) -> None:
+        """Drop a row."""
+        self._bands.remove(number)
+
+    def _read(
+        self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], prefix: Sequence[Tensor]
+    ) -> tuple[list[Row], Tensor]:
+        shared = prefix[0].shape[2] if prefix else 0
+        rows = [Row(number, len(prompt), []) for number, prompt in zip(numbers, prompts, strict=True)]
+        lengths = [row.length - shared for row in rows]
+
+        def attend(layer: int, heads_TGNS: Tensor) -> Tensor:
+            attended = []
+            for row, part_LGNS in zip(rows, heads_TGNS.split(lengths), strict=True):
+                seen = part_LGNS[:, :, -2:].permute(2, 1, 0, 3)
+                seen = torch.cat([prefix[layer], seen], dim=2) if prefix else seen.contiguous()
+                row.layers.append(seen)
+                attended.append(_causal(part_LGNS[:, :, :-2], seen[0], seen[1], self._blocks[layer].scaling))
+            return torch.cat(attended)
+
+        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt[shared:]], device=self._device)
+        positions_T = torch.cat([torch.arange(shared, row.length) for row in rows]).to(self._device)
+        last_B = (torch.tensor(lengths).cumsum(0) - 1).to(self._device)
+        return rows, self._pass(token_ids_T, positions_T, attend, last_B)
+
+    def _pass(self, token_ids_T: Tensor, positions_T: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
+        """Logits of all tokens, or of those at `last_B`."""
+        hidden_TW: Tensor = self._embed(token_ids_T)
+        cos_T1NS, sin_T1NS = self._turns(hidden_TW, positions_T)
+        for layer, block in enumerate(self._blocks):
+            attended_TW = attend(layer, block.heads_of(hidden_TW, cos_T1NS, sin_T1NS))
+            if last_B is not None and block is self._blocks[-1]:
+                hidden_TW, attended_TW = hidden_TW[last_B], attended_TW[last_B]
+            block.finish(hidden_TW, attended_TW)
+        logits_BV: Tensor = self._head(self._norm(hidden_TW))
+        return logits_BV
+
+    def _turns(self, hidden_TW: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of a head and of its halves exchanged: rotary positions; a value is left as it is (1 and 0)."""
+        cos_TS, sin_TS = (each[0] for each in self._rotary(hidden_TW[None], positions_T[None]))
+        low, high = sin_TS.chunk(2, dim=-1)
+        sin_TS = torch.cat([-low, high], dim=-1)
+        turned = self._blocks[0].turned
+        cos = [cos_TS] * turned + [torch.ones_like(cos_TS)]
+        sin = [sin_TS] * turned + [torch.zeros_like(sin_TS)]
+        return torch.stack(cos, dim=1)[:, None], torch.stack(sin, dim=1)[:, None]
+
+
+def packed_rows(model: PreTrainedModel) -> PackedRows | None:
+    """Rows for a model whose every part is one that this file computes; None for any other model."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if type(model) not in _MODELS or kinds - {"full_attention"} or getattr(config, "sliding_window", None) is not None:
+        return None
+    body, head = model.get_decoder(), model.get_output_embeddings()
+    if type(head) is not nn.Linear or any(_is_watched(module) for module in model.modules()):
+        return None
+    parts: list[dict[str, _Parts]] = []
+    for block in body.layers:
+        layers = {**dict(block.self_attn.named_children()), **dict(block.mlp.named_children())}
+        found = {name: _parts_of(layers.get(name)) for name in _PROJECTIONS}
+        known = {name: each for name, each in found.items() if each is not None}
+        if len(known) < len(found):
+            return None
+        parts.append(known)
+    return PackedRows(model, parts)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody else acts on what goes through a module: then the module itself must be called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
