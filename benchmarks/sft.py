@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.bench import Workshop, number, numbers, ratios, verdict, verdict_within, with_options
 from benchmarks.exchange import Figures, answer_share
 from benchmarks.report import RESULTS, Results, spread, table
-from benchmarks.shapes import SHAPES, make_rows, why_absent
+from benchmarks.shapes import LONG_ROWS, SHAPES, make_rows, why_absent
 from benchmarks.systems import (
     FASTER_THAN,
     HAND,
@@ -248,12 +248,15 @@ CASES: dict[str, Callable[[Bench], None]] = {
 }
 
 
+SHAPE_HELP = f"default: {' and '.join(SHAPES)}; quick: {SHAPES[0]}"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sft", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one run of few rows, to see that everything works")
     parser.add_argument("--runs", type=int, help="rounds over all systems (default 5, quick 1)")
     parser.add_argument("--rows", type=int, help="timed rows (default 16, quick 8)")
-    parser.add_argument("--shape", action="append", choices=SHAPES, help="default: all, quick: the first")
+    parser.add_argument("--shape", action="append", choices=[*SHAPES, LONG_ROWS], help=SHAPE_HELP)
     parser.add_argument("--case", action="append", choices=list(CASES), help="default: all")
     parser.add_argument("--only", action="append", metavar="TEXT", help="systems whose name holds TEXT; ours always")
     parser.add_argument("--out", type=Path, default=RESULTS / "sft.json", help="where the figures go")
