@@ -65,14 +65,6 @@ def test_packed_and_shared_rows_have_the_losses_and_gradients_of_single_rows(fol
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_long_documents_take_the_flash_kernel_and_agree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu")).model
-    policy = Policy(model)
-    plain = policy(pack(ROWS))
-    monkeypatch.setattr("tunesmith.models.packed.PLAIN_UP_TO", 0)
-    torch.testing.assert_close(policy(pack(ROWS)), plain, rtol=1e-5, atol=1e-5)
-
-
 def test_a_learned_beginning_is_never_shared() -> None:
     learned = [Features(n, tuple(range(40)), (1.0,) * 40) for n in range(2)]
     assert pack(learned).parent.tolist() == [-1, -1]

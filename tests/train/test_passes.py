@@ -448,7 +448,7 @@ def limited(base: Path, folder: Path, size: str, room: int, tokens: int = 1000) 
     return found.stdout
 
 
-ROOM = 150
+ROOM = 80
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit of the address space that is kept")

@@ -47,6 +47,7 @@ class Terminal:
             "rows": self._rows,
             "result": self._result,
             "parameters": self._parameters,
+            "blocks": self._blocks,
             "resume": self._resume,
             "fit_end": self._fit_end,
             "efficiency": self._efficiency,
@@ -119,6 +120,10 @@ class Terminal:
         trainable, total = _whole(values["trainable"]), _whole(values["total"])
         share = percent(trainable / max(total, 1))
         self._detail(say("train.params", trainable=f"{trainable:,}", total=f"{total:,}", share=share))
+
+    def _blocks(self, values: Mapping[str, Value]) -> None:
+        fast = _whole(values["fast"])
+        self._detail(say("train.blocks_fast", fast=fast) if fast else say("train.blocks_plain"))
 
     def _resume(self, values: Mapping[str, Value]) -> None:
         self._detail(say("train.resumed", step=_whole(values["step"])))

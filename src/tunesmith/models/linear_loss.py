@@ -14,31 +14,35 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import linear
 
-CHUNK = 1024
-"""Positions whose logits stand in memory together: 192 MB of float32 at a vocabulary of 49,152."""
+CHUNK = 256
+"""Positions whose logits stand in memory together: 100 MB at a vocabulary of 49,152. 400 positions took 105 ms in
+chunks of 64, 74 ms in chunks of 256 and 70 ms at once (width 576, bfloat16, two cores); the products alone 55 ms."""
 
 
-def _chunk_logits(hidden_KW: Tensor, weight_VW: Tensor) -> Tensor:
-    return linear(hidden_KW, weight_VW).float()
+def _chunk_losses(hidden_KW: Tensor, weight_VW: Tensor, target_K: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Loss [K] and probabilities [K, V], float32 or wider.
 
+    The loss is -(1 - e) log p(target) - e mean(log p)  (Szegedy et al. 2016, section 7).
 
-def _chunk_losses(logits_KV: Tensor, target_K: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Loss [K] and log of the normaliser [K]: -(1 - e) log p(target) - e mean(log p)  (Szegedy et al. 2016)."""
-    normaliser_K = torch.logsumexp(logits_KV, dim=-1)
-    likelihood_K = logits_KV.gather(1, target_K[:, None])[:, 0] - normaliser_K
-    losses_K = -likelihood_K
+    The normaliser comes from the most likely token, whose probability is at least 1 / V: softmax reads the logits once,
+    logsumexp five times.
+    """
+    logits_KV = linear(hidden_KW, weight_VW)
+    wide = torch.promote_types(logits_KV.dtype, torch.float32)
+    shares_KV = torch.softmax(logits_KV, dim=-1, dtype=wide)
+    normaliser_K = logits_KV.amax(-1).to(wide) - shares_KV.amax(-1).log_()
+    losses_K = normaliser_K - logits_KV.gather(1, target_K[:, None])[:, 0]
     if smoothing:
-        losses_K = (1 - smoothing) * losses_K - smoothing * (logits_KV.mean(dim=-1) - normaliser_K)
-    return losses_K, normaliser_K
+        losses_K = (1 - smoothing) * losses_K + smoothing * (normaliser_K - logits_KV.mean(dim=-1, dtype=wide))
+    return losses_K, shares_KV
 
 
-def _logit_gradient(logits_KV: Tensor, normaliser_K: Tensor, target_K: Tensor, smoothing: float) -> Tensor:
-    """d loss / d logits, [K, V]: p - (1 - e) onehot - e / V. Overwrites the logits."""
-    gradient_KV = logits_KV.sub_(normaliser_K[:, None]).exp_()
+def _logit_gradient(shares_KV: Tensor, target_K: Tensor, smoothing: float) -> Tensor:
+    """d loss / d logits, [K, V]: p - (1 - e) onehot - e / V. Overwrites the probabilities."""
     if smoothing:
-        gradient_KV.sub_(smoothing / gradient_KV.shape[1])
-    gradient_KV[torch.arange(target_K.numel(), device=target_K.device), target_K] -= 1 - smoothing
-    return gradient_KV
+        shares_KV.sub_(smoothing / shares_KV.shape[1])
+    shares_KV[torch.arange(target_K.numel(), device=target_K.device), target_K] -= 1 - smoothing
+    return shares_KV
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -50,10 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient_KW = torch.empty_like(hidden_KW) if make_gradient else None
         for first in range(0, hidden_KW.shape[0], CHUNK):
             part = slice(first, first + CHUNK)
-            logits_KV = _chunk_logits(hidden_KW[part], weight_VW)
-            losses_K[part], normaliser_K = _chunk_losses(logits_KV, target_K[part], smoothing)
+            losses_K[part], shares_KV = _chunk_losses(hidden_KW[part], weight_VW, target_K[part], smoothing)
             if gradient_KW is not None:
-                step_KV = _logit_gradient(logits_KV, normaliser_K, target_K[part], smoothing)
+                step_KV = _logit_gradient(shares_KV, target_K[part], smoothing)
                 gradient_KW[part] = step_KV.to(weight_VW.dtype) @ weight_VW
         ctx.smoothing = smoothing  # type: ignore[attr-defined]
         ctx.save_for_backward(*([gradient_KW] if gradient_KW is not None else [hidden_KW, weight_VW, target_K]))
@@ -72,9 +75,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_grad_VW = weight_grad_VW.to(weight_VW.device)
         for first in range(0, hidden_KW.shape[0], CHUNK):
             part = slice(first, first + CHUNK)
-            logits_KV = _chunk_logits(hidden_KW[part], weight_VW)
-            _, normaliser_K = _chunk_losses(logits_KV, target_K[part], smoothing)
-            step_KV = _logit_gradient(logits_KV, normaliser_K, target_K[part], smoothing)
+            _, shares_KV = _chunk_losses(hidden_KW[part], weight_VW, target_K[part], smoothing)
+            step_KV = _logit_gradient(shares_KV, target_K[part], smoothing)
             step_KV = (step_KV * grad_K[part, None]).to(weight_VW.dtype)
             hidden_grad_KW[part] = step_KV @ weight_VW
             weight_grad_VW += step_KV.T @ hidden_KW[part]

@@ -1,31 +1,16 @@
 """The one text batch: documents stand end to end, without padding, and each attends only to itself.
 
-Shape letters: T tokens of the batch, D documents, K positions whose logits are needed, H query heads,
-G key/value heads, L tokens of one document, S size of a head.
+Shape letters: T tokens of the batch, D documents, K positions whose logits are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
-
-from tunesmith.core.errors import TunesmithError
-
-PACKED_ATTENTION = "tunesmith_packed"
-"""Name under which transformers finds the attention of packed batches."""
-
-PLAIN_UP_TO = 512
-"""Documents of at most this many tokens take plain products on a CPU: forward and backward of one document of 150
-tokens (9 heads of 64, bfloat16, two cores) took 0.9 ms against 2.7 ms for the flash kernel; at 600 they meet."""
-
 
 SHARED_AT_LEAST = 16
 """Shortest common beginning worth a parent document."""
@@ -166,88 +151,12 @@ class Documents:
         offsets = batch.offsets.tolist()
         return cls(tuple(pairwise(offsets)), tuple(batch.parent.tolist()))
 
+    def spans_with_parents(self) -> Iterator[tuple[tuple[int, int], tuple[int, int] | None]]:
+        """The span of each document and that of the document before it."""
+        for span, parent in zip(self.spans, self.parents, strict=True):
+            yield span, self.spans[parent] if parent >= 0 else None
 
-@lru_cache(maxsize=256)
-def _causal_bias(before: int, length: int, repeats: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[repeats * L, before + L]: 0 where a token may look, -inf where it may not."""
-    bias = torch.full((length, before + length), float("-inf"), dtype=dtype, device=device).triu(before + 1)
-    return bias.repeat(repeats, 1)
-
-
-def _plain_attention(query_HLS: Tensor, key_GMS: Tensor, value_GMS: Tensor, scaling: float) -> Tensor:
-    """Causal attention of one document by two products. The heads that share a key stand in one matrix.
-
-    M = L, or L and the parent's tokens before it.
-    """
-    num_heads, length, size = query_HLS.shape
-    groups, reach, _ = key_GMS.shape
-    repeats = num_heads // groups
-    stacked = (query_HLS * scaling).reshape(groups, repeats * length, size)
-    bias = _causal_bias(reach - length, length, repeats, query_HLS.dtype, query_HLS.device)
-    scores = torch.baddbmm(bias, stacked, key_GMS.transpose(1, 2))
-    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query_HLS.dtype)
-    return torch.bmm(shares, value_GMS).view(num_heads, length, size)
-
-
-def _document_attention(query_HLS: Tensor, key_GMS: Tensor, value_GMS: Tensor, scaling: float) -> Tensor:
-    length, reach = query_HLS.shape[1], key_GMS.shape[1]
-    if query_HLS.device.type == "cpu" and reach <= PLAIN_UP_TO:
-        return _plain_attention(query_HLS, key_GMS, value_GMS, scaling)
-    bias = None if reach == length else _causal_bias(reach - length, length, 1, query_HLS.dtype, query_HLS.device)
-    return scaled_dot_product_attention(
-        query_HLS[None],
-        key_GMS[None],
-        value_GMS[None],
-        attn_mask=bias,
-        is_causal=bias is None,
-        scale=scaling,
-        enable_gqa=True,
-    )[0]
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    documents: Documents | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Attention for transformers: query [1, H, T, S], key and value [1, G, T, S] -> [1, T, H, S].
-
-    `documents` travels as an argument of the model's forward. Errors: packed.packed_only for padded batches,
-    several sequences, attention dropout or a call without documents, packed.other_attention for capped scores and
-    sinks, packed.window_short for a sliding window shorter than a document: this form would answer wrongly.
-    """
-    if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
-        raise TunesmithError("packed.packed_only")
-    if softcap is not None or s_aux is not None:
-        raise TunesmithError("packed.other_attention", part="softcap" if softcap is not None else "s_aux")
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    answers: list[Tensor] = []
-    for (first, last), parent in zip(documents.spans, documents.parents, strict=True):
-        key_GMS, value_GMS = key[0, :, first:last], value[0, :, first:last]
-        if parent >= 0:
-            before = slice(*documents.spans[parent])
-            key_GMS = torch.cat([key[0, :, before], key_GMS], dim=1)
-            value_GMS = torch.cat([value[0, :, before], value_GMS], dim=1)
-        if sliding_window is not None and key_GMS.shape[1] > sliding_window:
-            raise TunesmithError("packed.window_short", window=sliding_window, tokens=key_GMS.shape[1])
-        answers.append(_document_attention(query[0, :, first:last], key_GMS, value_GMS, scale))
-    return torch.cat(answers, dim=1).transpose(0, 1)[None], None
-
-
-def _refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:
-    """The mask of a packed batch: none at all; a padded batch is refused."""
-    if attention_mask is not None and not bool(attention_mask.all()):
-        raise TunesmithError("packed.packed_only")
-
-
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, _refuse_padding)
+    def longest_reach(self) -> int:
+        """Most tokens that any token may look at."""
+        ends = ((span, before or (0, 0)) for span, before in self.spans_with_parents())
+        return max((last - first + before[1] - before[0] for (first, last), before in ends), default=0)

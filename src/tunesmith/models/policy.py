@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.attention import PACKED_ATTENTION
+from tunesmith.models.blocks import ends_in_fast_block
 from tunesmith.models.linear_loss import linear_cross_entropy
-from tunesmith.models.packed import PACKED_ATTENTION, Documents, Packed
+from tunesmith.models.packed import Documents, Packed
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """What some architectures do to the logits; the loss here is of the head's plain product."""
@@ -63,25 +65,25 @@ class Policy(nn.Module):
         return self.model.device
 
     def hidden(self, batch: Packed) -> Tensor:
-        """Last hidden states after the final norm, [T, W]."""
+        """Last hidden states after the final norm at `batch.keep`, [K, W]."""
         body = self.model.get_decoder()
         output = body(
             input_ids=batch.token_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
             documents=Documents.of(batch),
+            keep=batch.keep,
         )
-        hidden_TW: Tensor = output.last_hidden_state[0]
-        return hidden_TW
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden if ends_in_fast_block(self.model) else hidden[batch.keep]
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
         """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32, unweighted."""
-        hidden_KW = self.hidden(batch)[batch.keep]
         head = self.model.get_output_embeddings()
-        return linear_cross_entropy(hidden_KW, head.weight, batch.target, label_smoothing)
+        return linear_cross_entropy(self.hidden(batch), head.weight, batch.target, label_smoothing)
 
     def logits(self, batch: Packed) -> Tensor:
         """Logits at `batch.keep`, [K, V] float32: for measuring, not for training."""
         head = self.model.get_output_embeddings()
-        logits_KV: Tensor = head(self.hidden(batch)[batch.keep]).float()
+        logits_KV: Tensor = head(self.hidden(batch)).float()
         return logits_KV

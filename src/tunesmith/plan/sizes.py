@@ -24,7 +24,7 @@ from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ADAM_BYTES = 16
 """A trained number in training: float32 master, gradient and the two moments of Adam."""
-_LOGITS_AT_ONCE = 1024
+_LOGITS_AT_ONCE = 256
 """Positions whose logits stand in memory together (the chunk of the loss)."""
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 

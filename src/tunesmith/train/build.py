@@ -17,6 +17,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.linear_loss import CHUNK
+from tunesmith.models.blocks import use_blocks
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
@@ -70,6 +71,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     policy.train()
     seed = derive_seed(spec.seed, "adapter")
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name)
+    emitter.emit("blocks", fast=use_blocks(policy.model, spec.blocks))
     if spec.gradient_checkpointing:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
     # What is cut by the memory shares its gradients itself, once a step: DDP must see the same passes on every rank.

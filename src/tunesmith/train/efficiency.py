@@ -13,7 +13,8 @@ product of a block whose activations are computed again.
 
 needed    real tokens of batches that carry loss; a beginning that rows share stands once, so that U stays below 1,
           and the tokens which sharing saved are told beside it; attention is half of each document's square.
-executed  all tokens, also those of a row that is repeated because rows do not go round among processes; the products
+executed  all tokens (but in the last of the fast blocks only the kept ones, behind its attention: W may come out a
+          little below 1), also those of a row that is repeated because rows do not go round among processes; the products
           of attention in the blocks it takes them in; a second forward pass where activations are computed again;
           logits made twice where the head trains.
 
@@ -31,6 +32,7 @@ from torch import nn
 
 from tunesmith.core.events import Value
 from tunesmith.models.attention import KEPT_UP_TO, QUERIES_AT_ONCE
+from tunesmith.models.blocks import late_parts
 from tunesmith.models.packed import Documents, Packed
 from tunesmith.models.policy import Policy
 from tunesmith.runtime.peak import Peak
@@ -55,6 +57,7 @@ class Meter:
         head: numbers of the output embedding.
         head_trains: whether it moves.
         attention_width: width of the queries times layers.
+        kept_frozen, kept_trained: of these numbers, the ones that only the kept positions meet (last of fast blocks).
         again: whether activations are computed again in the backward pass.
         plain_attention: whether attention is plain products of our own (on a CPU) or the library's kernel.
     """
@@ -64,6 +67,8 @@ class Meter:
     head: int
     head_trains: bool
     attention_width: int
+    kept_frozen: int = 0
+    kept_trained: int = 0
     again: bool = False
     plain_attention: bool = True
 
@@ -72,17 +77,14 @@ class Meter:
         """The meter of a policy with its adaptation in place."""
         body, config = policy.model.get_decoder(), policy.model.config.get_text_config()
         head = policy.model.get_output_embeddings().weight
-        matrices = [
-            each
-            for module in body.modules()
-            if not isinstance(module, nn.Embedding)
-            for each in module.parameters(recurse=False)
-            if each.ndim == 2
-        ]
+        matrices = _matrices(body)
+        late = late_parts(policy.model)
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            frozen=sum(each.numel() for each in matrices if not each.requires_grad),
-            trained=sum(each.numel() for each in matrices if each.requires_grad),
+            frozen=_numbers(matrices, trained=False),
+            trained=_numbers(matrices, trained=True),
+            kept_frozen=sum(_numbers(_matrices(each), trained=False) for each in late),
+            kept_trained=sum(_numbers(_matrices(each), trained=True) for each in late),
             head=head.numel(),
             head_trains=head.requires_grad,
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
@@ -105,9 +107,12 @@ class Meter:
         needed = blocks + kept * self.head * (6 if self.head_trains else 4) + 12 * self.attention_width * pairs
         forward, backward = self._attention_products(documents)
         heads = kept * self.head * (8 if self.head_trains else 4)
+        skipped = tokens - kept
         executed = blocks + heads + 2 * self.attention_width * (forward + backward)
+        executed -= skipped * (4 * self.kept_frozen + 6 * self.kept_trained)
         if self.again:
             executed += tokens * 2 * (self.frozen + self.trained) + 2 * self.attention_width * forward
+            executed -= skipped * 2 * (self.kept_frozen + self.kept_trained)
         return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(laid))
 
     def _attention_products(self, documents: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -126,6 +131,16 @@ class Meter:
             forward += 2 * pairs
             backward += products * pairs
         return forward, backward
+
+
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights that a token is multiplied with."""
+    inner = (each for each in module.modules() if not isinstance(each, nn.Embedding))
+    return [weight for each in inner for weight in each.parameters(recurse=False) if weight.ndim == 2]
+
+
+def _numbers(matrices: Sequence[nn.Parameter], *, trained: bool) -> int:
+    return sum(each.numel() for each in matrices if each.requires_grad is trained)
 
 
 def _block_pairs(length: int, before: int) -> float:

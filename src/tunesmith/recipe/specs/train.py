@@ -53,6 +53,11 @@ class TrainSpec(Spec):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass to save memory."
     )
+    blocks: Literal["auto", "fast", "plain"] = Field(
+        "auto",
+        description="auto computes the model's blocks in a faster exact form where there is one, and says so; fast "
+        "insists on it; plain never does.",
+    )
     seed: int = Field(42, ge=0, description="Seed of row order, initial adapters and dropout.")
     eval_steps: int | None = Field(
         None, ge=1, description="Steps between validations; none validates after every epoch."

@@ -1,0 +1,191 @@
+"""Faster exact forms of decoder blocks, put in their place on one model; the plain block stays inside as reference.
+
+A fast block has the children of the plain one under the same names, so weights, adapters and files are named as
+before. It answers packed batches itself and hands everything else (padded generation, for one) to the plain block.
+
+Shape letters as in fused.py.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.attention import check_window, document_attention
+from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
+from tunesmith.models.packed import Documents
+
+_FORMS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+"""Blocks of this shape: norm, attention with rotary positions, residual, norm, gated MLP, residual."""
+
+Choice = Literal["auto", "fast", "plain"]
+
+
+def projection_of(layer: nn.Module) -> Projection | None:
+    """A linear layer, with its LoRA addition if PEFT has put one there; None for every other kind of layer."""
+    if type(layer) is nn.Linear:
+        return Projection(layer.weight, layer.bias)
+    if type(layer) is not LoraLinear or layer.merged:
+        return None
+    base = layer.get_base_layer()
+    if not isinstance(base, nn.Linear):
+        return None
+    if layer.disable_adapters or not layer.active_adapters:
+        return Projection(base.weight, base.bias)
+    name = layer.active_adapters[0]
+    low, high = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
+    dropout: nn.Module = layer.lora_dropout[name]
+    if (
+        len(layer.active_adapters) > 1
+        or name in layer.lora_variant  # DoRA and its kind
+        or not isinstance(dropout, nn.Identity)
+        or layer.lora_bias[name]
+        or low.weight.dtype != base.weight.dtype
+    ):
+        return None
+    return Projection(base.weight, base.bias, low.weight, high.weight, float(layer.scaling[name]))
+
+
+class FastBlock(GradientCheckpointingLayer):
+    """A decoder block for packed batches in four fused functions and the attention of documents.
+
+    Args:
+        plain: the block whose place it takes; its children become children of this one.
+        is_last: the model's last block: it goes on only with the positions that `keep` names, since of the others
+            nothing but keys and values is ever used again.
+    """
+
+    # Llama's names stand for the same parts of the other architectures.
+    self_attn: LlamaAttention | Qwen3Attention
+    mlp: LlamaMLP
+    input_layernorm: LlamaRMSNorm
+    post_attention_layernorm: LlamaRMSNorm
+
+    def __init__(self, plain: nn.Module, is_last: bool = False) -> None:
+        super().__init__()
+        self._is_last = is_last
+        self._plain = (plain,)  # in a tuple, so that its parameters are not named twice
+        for name, child in plain.named_children():
+            self.add_module(name, child)
+        self.train(plain.training)
+
+    def forward(self, hidden_states: Tensor, **arguments: object) -> Tensor:
+        """The block's output for a packed batch, [1, T, W], or [1, K, W] from the last block."""
+        documents, keep = arguments.get("documents"), arguments.get("keep") if self._is_last else None
+        if not isinstance(documents, Documents):
+            return self._plain_output(hidden_states, arguments)
+        kept = keep if isinstance(keep, Tensor) else None
+        projections = self._projections()
+        if projections is None:
+            output = self._plain_output(hidden_states, arguments)
+            return output if kept is None else output[:, kept]
+        cos, sin = cast(tuple[Tensor, Tensor], arguments["position_embeddings"])
+        return self._packed(hidden_states[0], documents, cos[0], sin[0], projections, kept)[None]
+
+    def _plain_output(self, hidden_states: Tensor, arguments: dict[str, object]) -> Tensor:
+        output: Tensor = self._plain[0](hidden_states, **arguments)
+        return output
+
+    def _projections(self) -> dict[str, Projection] | None:
+        """Every linear layer by name; None when one of them is of a kind the fast form does not know."""
+        layers = [*self.self_attn.named_children(), *self.mlp.named_children()]
+        found = {name: projection_of(layer) for name, layer in layers if name.endswith("_proj")}
+        known = {name: each for name, each in found.items() if each is not None}
+        return known if len(known) == len(found) else None
+
+    def _packed(
+        self,
+        input_TW: Tensor,
+        documents: Documents,
+        cos_TS: Tensor,
+        sin_TS: Tensor,
+        linear: dict[str, Projection],
+        keep_K: Tensor | None,
+    ) -> Tensor:
+        attention, first_norm, second_norm = self.self_attn, self.input_layernorm, self.post_attention_layernorm
+        check_window(documents, getattr(attention, "sliding_window", None))
+        size = attention.head_dim
+        query, key, value = normed_projections(
+            input_TW,
+            first_norm.weight,
+            first_norm.variance_epsilon,
+            [linear["q_proj"], linear["k_proj"], linear["v_proj"]],
+        )
+        groups = key.shape[1] // size
+        query_TGRS, key_TGRS = query.unflatten(1, (groups, -1, size)), key.unflatten(1, (groups, 1, size))
+        if isinstance(attention, Qwen3Attention):
+            query_TGRS, key_TGRS = attention.q_norm(query_TGRS), attention.k_norm(key_TGRS)
+        attended_GTRS = document_attention(
+            rotate(query_TGRS, cos_TS, sin_TS),
+            rotate(key_TGRS, cos_TS, sin_TS)[:, :, 0],
+            value.unflatten(1, (groups, size)).transpose(0, 1),
+            documents,
+            attention.scaling,
+        )
+        attended_TW = attended_GTRS.transpose(0, 1).flatten(1)
+        if keep_K is not None:
+            attended_TW, input_TW = attended_TW[keep_K], input_TW[keep_K]
+        between_TW = add_projection(input_TW, attended_TW, linear["o_proj"])
+        return gated_mlp(
+            between_TW,
+            second_norm.weight,
+            second_norm.variance_epsilon,
+            linear["gate_proj"],
+            linear["up_proj"],
+            linear["down_proj"],
+        )
+
+
+def _fits(layer: nn.Module) -> bool:
+    """Whether the fast form computes what this block computes."""
+    return (
+        isinstance(layer, _FORMS)
+        and type(layer) in _FORMS
+        and isinstance(layer.mlp.act_fn, nn.SiLU | SiLUActivation)
+        and not layer.self_attn.attention_dropout
+    )
+
+
+def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's blocks in order; empty where they are not a plain list."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    return layers if isinstance(layers, nn.ModuleList) else nn.ModuleList()
+
+
+def ends_in_fast_block(model: PreTrainedModel) -> bool:
+    """Whether the decoder gives only the kept positions."""
+    layers = _decoder_layers(model)
+    return len(layers) > 0 and isinstance(layers[-1], FastBlock)
+
+
+def late_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """Parts of the last block that see only the kept positions; none where it is a plain block."""
+    last = _decoder_layers(model)[-1] if ends_in_fast_block(model) else None
+    return [last.self_attn.o_proj, last.mlp] if isinstance(last, FastBlock) else []
+
+
+def use_blocks(model: PreTrainedModel, choice: Choice) -> int:
+    """Put fast blocks in place where they are exact; returns how many.
+
+    Args:
+        choice: `auto` where they fit, `fast` or an error, `plain` for none.
+
+    Errors: packed.no_fast_blocks.
+    """
+    layers = _decoder_layers(model)
+    fitting = [] if choice == "plain" else [place for place, layer in enumerate(layers) if _fits(layer)]
+    if choice == "fast" and not fitting:
+        raise TunesmithError("packed.no_fast_blocks", architecture=str(model.config.model_type))
+    for place in fitting:
+        layers[place] = FastBlock(layers[place], is_last=place == len(layers) - 1)
+    return len(fitting)

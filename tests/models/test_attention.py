@@ -1,0 +1,64 @@
+"""Attention of documents against torch's own, one document at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from tunesmith.models import attention
+from tunesmith.models.attention import document_attention
+from tunesmith.models.packed import Documents
+
+GROUPS, REPEATS, SIZE, SCALING = 2, 3, 8, 0.3
+DOCUMENTS = Documents(((0, 5), (5, 26), (26, 33), (33, 34), (34, 45)), (-1, -1, 1, 1, -1))
+"""The third and the fourth continue the second."""
+
+
+def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(3)
+    tokens = DOCUMENTS.spans[-1][1]
+    query = torch.randn(GROUPS, tokens, REPEATS, SIZE, dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(GROUPS, tokens, SIZE, dtype=dtype, requires_grad=True) for _ in range(2))
+    return query, key, value
+
+
+def by_rows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Each document with the tokens before it as one ordinary sequence."""
+    parts = []
+    for (first, last), before in DOCUMENTS.spans_with_parents():
+        places = [*range(*before), *range(first, last)] if before else [*range(first, last)]
+        queries = query[:, places].transpose(1, 2).flatten(0, 1)[None]
+        keys, values = (each[:, places].repeat_interleave(REPEATS, 0)[None] for each in (key, value))
+        whole = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=SCALING)[0]
+        parts.append(whole[:, len(places) - (last - first) :].unflatten(0, (GROUPS, REPEATS)).transpose(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("kept", [0, 512], ids=["shares made again", "shares kept"])
+@pytest.mark.parametrize("at_once", [192, 4], ids=["one block", "many blocks"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_documents_attend_as_single_rows_do(
+    dtype: torch.dtype, close: float, at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention, "KEPT_UP_TO", kept)
+    tensors = inputs(dtype)
+    weights = torch.randn(tensors[0].shape, dtype=dtype)
+    expected = by_rows(*tensors)
+    wanted = torch.autograd.grad((expected * weights).sum(), tensors)
+    found = document_attention(*tensors, DOCUMENTS, SCALING)
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+    gradients = torch.autograd.grad((found * weights).sum(), tensors)
+    torch.testing.assert_close(gradients, wanted, rtol=close, atol=3 * close)
+
+
+def test_the_library_form_agrees() -> None:
+    tensors = inputs(torch.float64)
+    found = attention._library_attention(*tensors, DOCUMENTS, SCALING)
+    torch.testing.assert_close(found, by_rows(*tensors), rtol=1e-12, atol=1e-12)
+
+
+def test_the_longest_reach_counts_what_stands_before() -> None:
+    assert DOCUMENTS.longest_reach() == 28
