@@ -22,6 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from tunesmith.models import decode
 from tunesmith.models.bands import cut_into_bands
 from tunesmith.models.decode import PackedRows, packed_rows
 from tunesmith.models.sampling import likeliest
@@ -220,16 +221,17 @@ def test_bfloat16_is_as_near_as_transformers_is() -> None:
     assert ours_off < 1.5 * theirs_off
 
 
-def test_weights_are_used_where_they_lie() -> None:
-    model = build(SHAPES["llama"])
-    rows = fast(model)
+@pytest.mark.parametrize("shape", ["tied, with biases and stretched positions", "qwen3"])
+def test_weights_that_are_too_large_are_used_where_they_lie(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "REORDER_UP_TO", 0)
+    model = adapted(build(SHAPES[shape]), target_modules=SITES)
+    follower = Follower(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not any(each in name for each in ("q_proj", "k_proj", "v_proj")):
+            if any(each in name for each in ("norm", "base_layer", "embed", "head")) and "attn" not in name:
                 parameter.mul_(1.25)
-    with torch.inference_mode():
-        found = rows.read([0], [[5, 6, 7]], 0)[0]
-    torch.testing.assert_close(found, plain(model, [5, 6, 7]), atol=1e-4, rtol=1e-4)
+    follower.read(texts([30, 4]))
+    follower.grow()
 
 
 def watched(model: PreTrainedModel) -> PreTrainedModel:

@@ -38,6 +38,20 @@ class _Band:
     columns: int
     layers: list[Tensor] = field(default_factory=list)
 
+    def widen(self) -> None:
+        """Make room for more columns."""
+        old_columns, self.columns = self.columns, self.columns + _COLUMN_BLOCK
+        for layer, old in enumerate(self.layers):
+            buffer = self.buffer(old)
+            buffer[:, :, :, :old_columns] = old[:, : len(self.rows)]
+            self.layers[layer] = buffer
+            for place, row in enumerate(self.rows):
+                row.layers[layer] = buffer[:, place]
+
+    def buffer(self, like: Tensor) -> Tensor:
+        """An empty buffer for one layer, of the kind of [.., G, .., S]."""
+        return like.new_zeros(2, len(self.rows), like.shape[-3], self.columns, like.shape[-1])
+
     def remove(self, place: int) -> None:
         last = self.rows.pop()
         if place < len(self.rows):
@@ -85,20 +99,16 @@ class Bands:
 
     def next_token(self) -> NextToken:
         """Room for one more token of every row; all rows are longer by it from now on."""
-        rows = self._rows()
-        if (
-            self._joining
-            or len(rows) * 2 <= self._laid
-            or any(row.length >= band.columns for band in self._bands for row in band.rows)
-        ):
+        rows = [row for band in self._bands for row in band.rows]
+        if self._joining or len(rows) * 2 <= self._laid:
             self._lay(rows + self._joining)
+        for band in self._bands:
+            if any(row.length >= band.columns for row in band.rows):
+                band.widen()
         token = NextToken(self._bands)
         for row in token.rows:
             row.length += 1
         return token
-
-    def _rows(self) -> list[Row]:
-        return [row for band in self._bands for row in band.rows]
 
     def _lay(self, rows: Sequence[Row]) -> None:
         """Copy rows into new bands, layer by layer, so that one layer at most stands twice in memory."""
@@ -106,11 +116,10 @@ class Bands:
         self._joining, self._bands, self._laid = [], [], len(ordered)
         for count in cut_into_bands([row.length for row in ordered]):
             part, ordered = ordered[:count], ordered[count:]
-            self._bands.append(_Band(part, (part[-1].length // _COLUMN_BLOCK + 2) * _COLUMN_BLOCK))
+            self._bands.append(_Band(part, (part[-1].length // _COLUMN_BLOCK + 1) * _COLUMN_BLOCK))
         for layer in range(len(self._bands[0].rows[0].layers) if self._bands else 0):
             for band in self._bands:
-                _, groups, _, size = band.rows[0].layers[layer].shape
-                buffer = band.rows[0].layers[layer].new_zeros(2, len(band.rows), groups, band.columns, size)
+                buffer = band.buffer(band.rows[0].layers[layer])
                 for place, row in enumerate(band.rows):
                     buffer[:, place, :, : row.length] = row.layers[layer][:, :, : row.length]
                     row.layers[layer] = buffer[:, place]
@@ -146,7 +155,7 @@ class NextToken:
             buffer[:, place_b, :, column_b] = part_bGNS[:, :, -2:].transpose(1, 2)
             keys, values = buffer[:, : len(place_b)].flatten(1, 2)
             queries = part_bGNS.flatten(0, 1)[:, :-2]
-            scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scaling)
+            scores = torch.add(bias, torch.bmm(queries, keys.transpose(1, 2)), alpha=scaling)
             torch.bmm(torch.softmax(scores, dim=-1), values, out=out[first * groups : last * groups])
             first = last
         return out.view(rows, -1)
