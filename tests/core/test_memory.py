@@ -76,5 +76,23 @@ def test_the_heap_knows_what_is_used_and_what_is_idle() -> None:
     assert after is not None and after.in_use - before.in_use < 10 * MIB
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_what_is_idle_is_given_back() -> None:
+    program = (
+        "import psutil\n"
+        "from tunesmith.core.process import hold_memory\n"
+        "from tunesmith.core.memory import give_back\n"
+        "assert hold_memory()\n"
+        "blocks = [bytearray(b'x' * 2**20) for _ in range(200)]\n"
+        "last = bytearray(100)\n"
+        "del blocks\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "assert give_back()\n"
+        "print(before - psutil.Process().memory_info().rss)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 150 * MIB
+
+
 def test_the_limit_of_this_process_is_none() -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "else the tests above say nothing"

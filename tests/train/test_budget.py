@@ -40,8 +40,12 @@ def test_more_tokens_need_their_own_bytes_and_what_the_heap_wastes() -> None:
 
 def test_memory_given_back_or_come_to_stay_must_be_found_again() -> None:
     budget = learned()
-    assert budget.new_bytes(512, Reading(0, 100 * MIB, 300 * MIB)) == 312 * MIB
+    given_back = Reading(0, 100 * MIB, 300 * MIB)
+    # As if it were the first, less the 200 MB that are idle.
+    assert budget.new_bytes(512, given_back) == pytest.approx((1.6 * 512 - 200) * MIB)
+    assert budget.new_bytes(256, given_back) == pytest.approx((1.6 * 256 - 200) * MIB)
     assert budget.new_bytes(512, Reading(0, 150 * MIB, 612 * MIB)) == 50 * MIB
+    assert budget.new_bytes(512, Reading(0, 150 * MIB, 662 * MIB)) == 0, "what came to stay is held already"
 
 
 def test_an_allocator_that_keeps_nothing_counts_from_its_highest_point() -> None:
@@ -49,7 +53,7 @@ def test_an_allocator_that_keeps_nothing_counts_from_its_highest_point() -> None
     before = Reading(1000 * MIB, 100 * MIB, 100 * MIB)
     budget.forward_done(512, before, Reading(700 * MIB, 400 * MIB, 400 * MIB))
     budget.pass_done(512, before, before)
-    assert budget.new_bytes(512, before) == 300 * MIB
+    assert budget.new_bytes(512, before) == pytest.approx(1.6 * 300 * MIB)
 
 
 def test_a_step_that_took_more_than_expected_raises_what_is_expected() -> None:
@@ -65,12 +69,9 @@ def test_a_step_that_took_more_than_expected_raises_what_is_expected() -> None:
 def test_short_first_passes_are_believed_only_until_a_longer_one() -> None:
     budget = Budget(0, 256, again=False, device="cpu")
     start = Reading(0, 0, 0)
-    budget.forward_done(20, start, Reading(0, 200 * MIB, 0))
-    assert budget.least_bytes(20) == 200 * MIB
-    budget.forward_done(400, start, Reading(0, 400 * MIB, 0))
-    assert budget.least_bytes(400) == 400 * MIB
-    budget.forward_done(20, start, Reading(0, 200 * MIB, 0))
-    assert budget.least_bytes(400) == 400 * MIB
+    for tokens, used, expected in ((20, 200, 10), (400, 400, 1), (20, 200, 1), (400, 800, 2)):
+        budget.forward_done(tokens, start, Reading(0, used * MIB, 0))
+        assert budget.new_bytes(100, start) == pytest.approx(1.6 * 100 * expected * MIB)
 
 
 def test_logits_are_counted_up_to_one_chunk() -> None:
@@ -78,16 +79,22 @@ def test_logits_are_counted_up_to_one_chunk() -> None:
     start = Reading(0, 0, 0)
     budget.forward_done(100, start, start)
     budget.pass_done(100, start, start)
-    assert budget.new_bytes(200, start) == 100 * MIB
-    assert budget.new_bytes(5000, start) == 156 * MIB
+    budget.forward_done(300, start, Reading(0, 300, 0))  # a byte a token, so that more tokens are more
+    assert budget.new_bytes(200, start) == pytest.approx(100 * MIB, rel=1e-3)
+    assert budget.new_bytes(5000, start) == pytest.approx(156 * MIB, rel=1e-3)
 
 
 def test_a_row_is_hopeless_only_without_any_reserve() -> None:
     budget = learned()
-    enough = Reading(free=600 * MIB, used=100 * MIB, held=612 * MIB)
+    enough = Reading(free=850 * MIB, used=100 * MIB, held=612 * MIB)
     assert not budget.fits(1024, enough) and not budget.hopeless(1024, enough)
-    assert budget.hopeless(1024, Reading(free=100 * MIB, used=100 * MIB, held=612 * MIB))
-    assert not budget.hopeless(512, Reading(0, 500 * MIB, 500 * MIB)), "it has run"
+    assert budget.hopeless(1024, Reading(free=800 * MIB, used=100 * MIB, held=612 * MIB))
+    assert not budget.hopeless(512, Reading(-5, 100 * MIB, 612 * MIB)), "it has run"
+
+
+def test_little_free_memory_is_scarce_before_it_is_none() -> None:
+    budget = learned()
+    assert budget.scarce(512, Reading(600 * MIB, 0, 0)) and not budget.scarce(512, Reading(700 * MIB, 0, 0))
 
 
 @pytest.mark.parametrize(("limit", "found"), [(5000, 4096), (4095, 2048), (1, 1), (0, 1)])

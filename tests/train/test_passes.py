@@ -187,6 +187,29 @@ def test_what_would_not_fit_is_halved_before_it_runs_and_said_once(base: Path, t
     assert after == int(str(before)) // 2 and max(sizes) <= int(str(after))
 
 
+def test_memory_that_goes_while_a_step_runs_cuts_it_anew(
+    base: Path, tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "most_at_once", lambda device: 600)
+    seen = Seen()
+    settings = {**AUTO, "gradient_accumulation_steps": 3}
+    plain = make_job(base, tmp_path / "8", local(), settings={**settings, "batch_size": 8}, dtype=torch.float64)
+    fit(plain)
+    made = make_job(base, tmp_path / "auto", local(), settings=settings, dtype=torch.float64, emitter=seen.emitter)
+    sizes: list[int] = []
+
+    def watch(batch: Packed) -> None:
+        sizes.append(batch.num_tokens)
+        if len(sizes) == 4:  # the second micro-batch of the first step, after the longest row ran alone twice
+            memory.used = memory.held = 0
+            memory.free, memory.bytes_per_token = 200 * MIB, 1
+
+    fit(watched(made, memory, watch), until=1)
+    same(masters(made), masters(plain), 1e-12)
+    assert seen.changes and {change[:2] for change in seen.changes} == {("memory", 1)}
+    assert len(sizes) > 4 + 3 and max(sizes[4:]) <= int(str(seen.changes[-1][3]))
+
+
 def test_with_ample_room_again_it_grows(base: Path, tmp_path: Path, memory: Memory) -> None:
     seen = Seen()
     made = make_job(base, tmp_path, local(), settings={**AUTO, "epochs": 4.0}, emitter=seen.emitter)

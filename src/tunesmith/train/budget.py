@@ -1,15 +1,18 @@
 """How many tokens fit into the memory at hand: the arithmetic of `batch_size: auto`, without torch.
 
-What one more micro-batch needs of the system, in bytes, where T are its tokens and the rest is remembered from the
-largest micro-batch that has run in this process (its tokens are T'):
+The process will hold, in bytes, while a micro-batch of T tokens runs, where T' are those of the largest one so far:
 
-    slope x max(0, T - T')        what was held for the backward pass of a token, times what a pass takes beyond that
-    + logits(T) - logits(T')      one chunk of logits
-    + held' - held now            memory that the process gave back since, where its allocator does so
-    + used now - used'            what has come to stay since, such as the moments of the optimizer
+    held' + slope x (T - T') + logits(T) - logits(T') + (used now - used')
 
-A micro-batch no larger than one that has run needs nothing new: freed memory stays in the process (core/process.py).
-It may take `SPARE` of what is free, so that a tenth is left for everybody else and for the error of this reckoning.
+held'      what it held when that one ran: its pass at the highest point, and the holes that it left in the heap
+slope      what was seen to be kept for the backward pass of a token, times what a pass takes beyond that; where T is
+           smaller, what is kept alone
+used now   less what was used then: what has come to stay since, such as the moments of the optimizer
+
+What it does not hold now must be found: a micro-batch no larger than one that has run needs nothing new, because freed
+memory stays in the process (core/process.py). Where it has been given back since, the pass is reckoned as if it were
+the first, slope x T + logits(T), less what is idle. A micro-batch may take `SPARE` of what is free, so that a tenth is
+left for everybody else and for the error of this reckoning.
 """
 
 from __future__ import annotations
@@ -34,16 +37,15 @@ _DEVICE_FACTOR, _DEVICE_FACTOR_AGAIN = 1.25, 3.0
 
 @dataclass(frozen=True)
 class Reading:
-    """Memory at one moment, in bytes: free in the system (or on the device), used by this process, held by it."""
+    """Memory at one moment, in bytes.
+
+    `free` is what can still be had, of the system or on the device. `held` is what this process holds of it, `used` the
+    part of that which is not idle; only differences between two readings of these mean anything.
+    """
 
     free: int
     used: int
     held: int
-
-    @property
-    def within_reach(self) -> int:
-        """What could be had if nothing were kept in reserve and the heap had no holes."""
-        return self.free + self.held - self.used
 
 
 def most_at_once(device: str) -> int:
@@ -80,6 +82,7 @@ class Budget:
         self._kept_per_token = 0.0
         self._kept_from = 0
         self._held_in_pass = 0
+        self._never_idle = 0  # held outside of the heap, or in holes that no pass has filled
         self._ran = 0
         self._ran_at = Reading(0, 0, 0)
 
@@ -90,27 +93,34 @@ class Budget:
 
     def new_bytes(self, tokens: int, now: Reading) -> float:
         """Bytes that a micro-batch of so many tokens needs of the system, by the formula above."""
-        more = self._kept_per_token * self._factor * max(0, tokens - self._ran)
-        more += max(0.0, self._logits(tokens) - self._logits(self._ran))
-        given_back, come_to_stay = self._ran_at.held - now.held, now.used - self._ran_at.used
-        return more + max(0, given_back) + max(0, come_to_stay)
+        more = self._kept_per_token * (tokens - self._ran)
+        if more > 0:
+            more = more * self._factor + self._logits(tokens) - self._logits(self._ran)
+        come_to_stay = max(0, now.used - self._ran_at.used)
+        needed = self._ran_at.held + more + come_to_stay - now.held
+        if now.held < self._ran_at.held:
+            idle = max(0, now.held - now.used - self._never_idle)
+            needed = max(needed, self._kept_per_token * self._factor * tokens + self._logits(tokens) - idle)
+        return max(0.0, needed)
 
     def fits(self, tokens: int, now: Reading) -> bool:
-        """Whether a micro-batch is expected to find its memory."""
+        """Whether a micro-batch is expected to find its memory, with something to spare."""
         needed = self.new_bytes(tokens, now)
         return not needed or needed + _STEP_BYTES <= SPARE * now.free
 
-    def hopeless(self, tokens: int, now: Reading) -> bool:
-        """Whether what must be held alone, without holes and reserve, is more than there is."""
-        return tokens > self._ran and self.least_bytes(tokens) > now.within_reach
+    def scarce(self, tokens: int, now: Reading) -> bool:
+        """Whether so little is free that holes and caches, which grow with every new length, could take the rest."""
+        return now.free < 2 * _STEP_BYTES + self._kept_per_token * tokens
 
-    def least_bytes(self, tokens: int) -> float:
-        """What is held between the forward and the backward pass of so many tokens."""
-        return self._kept_per_token * tokens
+    def hopeless(self, tokens: int, now: Reading) -> bool:
+        """Whether more is needed than there is, with nothing to spare."""
+        return self.new_bytes(tokens, now) > max(0, now.free)
 
     def forward_done(self, tokens: int, before: Reading, now: Reading) -> None:
         """Learn from the moment at which the most is held."""
         kept = max(0, now.used - before.used) / tokens
+        outside = max(0, now.held - now.used)
+        self._never_idle = min(self._never_idle, outside) if self.measured else outside
         self._held_in_pass = now.held
         if self._kept_from < _MEASURABLE <= tokens:
             self._kept_per_token, self._kept_from = kept, tokens

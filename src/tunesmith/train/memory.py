@@ -8,11 +8,15 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from tunesmith.core.memory import free_memory_bytes, heap
+from tunesmith.core.memory import free_memory_bytes, give_back, heap
 from tunesmith.train.budget import Reading
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
 """How torch, its allocators and the libraries below it say that memory was refused."""
+
+_WORDS_OF_ONEDNN = ("could not create a primitive", "could not execute a primitive")
+_SCARCE = 512 * 2**20
+"""oneDNN says the same of memory and of what it does not support: below so many free bytes it is taken for memory."""
 
 Read = Callable[[], Reading]
 """Tells the memory as it is now."""
@@ -28,12 +32,8 @@ def reader(device: torch.device, processes: int) -> Read:
 
 
 def _read_cpu(processes: int) -> Reading:
-    free = free_memory_bytes() // processes
-    books = heap()
-    if books is None:
-        resident = int(psutil.Process().memory_info().rss)
-        return Reading(free, resident, resident)
-    return Reading(free, books.in_use, books.in_use + books.idle)
+    books, resident = heap(), int(psutil.Process().memory_info().rss)
+    return Reading(free_memory_bytes() // processes, resident if books is None else books.in_use, resident)
 
 
 def _read_cuda(device: torch.device) -> Reading:
@@ -52,11 +52,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is the machine refusing memory, by whichever of its libraries."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+    said = str(error).lower()
+    if not isinstance(error, RuntimeError):
+        return False
+    if any(words in said for words in _WORDS_OF_ONEDNN):
+        return free_memory_bytes() < _SCARCE
+    return any(words in said for words in _WORDS)
 
 
-def release() -> None:
-    """Let go of what a failed pass has left: cycles that hold tensors, and blocks that an allocator keeps in pieces."""
-    gc.collect()
+def release(*, cycles: bool) -> None:
+    """Give back what is held and not used: the holes of the heap, an accelerator's blocks, cycles that hold tensors."""
+    if cycles:
+        gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

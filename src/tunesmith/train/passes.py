@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
@@ -30,6 +30,8 @@ from tunesmith.train.budget import Budget, Reading
 from tunesmith.train.memory import Read, is_out_of_memory, release
 from tunesmith.train.optim import MasterOptimizer
 
+Shortage = Literal["memory", "refused"]
+"""Why a step was not run to its end: a micro-batch is not expected to fit any more, or was refused its memory."""
 Pack = Callable[[Sequence[Features]], Packed]
 Found = TypeVar("Found")
 
@@ -175,12 +177,14 @@ class FittedPasses:
             return [batch for _, batch in self._pieces(rows, _in_force(self._recorded, step))]
         self._begin(step)
         batches = [batch for _, batch in self._pieces(rows, self._limit)]
-        now = self._now()
-        while self._budget.measured and self._runtime.agree(any(self._crowded(each, now) for each in batches)):
+        if not self._budget.measured:
+            return batches
+        now = self._now_or_released(batches)
+        while self._runtime.agree(any(self._crowded(each, now) for each in batches)):
             self._halve(step, batches, "memory")
             batches = [batch for _, batch in self._pieces(rows, self._limit)]
         for batch in batches:
-            if self._budget.measured and self._budget.hopeless(batch.num_tokens, now):
+            if self._budget.hopeless(batch.num_tokens, now):
                 raise self._refusal(batch, now)
         return batches
 
@@ -209,6 +213,15 @@ class FittedPasses:
             wanted = replace(now, free=now.free // 2)
             if not self._runtime.agree(not self._budget.fits(more, wanted)):
                 self._change(step, more, "room", now)
+
+    def _now_or_released(self, batches: Sequence[Packed]) -> Reading:
+        """The memory; where it is short, after what is held and not used was given back."""
+        now = self._now()
+        largest = max(batch.num_tokens for batch in batches)
+        if self._budget.scarce(largest, now) or not self._budget.fits(largest, now):
+            release(cycles=False)
+            now = self._now()
+        return now
 
     def _crowded(self, batch: Packed, now: Reading) -> bool:
         return _rows(batch) > 1 and not self._budget.fits(batch.num_tokens, now)
@@ -243,17 +256,26 @@ class FittedPasses:
             self._measure(window, one_pass)
             batches = self.cut(step, window)
         while True:
-            sums = self._attempt(batches, one_pass)
-            if not self._runtime.agree(sums is None):
+            found = self._attempt(batches, one_pass)
+            short = self._runtime.agree(isinstance(found, str))
+            if not short and not isinstance(found, str):
                 break
-            self._optimizer.drop()
-            release()
-            self._halve(step, batches, "refused")
-            self._most = self._limit
-            batches = self.cut(step, window)
+            batches = self._after_failure(step, window, batches, refused=found == "refused")
         self._runtime.share(self._optimizer.gradients())
         self._remember(step)
-        return Ran(batches, sums or {})
+        return Ran(batches, found)
+
+    def _after_failure(
+        self, step: int, window: Sequence[Features], batches: Sequence[Packed], *, refused: bool
+    ) -> Sequence[Packed]:
+        """Drop what the step has gathered so far, and cut anew by half. What was refused once is not tried again."""
+        self._optimizer.drop()
+        release(cycles=True)
+        refused = self._runtime.agree(refused)
+        self._halve(step, batches, "refused" if refused else "memory")
+        if refused:
+            self._most = self._limit
+        return self.cut(step, window)
 
     def _measure(self, window: Sequence[Features], one_pass: OnePass) -> None:
         """Run the longest row alone, twice, and drop its gradients: from then on bytes are told, not guessed.
@@ -262,18 +284,27 @@ class FittedPasses:
         """
         row = max(self._share(window), key=lambda each: len(each.token_ids))
         batch = self._pack([row])
-        now = self._now()
-        if now.within_reach < 0:
+        if self._now_or_released([batch]).free < 0:
             raise TunesmithError("train.out_of_memory_update", needed=_megabytes(self._optimizer.coming_bytes))
         for _ in range(2):
             self._attempt([batch], one_pass)
         self._optimizer.drop()
 
-    def _attempt(self, batches: Sequence[Packed], one_pass: OnePass) -> Mapping[str, float] | None:
-        """The sums of all micro-batches, or None where one of them was refused its memory."""
+    def _attempt(self, batches: Sequence[Packed], one_pass: OnePass) -> Mapping[str, float] | Shortage:
+        """The sums of all micro-batches, or why they were not all run.
+
+        Errors: train.out_of_memory where a single row has no room, train.out_of_memory_again in a replay.
+        """
         found: list[Mapping[str, float]] = []
         for place, batch in enumerate(batches):
             before = self._now()
+            if self._budget.scarce(batch.num_tokens, before):
+                release(cycles=False)
+                before = self._now()
+                if self._crowded(batch, before) and not self._recorded:
+                    return "memory"
+                if self._budget.hopeless(batch.num_tokens, before):
+                    raise self._refusal(batch, before)
             self._running = (batch.num_tokens, before)
             try:
                 found.append(one_pass(batch, place, place == len(batches) - 1))
@@ -282,7 +313,7 @@ class FittedPasses:
                     raise
                 if _rows(batch) == 1 or self._recorded:
                     raise self._refusal(batch, before) from None
-                return None
+                return "refused"
             self._budget.pass_done(batch.num_tokens, before, self._now())
         return _added(found)
 
@@ -299,9 +330,9 @@ class FittedPasses:
     def _refusal(self, batch: Packed, now: Reading) -> TunesmithError:
         if self._recorded and _rows(batch) > 1:
             return TunesmithError("train.out_of_memory_again", tokens=batch.num_tokens)
-        # Refused memory was more than there is, whatever the reckoning says.
-        needed = max(self._budget.least_bytes(batch.num_tokens), now.within_reach)
-        facts = {"needed": _megabytes(needed), "free": _megabytes(now.within_reach)}
+        # What was refused is more than there is, whatever the reckoning says.
+        needed = max(self._budget.new_bytes(batch.num_tokens, now), now.free)
+        facts = {"needed": _megabytes(needed), "free": _megabytes(now.free)}
         return TunesmithError("train.out_of_memory", tokens=batch.num_tokens, **facts)
 
     # -------------------------------------------------------------------------------------------- looking
@@ -324,7 +355,7 @@ class FittedPasses:
                 raise
             if len(rows) == 1:
                 raise self._refusal(batch, before) from None
-        release()
+        release(cycles=True)
         self._looking_limit = batch.num_tokens // 2
         self._emitter.emit(
             "batch", reason="validation", tokens_before=batch.num_tokens, tokens=self._looking_limit,
