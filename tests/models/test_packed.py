@@ -70,6 +70,16 @@ def test_a_learned_beginning_is_never_shared() -> None:
     assert pack(learned).parent.tolist() == [-1, -1]
 
 
+def test_rows_are_grouped_by_what_saves_most() -> None:
+    passages = [tuple(range(100 * n, 100 * n + 60)) for n in (1, 2)]
+    rows = [row(n, (*SYSTEM, *passages[n % 2], 900 + n, 5), 1) for n in range(6)]
+    batch = pack(rows)
+    assert batch.num_tokens == 2 * 90 + 6 * 2, "each passage once, with the system prompt before it"
+    assert sorted(batch.row[batch.row >= 0].tolist()) == list(range(6))
+    alone = row(6, (*SYSTEM, 7, 8), 1)
+    assert pack([*rows, alone]).num_tokens == batch.num_tokens + 32, "one parent a row: the odd one stands alone"
+
+
 def test_padded_batches_are_refused(folder: Path) -> None:
     policy = Policy(load_model(folder, dtype=torch.float32, device=torch.device("cpu")).model)
     with pytest.raises(TunesmithError, match="packed_only"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from tunesmith.models.packed import Features
+from tunesmith.models.packed import Features, pack
 from tunesmith.train.batching import Source, micro_batches
 
 
@@ -61,3 +62,27 @@ def test_every_layout_of_a_window_sees_the_same_rows(count: int) -> None:
         assert all(row.token_ids == window[0].token_ids for row in idle)
         in_turn = [row.row for turn in zip(*ranks, strict=True) for batch in turn for row in batch if any(row.weights)]
         assert in_turn == list(range(count)), "order within the step does not depend on the layout"
+
+
+def questions(passages: int, each: int) -> list[Features]:
+    """Rows of a common system prompt, one of some passages and a question of their own."""
+    system, made = tuple(range(20)), []
+    for number in range(passages * each):
+        passage = tuple(100 + 40 * (number % passages) + place for place in range(40))
+        made.append(Features(number, (*system, *passage, 9000 + number, 1), (0.0,) * 61 + (1.0,)))
+    return made
+
+
+def test_questions_about_one_passage_meet_in_one_step() -> None:
+    source = Source(questions(passages=16, each=4), 8, seed=1)
+    for step in range(source.windows_per_epoch):
+        window = source.window(step)
+        assert len({row.row % 16 for row in window}) == 2, "two passages, four questions each"
+        assert pack(window).num_tokens == 2 * 60 + 8 * 2
+    assert epoch_of(source, 0) != epoch_of(source, 1)
+
+
+def test_a_prompt_that_all_rows_share_brings_nobody_together() -> None:
+    made = [replace(row, token_ids=(*range(50), number)) for number, row in enumerate(questions(4, 16))]
+    apart = [replace(row, token_ids=(number, *range(50))) for number, row in enumerate(made)]
+    assert epoch_of(Source(made, 8, seed=1), 0) == epoch_of(Source(apart, 8, seed=1), 0)

@@ -113,11 +113,41 @@ class _Layout:
         )
 
 
+def common_beginning(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    shorter = min(len(left), len(right))
+    return next((place for place in range(shorter) if left[place] != right[place]), shorter)
+
+
 def _groups_of_like_beginning(items: Sequence[Features]) -> list[list[Features]]:
-    groups: dict[tuple[int, ...], list[Features]] = {}
-    for item in items:
-        groups.setdefault(item.token_ids[:SHARED_AT_LEAST], []).append(item)
-    return list(groups.values())
+    """The rows in groups whose shared beginnings save the most tokens together.
+
+    In the order of their tokens, rows that begin alike are neighbours, and what a group shares is what its least like
+    neighbours share; so the best cut of that order is found from its beginning on, one more row at a time.
+    """
+    rows = sorted(items, key=lambda item: item.token_ids)
+    alike = [common_beginning(a.token_ids, b.token_ids) for a, b in pairwise(rows)]
+    unlearned = [_first_learned(row) - 1 for row in rows]
+    saved, began = [0] * (len(rows) + 1), list(range(-1, len(rows)))
+    for last in range(len(rows)):
+        saved[last + 1] = saved[last]  # alone
+        began[last + 1] = last
+        shared = unlearned[last]
+        for first in range(last - 1, -1, -1):
+            shared = min(shared, alike[first], unlearned[first])
+            if shared < SHARED_AT_LEAST:
+                break
+            together = saved[first] + (last - first) * shared
+            if together > saved[last + 1]:
+                saved[last + 1], began[last + 1] = together, first
+    groups: list[list[Features]] = []
+    end = len(rows)
+    while end:
+        groups.append(rows[began[end] : end])
+        end = began[end]
+    order = {id(item): place for place, item in enumerate(items)}
+    groups = [sorted(group, key=lambda item: order[id(item)]) for group in groups]
+    return sorted(groups, key=lambda group: order[id(group[0])])
 
 
 def _shared_length(group: Sequence[Features]) -> int:
@@ -127,10 +157,8 @@ def _shared_length(group: Sequence[Features]) -> int:
     """
     if len(group) < 2:
         return 0
-    first = group[0].token_ids
     shared = min(_first_learned(item) - 1 for item in group)
-    for item in group[1:]:
-        shared = next((place for place in range(max(0, shared)) if first[place] != item.token_ids[place]), shared)
+    shared = min(shared, *(common_beginning(group[0].token_ids, item.token_ids) for item in group[1:]))
     return shared if shared >= SHARED_AT_LEAST else 0
 
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from tunesmith.core.seed import derive_seed
-from tunesmith.models.packed import Features
+from tunesmith.models.packed import SHARED_AT_LEAST, Features, common_beginning
 
 _WINDOWS_SORTED_TOGETHER = 16
 """Rows are shuffled, then sorted by length within this many windows, then the windows are shuffled again: rows of a
 window are of like length, which the attention likes, while which rows meet stays random."""
+
+_MOSTLY_SHARED = 0.5
+"""Rows meet in one step on purpose where at least so much of them is a beginning they share (questions about one
+passage): a batch computes that beginning once."""
 
 
 class Source:
@@ -43,18 +47,54 @@ class Source:
     @lru_cache(maxsize=2)  # noqa: B019 - the source lives as long as the run, and two epochs are all it holds
     def _order(self, epoch: int) -> list[list[int]]:
         draw = random.Random(derive_seed(self._seed, "row order", epoch))
-        order = list(range(len(self._rows)))
-        draw.shuffle(order)
-        together = self._window * _WINDOWS_SORTED_TOGETHER
-        windows: list[list[int]] = []
-        for first in range(0, len(order), together):
-            part = sorted(order[first : first + together], key=lambda index: len(self._rows[index].token_ids))
-            windows.extend(part[start : start + self._window] for start in range(0, len(part), self._window))
+        units = [list(unit) for unit in self._units]
+        draw.shuffle(units)
+        for unit in units:
+            draw.shuffle(unit)
+        order: list[int] = []
+        for part in _parts(units, self._window * _WINDOWS_SORTED_TOGETHER):
+            part.sort(key=lambda unit: sum(len(self._rows[index].token_ids) for index in unit) / len(unit))
+            order.extend(index for unit in part for index in unit)
+        windows = [order[first : first + self._window] for first in range(0, len(order), self._window)]
         # The small window stays last, so that an epoch has the same steps whatever the shuffle.
         short = [window for window in windows if len(window) < self._window]
         full = [window for window in windows if len(window) == self._window]
         draw.shuffle(full)
         return full + short
+
+    @cached_property
+    def _units(self) -> list[list[int]]:
+        """Rows that stay together: those that mostly share their beginning, the others alone.
+
+        More rows than a window holds meet often enough without help.
+        """
+        alphabetical = sorted(range(len(self._rows)), key=lambda index: self._rows[index].token_ids)
+        clusters: list[list[int]] = []
+        for index in alphabetical:
+            if clusters and self._mostly_alike(clusters[-1][-1], index):
+                clusters[-1].append(index)
+            else:
+                clusters.append([index])
+        units: list[list[int]] = []
+        for cluster in clusters:
+            units.extend([cluster] if len(cluster) <= self._window else [[index] for index in cluster])
+        return sorted(units)
+
+    def _mostly_alike(self, left: int, right: int) -> bool:
+        first, second = self._rows[left].token_ids, self._rows[right].token_ids
+        return common_beginning(first, second) >= max(SHARED_AT_LEAST, _MOSTLY_SHARED * max(len(first), len(second)))
+
+
+def _parts(units: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
+    """Units in runs that hold about so many rows."""
+    part: list[list[int]] = []
+    for unit in units:
+        part.append(unit)
+        if sum(map(len, part)) >= rows:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def micro_batches(window: Sequence[Features], per_batch: int, rank: int, size: int) -> list[list[Features]]:

@@ -16,8 +16,8 @@ from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
-from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.blocks import use_blocks
+from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy

@@ -14,9 +14,9 @@ product of a block whose activations are computed again.
 needed    real tokens of batches that carry loss; a beginning that rows share stands once, so that U stays below 1,
           and the tokens which sharing saved are told beside it; attention is half of each document's square.
 executed  all tokens (but in the last of the fast blocks only the kept ones, behind its attention: W may come out a
-          little below 1), also those of a row that is repeated because rows do not go round among processes; the products
-          of attention in the blocks it takes them in; a second forward pass where activations are computed again;
-          logits made twice where the head trains.
+          little below 1), also those of a row that is repeated because rows do not go round among processes; the
+          products of attention in the blocks it takes them in; a second forward pass where activations are computed
+          again; logits made twice where the head trains.
 
 Seconds are those of the steps, without validation and checkpoints. Passes that were refused memory and run again take
 time and are not counted: they lower E.
