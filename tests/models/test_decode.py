@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tunesmith.models import decode
+from tunesmith.models import products
 from tunesmith.models.bands import cut_into_bands
 from tunesmith.models.decode import PackedRows, packed_rows
 from tunesmith.models.sampling import likeliest
@@ -223,7 +223,7 @@ def test_bfloat16_is_as_near_as_transformers_is() -> None:
 
 @pytest.mark.parametrize("shape", ["tied, with biases and stretched positions", "qwen3"])
 def test_weights_that_are_too_large_are_used_where_they_lie(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "REORDER_UP_TO", 0)
+    monkeypatch.setattr(products, "REORDER_UP_TO", 0)
     model = adapted(build(SHAPES[shape]), target_modules=SITES)
     follower = Follower(model)
     with torch.no_grad():

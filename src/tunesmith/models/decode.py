@@ -12,89 +12,29 @@ heads of a group (R queries, a key, a value), S size of a head, L tokens of one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tunesmith.models.bands import Bands, Row
+from tunesmith.models.products import Parts, Product, may_reorder, parts_of
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _HEAD_NORMS = ("q_norm", "k_norm")
 _QUERIES_AT_ONCE = 256
 
-REORDER_UP_TO = 2 << 30
-"""Bytes of weights that may stand twice in memory. The 150 products of SmolLM2-135M's blocks with 1, 32 and 2,048 rows
-took 9.9, 18 and 500 ms in bfloat16 (26, 57 and 2,270 in float32), in oneDNN's order 6.8, 14 and 490 (13, 25 and 1,000);
-bringing them into that order takes 60."""
-_ROWS_EXPECTED = 32
-
 Attend = Callable[[int, Tensor], Tensor]
 """Attention of a layer: [T, G, N, S] to [T, G * R * S]."""
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A linear layer: weight, bias, and A and B (times its factor) of each addition B A."""
-
-    weight: Tensor
-    bias: Tensor | None
-    additions: tuple[tuple[Tensor, Tensor], ...] = ()
-
-
-def _parts_of(layer: object) -> _Parts | None:
-    """What a linear layer consists of, or None if it is more than that."""
-    if type(layer) is nn.Linear:
-        return _Parts(layer.weight, layer.bias)
-    if type(layer) is not LoraLinear or type(layer.base_layer) is not nn.Linear:
-        return None
-    base: nn.Linear = layer.base_layer
-    if layer.disable_adapters or layer.merged:
-        return None if layer.disable_adapters and layer.merged else _Parts(base.weight, base.bias)
-    names = [name for name in layer.active_adapters if name in layer.lora_A]
-    if any(name in layer.lora_variant or layer.lora_B[name].bias is not None for name in names):
-        return None
-    kind = base.weight.dtype
-    downs = [layer.lora_A[name].get_parameter("weight").to(kind) for name in names]
-    ups = [(layer.lora_B[name].get_parameter("weight") * layer.scaling[name]).to(kind) for name in names]
-    return _Parts(base.weight, base.bias, tuple(zip(downs, ups, strict=True)))
-
-
-class _Product:
-    """x W^T + b with its additions, for one layer, or for several of the same input whose outputs are then ordered."""
-
-    def __init__(self, *layers: _Parts, reorder: bool, order: Tensor | None = None) -> None:
-        self._weight, self._bias = layers[0].weight, layers[0].bias
-        if order is not None:
-            self._weight = torch.cat([each.weight for each in layers])[order]
-            if self._bias is not None:
-                self._bias = torch.cat([each.bias for each in layers if each.bias is not None])[order]
-        downs = [down for each in layers for down, _ in each.additions]
-        self._down = torch.cat(downs) if downs else None
-        ups = [torch.cat([each.weight[:, :0], *(up for _, up in each.additions)], dim=1) for each in layers]
-        self._up = (torch.block_diag(*ups) if order is None else torch.block_diag(*ups)[order]).t()
-        if reorder:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _ROWS_EXPECTED)
-
-    def __call__(self, input_TW: Tensor) -> Tensor:
-        output: Tensor
-        if self._weight.is_mkldnn:
-            output = torch.ops.mkldnn._linear_pointwise(input_TW, self._weight, self._bias, "none", [], "")
-        else:
-            output = linear(input_TW, self._weight, self._bias)
-        return output if self._down is None else output.addmm_(linear(input_TW, self._down), self._up)
 
 
 class _Block:
     """The layers of one decoder block (a Llama block, or one of a family that has the same parts)."""
 
-    def __init__(self, block: LlamaDecoderLayer, parts: Mapping[str, _Parts], reorder: bool) -> None:
+    def __init__(self, block: LlamaDecoderLayer, parts: Mapping[str, Parts], reorder: bool) -> None:
         attention = block.self_attn
         self.size, self.scaling = int(attention.head_dim), float(attention.scaling)
         heads, self.groups = len(parts["q_proj"].weight) // self.size, len(parts["k_proj"].weight) // self.size
@@ -104,8 +44,8 @@ class _Block:
         query, key, value = number.split([heads, self.groups, self.groups])
         grouped = torch.cat([query.view(self.groups, -1), key[:, None], value[:, None]], dim=1).flatten()
         order = (grouped[:, None] * self.size + torch.arange(self.size, device=number.device)).flatten()
-        self.heads = _Product(parts["q_proj"], parts["k_proj"], parts["v_proj"], reorder=reorder, order=order)
-        self.out, self.gate, self.up, self.down = (_Product(parts[name], reorder=reorder) for name in _PROJECTIONS[3:])
+        self.heads = Product(parts["q_proj"], parts["k_proj"], parts["v_proj"], reorder=reorder, order=order)
+        self.out, self.gate, self.up, self.down = (Product(parts[name], reorder=reorder) for name in _PROJECTIONS[3:])
         self.first_norm, self.second_norm = block.input_layernorm, block.post_attention_layernorm
         self.activation: Callable[[Tensor], Tensor] = block.mlp.act_fn
         self.head_norms: list[nn.Module] = [
@@ -153,13 +93,13 @@ def _causal(queries_LGRS: Tensor, keys_GMS: Tensor, values_GMS: Tensor, scaling:
 class PackedRows:
     """The rows under way in a model of the Llama shape: one form of the engine's `Rows`."""
 
-    def __init__(self, model: PreTrainedModel, parts: Sequence[Mapping[str, _Parts]], head: _Parts) -> None:
+    def __init__(self, model: PreTrainedModel, parts: Sequence[Mapping[str, Parts]], head: Parts) -> None:
         body = model.get_decoder()
         weights = [head.weight, *(part.weight for each in parts for part in each.values())]
-        reorder = _may_reorder(weights)
+        reorder = may_reorder(weights)
         with torch.inference_mode():
             self._blocks = [_Block(block, each, reorder) for block, each in zip(body.layers, parts, strict=True)]
-            self._head = _Product(head, reorder=reorder)
+            self._head = Product(head, reorder=reorder)
         self._embed, self._rotary, self._norm = body.embed_tokens, body.rotary_emb, body.norm
         self._device = model.device
         self._bands = Bands()
@@ -243,23 +183,15 @@ def packed_rows(model: PreTrainedModel) -> PackedRows | None:
     body, head = model.get_decoder(), model.get_output_embeddings()
     if type(head) is not nn.Linear or any(_is_watched(module) for module in model.modules()):
         return None
-    parts: list[dict[str, _Parts]] = []
+    parts: list[dict[str, Parts]] = []
     for block in body.layers:
         layers = {**dict(block.self_attn.named_children()), **dict(block.mlp.named_children())}
-        found = {name: _parts_of(layers.get(name)) for name in _PROJECTIONS}
+        found = {name: parts_of(layers.get(name)) for name in _PROJECTIONS}
         known = {name: each for name, each in found.items() if each is not None}
         if len(known) < len(found):
             return None
         parts.append(known)
-    return PackedRows(model, parts, _Parts(head.weight, head.bias))
-
-
-def _may_reorder(weights: Sequence[Tensor]) -> bool:
-    """Whether oneDNN knows these weights and they may stand in memory twice."""
-    kind = weights[0].dtype
-    known = kind == torch.float32 or (kind == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    here = weights[0].device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return here and known and sum(weight.nbytes for weight in weights) <= REORDER_UP_TO
+    return PackedRows(model, parts, Parts(head.weight, head.bias))
 
 
 def _is_watched(module: nn.Module) -> bool:
