@@ -73,6 +73,8 @@ VALUES = {
     "train: {max_steps: 1e3}": ("stages.0.train.max_steps", "whole number"),
     "train: {max_steps: true}": ("stages.0.train.max_steps", "whole number"),
     "train: {batch_size: '8'}": ("stages.0.train.batch_size", "whole number"),
+    "train: {batch_size: atuo}": ("stages.0.train.batch_size", "a whole number, or must be one of 'auto'"),
+    "train: {batch_size: 0}": ("stages.0.train.batch_size", "at least 1"),
     "train: {packing: 1}": ("stages.0.train.packing", "true or false"),
     "train: {learning_rate: .inf}": ("stages.0.train.learning_rate", "finite"),
     "train: {learning_rate: .nan}": ("stages.0.train.learning_rate", "finite"),

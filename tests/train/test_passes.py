@@ -19,7 +19,7 @@ from torch import Tensor
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.messages import render
-from tunesmith.models.packed import Packed
+from tunesmith.models.packed import Features, Packed
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.train import TrainSpec
@@ -126,6 +126,19 @@ def test_long_rows_go_in_smaller_groups(base: Path, tmp_path: Path) -> None:
     assert sum(rows) == 8 and rows[-1] == 1 and max(rows) >= 4
 
 
+def test_rows_that_share_a_passage_are_cut_apart_last(base: Path, tmp_path: Path) -> None:
+    job = make_job(base, tmp_path, local(), settings=AUTO)
+
+    def row(number: int, passage: int) -> Features:
+        ids = tuple(range(passage, passage + 60)) + tuple((7 * number + place) % 90 + 5 for place in range(10))
+        return Features(number, ids, (0.0,) * 61 + (1.0,) * 9)
+
+    rows = [row(number, 100 if number < 3 else 200) for number in range(8)]
+    job.passes.replay({"limits": [[0, 120]]})
+    cut = job.passes.cut(0, rows)
+    assert [batch.row[batch.row >= 0].tolist() for batch in cut] == [[0, 1, 2], [3, 4, 5, 6, 7]]
+
+
 # ------------------------------------------------------------------------------------------------ memory that is short
 
 
@@ -212,15 +225,18 @@ def test_memory_that_goes_while_a_step_runs_cuts_it_anew(
 
 def test_with_ample_room_again_it_grows(base: Path, tmp_path: Path, memory: Memory) -> None:
     seen = Seen()
-    made = make_job(base, tmp_path, local(), settings={**AUTO, "epochs": 4.0}, emitter=seen.emitter)
+    made = make_job(base, tmp_path, local(), settings={**AUTO, "epochs": 9.0}, emitter=seen.emitter)
     memory.free = 200 * MIB
     job = watched(made, memory, lambda batch: setattr(memory, "free", 10**15 if grown else memory.free))
     grown = False
     fit(job, until=3)
     assert {change[0] for change in seen.changes} == {"memory"}
     grown = True
-    fit(job, until=12)
-    assert seen.changes[-1][0] == "room" and seen.changes[-1][3] == 4096
+    fit(job, until=27)
+    grown_at = [int(str(change[1])) for change in seen.changes if change[0] == "room"]
+    last_halving = max(int(str(change[1])) for change in seen.changes if change[0] == "memory")
+    assert grown_at[0] == last_halving + 8 and grown_at == list(range(grown_at[0], grown_at[0] + len(grown_at)))
+    assert seen.changes[-1][3] == 4096
 
 
 def test_a_row_that_cannot_fit_is_an_error_in_words(base: Path, tmp_path: Path, memory: Memory) -> None:

@@ -103,7 +103,12 @@ def _first_fault(error: ValidationError, name: str) -> TunesmithError:
     shown = given if len(given) <= _SHOWN_CHARACTERS else given[:_SHOWN_CHARACTERS] + " ..."
     if fault["type"] == "union_tag_invalid":
         place, shown = f"{place}.kind", str(fault["ctx"]["tag"])
-    return TunesmithError("recipe.bad_value", key=place or name, reason=_reason(fault), given=shown)
+    # A setting that takes a number or a word has a fault for each.
+    alike = [each for each in faults if each["loc"][:-1] == location[:-1] and each["type"] == "literal_error"]
+    reason = _reason(fault)
+    for other in alike if fault["type"] == "int_type" else ():
+        reason = say("recipe.reason_or", first=reason, second=_reason(other))
+    return TunesmithError("recipe.bad_value", key=place or name, reason=reason, given=shown)
 
 
 def _reason(fault: ErrorDetails) -> str:

@@ -11,8 +11,8 @@ used now   less what was used then: what has come to stay since, such as the mom
 
 What it does not hold now must be found: a micro-batch no larger than one that has run needs nothing new, because freed
 memory stays in the process (core/process.py). Where it has been given back since, the pass is reckoned as if it were
-the first, slope x T + logits(T), less what is idle. A micro-batch may take `SPARE` of what is free, so that a tenth is
-left for everybody else and for the error of this reckoning.
+the first, slope x T + logits(T) and the gradients beside it, less what is idle. A micro-batch may take `SPARE` of what
+is free, so that a tenth is left for everybody else and for the error of this reckoning.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Budget:
         self._kept_per_token = 0.0
         self._kept_from = 0
         self._held_in_pass = 0
+        self._used_before = 0  # at most when a pass began: gradients of earlier ones stand then
         self._never_idle = 0  # held outside of the heap, or in holes that no pass has filled
         self._ran = 0
         self._ran_at = Reading(0, 0, 0)
@@ -98,9 +99,8 @@ class Budget:
             more = more * self._factor + self._logits(tokens) - self._logits(self._ran)
         come_to_stay = max(0, now.used - self._ran_at.used)
         needed = self._ran_at.held + more + come_to_stay - now.held
-        if now.held < self._ran_at.held:
-            idle = max(0, now.held - now.used - self._never_idle)
-            needed = max(needed, self._kept_per_token * self._factor * tokens + self._logits(tokens) - idle)
+        if self._given_back(now):
+            needed = max(needed, self._as_first(tokens, now))
         return max(0.0, needed)
 
     def fits(self, tokens: int, now: Reading) -> bool:
@@ -108,13 +108,30 @@ class Budget:
         needed = self.new_bytes(tokens, now)
         return not needed or needed + _STEP_BYTES <= SPARE * now.free
 
+    def ample(self, tokens: int, now: Reading) -> bool:
+        """Whether twice of all that a micro-batch takes is free, whatever the process holds already."""
+        beside = max(0, self._used_before - now.used)
+        return 2 * (self._pass_bytes(tokens) + beside + _STEP_BYTES) <= now.free
+
     def scarce(self, tokens: int, now: Reading) -> bool:
         """Whether so little is free that holes and caches, which grow with every new length, could take the rest."""
         return now.free < 2 * _STEP_BYTES + self._kept_per_token * tokens
 
     def hopeless(self, tokens: int, now: Reading) -> bool:
         """Whether more is needed than there is, with nothing to spare."""
-        return self.new_bytes(tokens, now) > max(0, now.free)
+        needed = self._as_first(tokens, now) if self._given_back(now) else self.new_bytes(tokens, now)
+        return needed > max(0, now.free)
+
+    def _pass_bytes(self, tokens: int) -> float:
+        return self._kept_per_token * self._factor * tokens + self._logits(tokens)
+
+    def _given_back(self, now: Reading) -> bool:
+        return now.held < self._ran_at.held
+
+    def _as_first(self, tokens: int, now: Reading) -> float:
+        """Bytes of a pass and of what will stand beside it, such as gradients, less what is idle."""
+        idle = max(0, now.held - now.used - self._never_idle)
+        return self._pass_bytes(tokens) + max(0, self._used_before - now.used) - idle
 
     def forward_done(self, tokens: int, before: Reading, now: Reading) -> None:
         """Learn from the moment at which the most is held."""
@@ -130,6 +147,7 @@ class Budget:
     def pass_done(self, tokens: int, before: Reading, now: Reading) -> None:
         """Learn from a whole micro-batch: what it took from the system more than was expected raises the factor."""
         held = max(now.held, self._held_in_pass)
+        self._used_before = max(self._used_before, before.used)
         more = tokens - self._ran
         if self._ran and more >= _MEASURABLE and self._kept_per_token:
             taken = held - before.held - _STEP_BYTES

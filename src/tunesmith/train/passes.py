@@ -22,7 +22,7 @@ from typing import Literal, Protocol, TypeVar
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.models.packed import Features, Packed
+from tunesmith.models.packed import Features, Packed, common_beginning
 from tunesmith.recipe.specs.train import AUTO_ROWS
 from tunesmith.runtime.base import Runtime
 from tunesmith.train.batching import micro_batches
@@ -34,6 +34,9 @@ Shortage = Literal["memory", "refused"]
 """Why a step was not run to its end: a micro-batch is not expected to fit any more, or was refused its memory."""
 Pack = Callable[[Sequence[Features]], Packed]
 Found = TypeVar("Found")
+
+_PATIENCE = 8
+"""Steps after a halving before the limit may grow; twice as many each time that it had grown too soon."""
 
 
 class OnePass(Protocol):
@@ -165,7 +168,9 @@ class FittedPasses:
         self._limit = self._looking_limit = most
         self._changes: list[tuple[int, int]] = []
         self._recorded: list[tuple[int, int]] = []
-        self._begun = False
+        self._begun = self._grown = False
+        self._patience = _PATIENCE
+        self._no_growth_before = 0
         self._running: tuple[int, Reading] | None = None
 
     # -------------------------------------------------------------------------------------------- cutting
@@ -206,13 +211,12 @@ class FittedPasses:
         if not self._begun:
             self._begun = True
             self._emitter.emit("batch", step=step + 1, reason="start", rows=self._window_rows, tokens=self._limit)
-        elif self._budget.measured and self._limit < self._most:
+        elif self._budget.measured and self._limit < self._most and step >= self._no_growth_before:
             more = min(2 * self._limit, self._most)
             now = self._now()
-            # Twice the room that it needs, so that the limit does not go up and down with every other step.
-            wanted = replace(now, free=now.free // 2)
-            if not self._runtime.agree(not self._budget.fits(more, wanted)):
+            if not self._runtime.agree(not self._budget.ample(more, now)):
                 self._change(step, more, "room", now)
+                self._grown = True
 
     def _now_or_released(self, batches: Sequence[Packed]) -> Reading:
         """The memory; where it is short, after what is held and not used was given back."""
@@ -232,6 +236,10 @@ class FittedPasses:
         mine[self._runtime.rank] = float(max(batch.num_tokens for batch in batches))
         largest = int(max(self._runtime.sum(mine)))
         self._change(step, max(1, min(self._limit, largest) // 2), reason, self._now(), largest)
+        if self._grown:
+            self._patience *= 2  # it grew too soon
+            self._grown = False
+        self._no_growth_before = step + self._patience
 
     def _change(self, step: int, limit: int, reason: str, now: Reading, before: int | None = None) -> None:
         self._emitter.emit(
@@ -396,10 +404,16 @@ def _in_force(limits: Sequence[tuple[int, int]], step: int) -> int:
 
 
 def _halves(rows: Sequence[Features]) -> tuple[Sequence[Features], Sequence[Features]]:
-    """Two parts of at least one row, as near to half of the tokens as whole rows allow."""
+    """Two parts of at least one row, near half of the tokens, and rather between rows that do not begin alike."""
     lengths = [len(row.token_ids) for row in rows]
     half = sum(lengths) / 2
-    place = min(range(1, len(rows)), key=lambda each: abs(sum(lengths[:each]) - half))
+
+    def cost(place: int) -> float:
+        """Tokens off the middle, and those that both parts will compute: these are work, so they count twice."""
+        shared = common_beginning(rows[place - 1].token_ids, rows[place].token_ids)
+        return abs(sum(lengths[:place]) - half) + 2 * shared
+
+    place = min(range(1, len(rows)), key=cost)
     return rows[:place], rows[place:]
 
 
