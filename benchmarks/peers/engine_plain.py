@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.exchange import Figures, Job, Row, read_rows
-from benchmarks.peers.padded import collate, plain_model, sorted_batches
+from benchmarks.peers.padded import adapted_model, collate, plain_model, sorted_batches
 
 
 def perplexity(job: Job) -> Figures:
     """Mean loss of the learned tokens from the model's own `labels`; the second of two equal passes counts.
 
-    `batch: 1` is the loop of every tutorial, row after row; more pads sorted rows.
+    The model carries adapters, as everybody's does whose loss is taken while it trains. `batch: 1` is the loop of every
+    tutorial, row after row; more pads sorted rows.
     """
     rows = read_rows(job.rows)
-    model = plain_model(job.base_folder, torch.bfloat16).eval()
+    model = adapted_model(job).eval()
     batches = sorted_batches(rows.train, int(job.options["batch"]))
     _mean_loss(model, batches)
     started = time.perf_counter()
@@ -28,7 +30,7 @@ def perplexity(job: Job) -> Figures:
     return {"seconds": seconds, "tokens_per_s": rows.train_tokens / seconds, "loss": loss}
 
 
-def _mean_loss(model: PreTrainedModel, batches: Sequence[Sequence[Row]]) -> float:
+def _mean_loss(model: nn.Module, batches: Sequence[Sequence[Row]]) -> float:
     total = count = 0.0
     with torch.inference_mode():
         for batch in batches:

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from benchmarks.exchange import Figures, Job, read_rows
 from benchmarks.peers.judge import adapter_losses, row_losses
-from benchmarks.peers.padded import collate, plain_model, sorted_batches
+from benchmarks.peers.padded import adapted_model, collate, plain_model, sorted_batches
 from benchmarks.peers.rows import IGNORED
 
 
 def train(job: Job) -> Figures:
     """The timed epochs, after one step on the warm-up rows; batches come in another random order each epoch."""
     rows = read_rows(job.rows)
-    model = _adapted(job)
+    model = adapted_model(job).train()
     step = _stepper(model, job)
     if not rows.held_out:  # whoever is judged by its losses takes no step more than the others
         step(collate(rows.warm_up))
@@ -57,17 +57,6 @@ def first_losses(job: Job) -> Figures:
     """Mean loss of each timed row by the untouched model, one row at a time."""
     model = plain_model(job.base_folder, getattr(torch, job.options["model.dtype"]))
     return {"losses": row_losses(model.eval(), read_rows(job.rows).train)}
-
-
-def _adapted(job: Job) -> PeftModel:
-    torch.manual_seed(job.seed)
-    config = LoraConfig(
-        r=job.rank, lora_alpha=job.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    base = plain_model(job.base_folder, torch.bfloat16)
-    model = get_peft_model(base, config, autocast_adapter_dtype=False)
-    model.train()
-    return model
 
 
 def _stepper(model: PeftModel, job: Job) -> Callable[[dict[str, Tensor]], float]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.exchange import Row
+from benchmarks.exchange import Job, Row
 from benchmarks.peers.rows import IGNORED, labels_of
 
 
@@ -16,6 +17,18 @@ def plain_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     """The base as transformers loads it, with sdpa attention."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return model
+
+
+def adapted_model(job: Job) -> PeftModel:
+    """The base in bfloat16 with fresh adapters in bfloat16, by PEFT."""
+    torch.manual_seed(job.seed)
+    config = LoraConfig(
+        r=job.rank, lora_alpha=job.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    adapted: PeftModel = get_peft_model(
+        plain_model(job.base_folder, torch.bfloat16), config, autocast_adapter_dtype=False
+    )
+    return adapted
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:

@@ -37,12 +37,15 @@ def by_rows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kept", [0, 512], ids=["shares made again", "shares kept"])
-@pytest.mark.parametrize("at_once", [192, 4], ids=["one block", "many blocks"])
+@pytest.mark.parametrize(
+    ("at_once", "grain"), [(192, 16), (192, 1), (4, 2)], ids=["one block", "not rounded up", "many blocks"]
+)
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
 def test_documents_attend_as_single_rows_do(
-    dtype: torch.dtype, close: float, at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, close: float, at_once: int, grain: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "QUERIES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention, "GRAIN", grain)
     monkeypatch.setattr(attention, "KEPT_UP_TO", kept)
     tensors = inputs(dtype)
     weights = torch.randn(tensors[0].shape, dtype=dtype)
@@ -58,6 +61,12 @@ def test_the_library_form_agrees() -> None:
     tensors = inputs(torch.float64)
     found = attention._library_attention(*tensors, DOCUMENTS, SCALING)
     torch.testing.assert_close(found, by_rows(*tensors), rtol=1e-12, atol=1e-12)
+
+
+def test_a_document_is_computed_up_to_a_round_number_of_tokens_unless_it_is_the_last() -> None:
+    found = list(attention.documents_in_blocks(Documents(((0, 20), (20, 220), (220, 240)), (-1, 0, -1))))
+    assert [document.computed for document in found] == [(0, 32), (20, 220 + 8), (220, 240)]
+    assert [(block.reach, block.foreign) for block in found[1].blocks] == [(20 + 192, 0), (20 + 208, 8)]
 
 
 def test_the_longest_reach_counts_what_stands_before() -> None:

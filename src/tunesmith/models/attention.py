@@ -12,6 +12,7 @@ Q queries of one block.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -32,6 +33,10 @@ QUERIES_AT_ONCE = 192
 a long document are left out; four documents of 312 tokens took 7.9 ms as one block each, 7.4, 6.6 and 7.4 in blocks of
 256, 192 and 128."""
 
+GRAIN = 16
+"""Documents are computed as if they went on to a multiple of this, over tokens of the next one, whose shares are dropped:
+oneDNN makes a program of 0.4-0.7 MB for every new shape of a product and keeps it, five a block."""
+
 KEPT_UP_TO = 512
 """Shares of documents that see at most this many tokens are kept for the backward pass; longer ones are made again:
 at 1,024 tokens they would be 12 MB a layer."""
@@ -44,9 +49,51 @@ def _triangle(length: int, repeats: int, dtype: torch.dtype, device: torch.devic
     return above.repeat_interleave(repeats, dim=0)
 
 
-def _blocks(length: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, length, QUERIES_AT_ONCE):
-        yield first, min(length, first + QUERIES_AT_ONCE)
+@dataclass(frozen=True)
+class Block:
+    """Queries [first, last) of the batch against the first `reach` of the tokens that their document sees.
+
+    The last `foreign` of them belong to the next document.
+    """
+
+    first: int
+    last: int
+    reach: int
+    foreign: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """Where a document lies, where the one before it lies, and in which blocks it is computed.
+
+    `computed` is the span rounded up; `is_kept` says whether its shares are kept for the backward pass.
+    """
+
+    span: tuple[int, int]
+    before: tuple[int, int] | None
+    computed: tuple[int, int]
+    blocks: tuple[Block, ...]
+    is_kept: bool
+
+
+def documents_in_blocks(documents: Documents) -> Iterator[Document]:
+    """Every document of a batch as it is computed, in the order of the batch.
+
+    A later document writes over what an earlier one has written in its place, so the order matters.
+    """
+    tokens = documents.spans[-1][1] if documents.spans else 0
+    for span, before in documents.spans_with_parents():
+        first, last = span
+        end = first + -(-(last - first) // GRAIN) * GRAIN
+        if end > tokens:
+            end = last
+        seen_before = before[1] - before[0] if before else 0
+        blocks = [
+            Block(start, stop, seen_before + stop - first, max(0, stop - last))
+            for start in range(first, end, QUERIES_AT_ONCE)
+            for stop in (min(end, start + QUERIES_AT_ONCE),)
+        ]
+        yield Document(span, before, (first, end), tuple(blocks), seen_before + end - first <= KEPT_UP_TO)
 
 
 def _scaled_product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
@@ -54,13 +101,19 @@ def _scaled_product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
     return torch.baddbmm(left.new_zeros(()), left, right, beta=0, alpha=scaling)
 
 
-def _shares(queries_GQS: Tensor, keys_GMS: Tensor, repeats: int, scaling: float) -> Tensor:
-    """What each query of a block takes from every key, [G, Q * R, M]. The block's own tokens are the last keys."""
-    scores = _scaled_product(queries_GQS, keys_GMS.transpose(1, 2), scaling)
-    length = queries_GQS.shape[1] // repeats
+def _shares(queries_GQS: Tensor, keys_GMS: Tensor, block: Block, repeats: int, scaling: float) -> Tensor:
+    """What each query of a block takes from every key it reaches, [G, Q * R, M].
+
+    The block's own tokens are the last of these keys. Foreign queries take nothing, so that nothing flows back from them.
+    """
+    scores = _scaled_product(queries_GQS, keys_GMS[:, : block.reach].transpose(1, 2), scaling)
+    length = block.last - block.first
     triangle = _triangle(QUERIES_AT_ONCE, repeats, scores.dtype, scores.device)
-    scores[:, :, scores.shape[2] - length :].add_(triangle[: length * repeats, :length])
-    return torch.softmax(scores, dim=-1)
+    scores[:, :, block.reach - length :].add_(triangle[: length * repeats, :length])
+    shares = torch.softmax(scores, dim=-1)
+    if block.foreign:
+        shares[:, (length - block.foreign) * repeats :].zero_()
+    return shares
 
 
 class _Context(Protocol):
@@ -85,13 +138,13 @@ class _DocumentAttention(torch.autograd.Function):
         query, out = query.contiguous(), torch.empty(query.shape, dtype=query.dtype)
         queries_GTS, out_GTS = query.flatten(1, 2), out.flatten(1, 2)
         kept: list[Tensor] = []
-        for span, before in documents.spans_with_parents():
-            keys, values = _seen(key, span, before), _seen(value, span, before)
-            for first, last, reach in _reaches(span, keys.shape[1]):
-                block = slice(first * repeats, last * repeats)
-                shares = _shares(queries_GTS[:, block], keys[:, :reach], repeats, scaling)
-                out_GTS[:, block] = torch.bmm(shares, values[:, :reach])
-                if keys.shape[1] <= KEPT_UP_TO and any(ctx.needs_input_grad[:3]):
+        for document in documents_in_blocks(documents):
+            keys, values = _seen(key, document), _seen(value, document)
+            for block in document.blocks:
+                rows = slice(block.first * repeats, block.last * repeats)
+                shares = _shares(queries_GTS[:, rows], keys, block, repeats, scaling)
+                out_GTS[:, rows] = torch.bmm(shares, values[:, : block.reach])
+                if document.is_kept and any(ctx.needs_input_grad[:3]):
                     kept.append(shares)
         ctx.documents, ctx.scaling = documents, scaling
         ctx.save_for_backward(query, key, value, *kept)
@@ -106,29 +159,33 @@ class _DocumentAttention(torch.autograd.Function):
         queries_GTS, query_grad_GTS = query.flatten(1, 2), query_grad.flatten(1, 2)
         out_grad_GTS = grad_outputs[0].contiguous().flatten(1, 2)
         stock = iter(kept)
-        for span, before in documents.spans_with_parents():
-            keys, values = _seen(key, span, before), _seen(value, span, before)
+        for document in documents_in_blocks(documents):
+            keys, values = _seen(key, document), _seen(value, document)
+            shares_of = [next(stock) for _ in document.blocks] if document.is_kept else None
             keys_grad = values_grad = None
             # Last block first: it sees every key, so that what it gives starts the sums of the others.
-            blocks = list(_reaches(span, keys.shape[1]))
-            shares_of = [next(stock) for _ in blocks] if keys.shape[1] <= KEPT_UP_TO else None
-            for place in reversed(range(len(blocks))):
-                first, last, reach = blocks[place]
-                block = slice(first * repeats, last * repeats)
-                queries, out_grad = queries_GTS[:, block], out_grad_GTS[:, block]
-                shares = shares_of[place] if shares_of else _shares(queries, keys[:, :reach], repeats, scaling)
+            for place in reversed(range(len(document.blocks))):
+                block = document.blocks[place]
+                rows = slice(block.first * repeats, block.last * repeats)
+                queries, out_grad = queries_GTS[:, rows], out_grad_GTS[:, rows]
+                shares = shares_of[place] if shares_of else _shares(queries, keys, block, repeats, scaling)
                 values_grad = _add_product(values_grad, shares.transpose(1, 2), out_grad, 1.0)
-                shares_grad = torch.bmm(out_grad, values[:, :reach].transpose(1, 2))
+                shares_grad = torch.bmm(out_grad, values[:, : block.reach].transpose(1, 2))
                 scores_grad = torch.ops.aten._softmax_backward_data(shares_grad, shares, -1, shares.dtype)
-                query_grad_GTS[:, block] = _scaled_product(scores_grad, keys[:, :reach], scaling)
+                query_grad_GTS[:, rows] = _scaled_product(scores_grad, keys[:, : block.reach], scaling)
                 keys_grad = _add_product(keys_grad, scores_grad.transpose(1, 2), queries, scaling)
-            _put_seen(key_grad, keys_grad, span, before)
-            _put_seen(value_grad, values_grad, span, before)
+            if keys_grad is not None and values_grad is not None:
+                _put_seen(key_grad, keys_grad, document)
+                _put_seen(value_grad, values_grad, document)
         return query_grad, key_grad, value_grad, None, None
 
 
-def _seen(whole_GTS: Tensor, span: tuple[int, int], before: tuple[int, int] | None) -> Tensor:
+def _seen(whole_GTS: Tensor, document: Document) -> Tensor:
     """Keys or values a document may see, [G, M, S]."""
+    return _joined(whole_GTS, document.computed, document.before)
+
+
+def _joined(whole_GTS: Tensor, span: tuple[int, int], before: tuple[int, int] | None) -> Tensor:
     own = whole_GTS[:, slice(*span)]
     return own if before is None else torch.cat([whole_GTS[:, slice(*before)], own], dim=1)
 
@@ -141,24 +198,13 @@ def _add_product(sum_GMS: Tensor | None, left: Tensor, right: Tensor, scaling: f
     return sum_GMS
 
 
-def _put_seen(
-    whole_GTS: Tensor, part_GMS: Tensor | None, span: tuple[int, int], before: tuple[int, int] | None
-) -> None:
+def _put_seen(whole_GTS: Tensor, part_GMS: Tensor, document: Document) -> None:
     """Write a document's own gradients, and add those of the document before it, which was written earlier."""
-    if part_GMS is None:  # a document without tokens
-        return
-    own = part_GMS.shape[1] - (span[1] - span[0])
-    whole_GTS[:, slice(*span)] = part_GMS[:, own:]
+    (first, last), before = document.span, document.before
+    own = 0 if before is None else before[1] - before[0]
+    whole_GTS[:, first:last] = part_GMS[:, own : own + last - first]
     if before is not None:
         whole_GTS[:, slice(*before)] += part_GMS[:, :own]
-
-
-def _reaches(span: tuple[int, int], seen: int) -> Iterator[tuple[int, int, int]]:
-    """Blocks of a document: first and last query in the batch, and how many of the seen tokens they may look at."""
-    first_token, last_token = span
-    before = seen - (last_token - first_token)
-    for first, last in _blocks(last_token - first_token):
-        yield first_token + first, first_token + last, before + last
 
 
 def _library_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float) -> Tensor:
@@ -166,7 +212,7 @@ def _library_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
     groups, _, repeats, size = query.shape
     parts: list[Tensor] = []
     for span, before in documents.spans_with_parents():
-        keys, values = _seen(key, span, before), _seen(value, span, before)
+        keys, values = _joined(key, span, before), _joined(value, span, before)
         queries_HLS = query[:, slice(*span)].transpose(1, 2).reshape(1, groups * repeats, -1, size)
         length, reach = queries_HLS.shape[2], keys.shape[1]
         bias = None

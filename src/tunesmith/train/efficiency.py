@@ -31,7 +31,7 @@ from typing import NamedTuple
 from torch import nn
 
 from tunesmith.core.events import Value
-from tunesmith.models.attention import KEPT_UP_TO, QUERIES_AT_ONCE
+from tunesmith.models.attention import documents_in_blocks
 from tunesmith.models.blocks import late_parts
 from tunesmith.models.packed import Documents, Packed
 from tunesmith.models.policy import Policy
@@ -105,7 +105,7 @@ class Meter:
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
         pairs = sum(length * before + length * length / 2 for length, before in documents)
         needed = blocks + kept * self.head * (6 if self.head_trains else 4) + 12 * self.attention_width * pairs
-        forward, backward = self._attention_products(documents)
+        forward, backward = self._attention_products(laid)
         heads = kept * self.head * (8 if self.head_trains else 4)
         skipped = tokens - kept
         executed = blocks + heads + 2 * self.attention_width * (forward + backward)
@@ -115,21 +115,23 @@ class Meter:
             executed -= skipped * 2 * (self.kept_frozen + self.kept_trained)
         return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(laid))
 
-    def _attention_products(self, documents: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    def _attention_products(self, documents: Documents) -> tuple[float, float]:
         """Pairs of tokens times products, forward and backward, as `models/attention.py` takes them.
 
         Where the shares are not kept, backward makes them again: a fifth product. The library's kernel does so always;
         its pairs are half of the square, or the whole rectangle where a document continues another.
         """
         forward = backward = 0.0
-        for length, before in documents:
-            if self.plain_attention:
-                pairs = _block_pairs(length, before)
-                products = 4 if before + length <= KEPT_UP_TO else 5
-            else:
-                pairs, products = length * (before + length) if before else length * length / 2, 5
+        if self.plain_attention:
+            for document in documents_in_blocks(documents):
+                pairs = sum((block.last - block.first) * block.reach for block in document.blocks)
+                forward += 2 * pairs
+                backward += (4 if document.is_kept else 5) * pairs
+            return forward, backward
+        for length, before in _lengths(documents):
+            pairs = length * (before + length) if before else length * length / 2
             forward += 2 * pairs
-            backward += products * pairs
+            backward += 5 * pairs
         return forward, backward
 
 
@@ -141,12 +143,6 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
 
 def _numbers(matrices: Sequence[nn.Parameter], *, trained: bool) -> int:
     return sum(each.numel() for each in matrices if each.requires_grad is trained)
-
-
-def _block_pairs(length: int, before: int) -> float:
-    """Pairs of tokens in the products of a document: each block of queries is held against all keys up to its end."""
-    blocks = ((first, min(length, first + QUERIES_AT_ONCE)) for first in range(0, length, QUERIES_AT_ONCE))
-    return float(sum((last - first) * (before + last) for first, last in blocks))
 
 
 def _lengths(documents: Documents) -> list[tuple[int, int]]:
