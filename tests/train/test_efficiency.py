@@ -93,7 +93,7 @@ def test_rows_that_begin_alike_are_counted_as_they_stand_in_the_batch() -> None:
     assert (work.tokens, work.shared) == (120, 2 * 60)
     blocks, head = 120 * 4060, 30 * 2000
     assert work.needed == blocks + head + 12 * 8 * (60 * 60 / 2 + 3 * (20 * 60 + 20 * 20 / 2))
-    assert work.executed == blocks + head + 12 * 8 * (64 * 64 + 2 * 32 * (60 + 32) + 20 * 80)  # rounded up, but the last
+    assert work.executed == blocks + head + 12 * 8 * (64 * 64 + 2 * 32 * (60 + 32) + 20 * 80)  # rounded up
 
 
 def test_a_row_repeated_without_weight_is_waste() -> None:

@@ -24,9 +24,9 @@ _ENVIRONMENT = {
     # bfloat16 products took 2.1 s spinning, 2.1 s with a short spin and 2.4 s asleep on a quiet machine, and 30 to 77,
     # 3.5 to 9.5 and 3 to 7 s beside busy processes: a short spin loses nothing and risks little.
     "GOMP_SPINCOUNT": "2000",
-    # oneDNN keeps its programs for 1,024 shapes of products, 0.4-0.7 MB each. A pass needs about 100, and attention rounds
-    # its lengths: training 64 rows of 120 to 700 tokens peaked at 3.7, 3.15 and 3.05 GB with 1,024, 192 and 96 of them,
-    # at equal speed. Too few for one pass would make each anew in every layer.
+    # oneDNN keeps its programs for 1,024 shapes of products, 0.4-0.7 MB each. A pass needs about 100, since attention
+    # rounds its lengths: training 64 rows of 120 to 700 tokens peaked at 3.7, 3.15 and 3.05 GB with 1,024, 192 and 96
+    # of them, at equal speed. Too few for one pass would make each anew in every layer.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",

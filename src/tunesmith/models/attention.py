@@ -34,8 +34,8 @@ a long document are left out; four documents of 312 tokens took 7.9 ms as one bl
 256, 192 and 128."""
 
 GRAIN = 16
-"""Documents are computed as if they went on to a multiple of this, over tokens of the next one, whose shares are dropped:
-oneDNN makes a program of 0.4-0.7 MB for every new shape of a product and keeps it, five a block."""
+"""Documents are computed as if they went on to a multiple of this, over tokens of the next one whose shares are
+dropped: oneDNN makes a program of 0.4-0.7 MB for every new shape of a product and keeps it, five a block."""
 
 KEPT_UP_TO = 512
 """Shares of documents that see at most this many tokens are kept for the backward pass; longer ones are made again:
@@ -104,7 +104,7 @@ def _scaled_product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
 def _shares(queries_GQS: Tensor, keys_GMS: Tensor, block: Block, repeats: int, scaling: float) -> Tensor:
     """What each query of a block takes from every key it reaches, [G, Q * R, M].
 
-    The block's own tokens are the last of these keys. Foreign queries take nothing, so that nothing flows back from them.
+    The block's own tokens are the last of these keys. Foreign queries take nothing, so nothing flows back from them.
     """
     scores = _scaled_product(queries_GQS, keys_GMS[:, : block.reach].transpose(1, 2), scaling)
     length = block.last - block.first

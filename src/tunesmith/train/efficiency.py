@@ -124,7 +124,7 @@ class Meter:
         forward = backward = 0.0
         if self.plain_attention:
             for document in documents_in_blocks(documents):
-                pairs = sum((block.last - block.first) * block.reach for block in document.blocks)
+                pairs = float(sum((block.last - block.first) * block.reach for block in document.blocks))
                 forward += 2 * pairs
                 backward += (4 if document.is_kept else 5) * pairs
             return forward, backward
