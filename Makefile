@@ -10,7 +10,7 @@ INPUTS := pyproject.toml constraints.txt requirements-models.txt
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install bench-sft bench-engine clean
+.PHONY: help demo test test-faults check format install bench-sft bench-engine clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed-demo ## install, then watch a model become better / 安
 test: $(VENV)/.installed-dev check ## install, static checks, all tests / 安装、静态检查、全部测试
 	@echo "Tests / 测试 ..."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/.installed-dev ## the whole table of faults, long; writes faults-report.md / 全部故障用例，耗时较长
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --faults full --faults-report faults-report.md $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."

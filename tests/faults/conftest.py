@@ -1,0 +1,100 @@
+"""The fault table: each test names its case, counts what it tried, and runs in two sizes.
+
+    make test          a short slice of every case
+    make test-faults   everything; writes faults-report.md
+
+A test looks like this:
+
+    @pytest.mark.case("B2")
+    def test_one_flipped_bit_is_refused(tally: Tally) -> None:
+        for place in tally.random.sample(places, tally.amount(10, 200)):
+            ...
+            tally.count("bits flipped")
+
+`tally.random` is seeded by the case and `--faults-seed`; the seed stands in the report.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults_report import CASES, Entry, write_report
+
+ENTRIES = pytest.StashKey[dict[str, Entry]]()
+
+
+class Tally:
+    """What one test of the table may ask and must tell."""
+
+    def __init__(self, full: bool, seed: int) -> None:
+        self.full = full
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+
+    def amount(self, a_few: int, all_of_them: int) -> int:
+        """How many: the first number in `make test`, the second in `make test-faults`."""
+        return all_of_them if self.full else a_few
+
+    def count(self, what: str, number: int = 1) -> None:
+        """So many more were tried; `what` is a plural such as "kills"."""
+        self.counts[what] += number
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--faults", choices=["slice", "full"], default="slice", help="how much of the fault table to try")
+    group.addoption("--faults-report", type=Path, help="where the report of the fault table goes")
+    group.addoption("--faults-seed", type=int, default=1, help="another seed tries other moments and places")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "case(*numbers): the cases of the fault table that a test stands for")
+    config.stash[ENTRIES] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder stands for a case that exists."""
+    for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        numbers = _cases_of(item)
+        if not numbers or set(numbers) - set(CASES):
+            raise pytest.UsageError(f"{item.nodeid} names no case of the fault table: {numbers}")
+
+
+def _cases_of(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(number for marker in item.iter_markers("case") for number in marker.args)
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Sizes, seed and counts of one test."""
+    config = request.config
+    seed = zlib.crc32(request.node.nodeid.encode()) % 10**6 + config.getoption("--faults-seed")
+    found = Tally(config.getoption("--faults") == "full", seed)
+    yield found
+    entry = config.stash[ENTRIES].setdefault(request.node.nodeid, Entry(_cases_of(request.node)))
+    entry.seed, entry.counts = found.seed, dict(found.counts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: pytest.TestReport = yield
+    if _cases_of(item):
+        entry = item.config.stash[ENTRIES].setdefault(item.nodeid, Entry(_cases_of(item)))
+        entry.seconds += report.duration
+        if report.when == "call" or report.outcome != "passed":
+            entry.outcome = report.outcome
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--faults-report")
+    if path is not None:
+        write_report(path, session.config.stash[ENTRIES])
