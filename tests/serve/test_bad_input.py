@@ -26,7 +26,10 @@ TABLE: list[tuple[str, int, str]] = [
     ("[]", 400, "serve.bad_request"),
     ("null", 400, "serve.bad_request"),
     ('"\\ud800"', 400, "serve.bad_request"),
-    ("[" * 100_000, 400, "serve.bad_request"),
+    ("[" * 100_000, 400, "serve.too_deep"),
+    ('{"a":' * 65 + "1" + "}" * 65, 400, "serve.too_deep"),
+    ("[" + "1," * 60_000 + "1]", 400, "serve.too_many_values"),
+    ('"' * 200_000, 400, "serve.bad_request"),
     ("{}", 400, "serve.bad_request"),
     (body(model=3), 400, "serve.bad_request"),
     (body(model="other"), 404, "serve.unknown_model"),
@@ -153,6 +156,32 @@ def test_other_paths_methods_and_hosts(http: httpx.Client) -> None:
     assert http.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
     for path in ("/v1/models", "/metrics", "/nothing"):
         assert http.get(path, headers={"Authorization": ""}).status_code == 401
+
+
+def test_marks_inside_text_are_no_structure(http: httpx.Client) -> None:
+    text = "[{,\\" * 20_000 + "]"
+    answer = http.post("/v1/chat/completions", content=body(messages=[{"role": "user", "content": text}]))
+    assert answer.json()["error"]["code"] == "serve.context_too_long"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ("Content-Type", "application/json", 200),
+        ("Content-Type", "Application/JSON; charset=UTF-8", 200),
+        ("Content-Type", 'application/json;charset="utf8"', 200),
+        ("Content-Type", "application/json; charset=gbk", 415),
+        ("Content-Type", "text/plain", 415),
+        ("Content-Type", "multipart/form-data; boundary=x", 415),
+        ("Content-Encoding", "identity", 200),
+        ("Content-Encoding", "gzip", 415),
+    ],
+)
+def test_bodies_are_plain_json(http: httpx.Client, name: str, value: str, status: int) -> None:
+    answer = http.post("/v1/chat/completions", content=body(), headers={name: value})
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["error"]["param"] == name
 
 
 def test_a_body_without_a_length_is_cut_off_too(http: httpx.Client) -> None:

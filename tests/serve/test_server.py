@@ -156,3 +156,13 @@ def test_a_signal_ends_the_server_cleanly(model_folder: Path, tmp_path: Path, nu
 def test_tool_calls_in_text(text: str, said: str, called: list[str]) -> None:
     found, calls = find_tool_calls(text, {"f"})
     assert (found, [call.arguments for call in calls]) == (said, called)
+
+
+def test_answers_on_a_kept_connection_come_at_once(http: httpx.Client) -> None:
+    """A server whose socket does not send small pieces at once waits 40 ms for each acknowledgement."""
+    seconds = []
+    for _ in range(20):
+        started = time.monotonic()
+        assert http.get("/health").status_code == 200
+        seconds.append(time.monotonic() - started)
+    assert sorted(seconds)[5] < 0.03

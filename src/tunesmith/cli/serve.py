@@ -17,6 +17,7 @@ from tunesmith.messages import say
 from tunesmith.models.catalog import cache_folder
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.specs.serve import ServeSpec
+from tunesmith.serve.access import check_access
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="cli.arg_served", show_default=False)]
 HostOption = Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="cli.opt_host", show_default=False)]
@@ -30,6 +31,8 @@ def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None
     """Answer until Ctrl-C or SIGTERM."""
     folder = published_folder(model)
     spec = settings_of(folder, host, port)
+    stated = key or os.environ.get("TUNESMITH_KEY") or None
+    check_access(spec.host, spec.port, stated)
     ready()
     tell(say("cli.loading"), "dim")
     from tunesmith.serve.server import open_service
@@ -37,7 +40,7 @@ def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None
 
     store = os.environ.get("TUNESMITH_STORE") or sqlite_url(cache_folder() / "store.db")
     with Terminal() as listener:
-        server = open_service(folder, spec, store, Events(None, (listener,)), key or os.environ.get("TUNESMITH_KEY"))
+        server = open_service(folder, spec, store, Events(None, (listener,)), stated)
         tell(say("serve.listening", model=server.name, url=server.url), "bold")
         made = server.key
         if made.made_now:

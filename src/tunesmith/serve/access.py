@@ -51,8 +51,7 @@ def find_key(home: Path, host: str, stated: str | None) -> AccessKey:
     Errors: serve.key_needed (no stated key and an address beyond this machine), serve.key_weak, serve.key_exposed.
     """
     if stated is not None:
-        if len(stated) < _SHORTEST_KEY or not stated.isascii() or not stated.isprintable() or " " in stated:
-            raise TunesmithError("serve.key_weak", least=_SHORTEST_KEY)
+        _check_stated(stated)
         return AccessKey(stated, None, False)
     if not is_loopback(host):
         raise TunesmithError("serve.key_needed", host=host)
@@ -66,6 +65,11 @@ def find_key(home: Path, host: str, stated: str | None) -> AccessKey:
     if len(text) < _SHORTEST_KEY:
         raise TunesmithError("serve.key_broken", path=str(path))
     return AccessKey(text, path, made_now)
+
+
+def _check_stated(key: str) -> None:
+    if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise TunesmithError("serve.key_weak", least=_SHORTEST_KEY)
 
 
 def _make_key(path: Path) -> bool:
@@ -88,10 +92,22 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(each[4][0]).split("%")[0]).is_loopback for each in _addresses(host, 0))
 
 
+def check_access(host: str, port: int, stated: str | None) -> None:
+    """Refuse what can be refused at once, before anything heavy is loaded; makes nothing and keeps nothing.
+
+    Errors: serve.key_needed, serve.key_weak, serve.port_taken, serve.cannot_listen.
+    """
+    if stated is not None:
+        _check_stated(stated)
+    elif not is_loopback(host):
+        raise TunesmithError("serve.key_needed", host=host)
+    take_port(host, port).close()
+
+
 def take_port(host: str, port: int) -> socket.socket:
     """A listening socket, taken before the model is loaded. Errors: serve.port_taken, serve.cannot_listen."""
-    family, _, _, _, address = _addresses(host, port)[0]
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    family, _, protocol, _, address = _addresses(host, port)[0]
+    taken = socket.socket(family, socket.SOCK_STREAM, protocol)  # asyncio sends small answers at once on TCP alone
     try:
         if os.name == "posix":
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

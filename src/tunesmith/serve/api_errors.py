@@ -15,12 +15,18 @@ _STATUS = {
     "serve.unknown_model": 404,
     "serve.unknown_path": 404,
     "serve.wrong_method": 405,
+    "serve.too_slow": 408,
     "store.key_reused": 409,
     "serve.body_too_large": 413,
+    "serve.encoding_refused": 415,
+    "serve.not_json": 415,
     "serve.queue_full": 429,
     "serve.model_fault": 500,
+    "serve.route_fault": 500,
+    "serve.bodies_full": 503,
     "store.cannot_write": 503,
     "serve.stopping": 503,
+    "serve.too_many_connections": 503,
 }
 _KIND = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -49,10 +55,14 @@ def error_body(error: TunesmithError) -> dict[str, object]:
 
 def error_response(error: TunesmithError) -> JSONResponse:
     """The answer to a request that failed."""
+    return JSONResponse(error_body(error), status_code=status_of(error), headers=dict(error_headers(error)))
+
+
+def error_headers(error: TunesmithError) -> Mapping[str, str]:
+    """What the client must know beside the body: how to show who it is, or when to come back."""
     status = status_of(error)
-    headers: Mapping[str, str] = {}
     if status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": "Bearer"}
     if status in (429, 503):
-        headers = {"Retry-After": str(error.facts.get("seconds", 5))}
-    return JSONResponse(error_body(error), status_code=status, headers=dict(headers))
+        return {"Retry-After": str(error.facts.get("seconds", 5))}
+    return {}

@@ -1,30 +1,34 @@
-"""The routes."""
+"""What the routes do. This is the one place that makes an application."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
+from tunesmith import __version__
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.serve.access import AccessKey, host_allowed
 from tunesmith.serve.answers import Asking, Head, Teller
 from tunesmith.serve.api_errors import RequestError, error_response
+from tunesmith.serve.bodies import BodyReader
 from tunesmith.serve.engine import Engine
+from tunesmith.serve.guard import CLIENT_LEFT, Access, Guard
 from tunesmith.serve.measures import Measures
 from tunesmith.serve.questions import QuestionReader
 from tunesmith.serve.requests import FeedbackRequest, parse_chat, parse_feedback
+from tunesmith.serve.routes import ROUTES, describe
 from tunesmith.store.feedback import Feedback, FeedbackStore
 
 _LONGEST_IDEMPOTENCY_KEY = 200
-_ROUTES = frozenset({"/v1/models", "/v1/chat/completions", "/v1/feedback", "/health", "/metrics"})
-_OPEN = "/health"
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -38,94 +42,74 @@ class Service:
     engine: Engine
     feedback: FeedbackStore
     measures: Measures
-    key: AccessKey
-    host: str
-    loopback: bool
-    max_body_bytes: int
+    access: Access
+    bodies: BodyReader
     emitter: Emitter
-
-
-class Guard:
-    """Outermost layer: Host, key, counting. Nothing behind it is reached without the key but `/health`."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request and hand it on."""
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
-        path = scope["path"] if scope["path"] in _ROUTES else "other"
-        started = time.monotonic()
-        status = 499  # the client left before an answer began
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            refused = self._refusal(scope)
-            answer = self._app if refused is None else error_response(refused)
-            await answer(scope, receive, counted)
-        finally:
-            self._service.measures.requests.labels(path, str(status)).inc()
-            self._service.measures.seconds.labels(path).observe(time.monotonic() - started)
-
-    def _refusal(self, scope: Scope) -> TunesmithError | None:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        service = self._service
-        if not host_allowed(headers.get(b"host"), service.host, loopback=service.loopback):
-            return TunesmithError("serve.host_refused", host=headers.get(b"host", "")[:200])
-        if scope["path"] != _OPEN and not service.key.matches(headers.get(b"authorization")):
-            return TunesmithError("serve.wrong_key")
-        return None
 
 
 def build_app(service: Service) -> ASGIApp:
     """The whole application, guard outermost."""
-    app = FastAPI(title="Tunesmith", docs_url=None, redoc_url=None, openapi_url=None)
-    _add_error_handlers(app, service)
+    return Guard(build_routes(service), service.access, service.measures, service.emitter)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+def build_routes(service: Service) -> FastAPI:
+    """The routes of the table and no other; each has something to do, or this fails with KeyError."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    handlers = _handlers(service)
+    for route in ROUTES:
+        app.add_api_route(route.path, handlers[route.path], methods=[route.method], response_model=None)
+    app.add_exception_handler(TunesmithError, _known)
+    app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+def _handlers(service: Service) -> dict[str, Handler]:
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(request: Request) -> Response:
         return Response(service.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": [_model(service)]}
+    async def description(request: Request) -> Response:
+        return JSONResponse(describe(__version__))
 
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, object]:
-        if name != service.name:
-            raise RequestError("serve.unknown_model", "model", model=name[:200], served=service.name)
-        return _model(service)
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_model(service)]})
 
-    @app.post("/v1/chat/completions")
+    async def model(request: Request) -> Response:
+        _check_name(service, str(request.path_params["name"]))
+        return JSONResponse(_model(service))
+
     async def chat(request: Request) -> Response:
         return await _chat(service, request)
 
-    @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
         return await _feedback(service, request)
 
-    return Guard(app, service)
+    return {
+        "/health": health,
+        "/metrics": metrics,
+        "/openapi.json": description,
+        "/v1/models": models,
+        "/v1/models/{name:path}": model,
+        "/v1/chat/completions": chat,
+        "/v1/feedback": feedback,
+    }
 
 
 def _model(service: Service) -> dict[str, object]:
     return {"id": service.name, "object": "model", "created": service.created, "owned_by": "tunesmith"}
 
 
+def _check_name(service: Service, name: str) -> None:
+    if name != service.name:
+        raise RequestError("serve.unknown_model", "model", model=name[:200], served=service.name)
+
+
 async def _chat(service: Service, request: Request) -> Response:
-    asked = parse_chat(await _body(service, request))
+    asked = await service.bodies.read(request, parse_chat)
     question = await run_in_threadpool(service.reader.read, asked)
     service.measures.prompt_tokens.inc(len(question.prompt))
     asking = Asking(service.engine, question)
@@ -135,13 +119,12 @@ async def _chat(service: Service, request: Request) -> Response:
         events = service.teller.stream(asking, question, head, request.is_disconnected, with_usage=with_usage)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     answer = await service.teller.whole(asking, question, head, request.is_disconnected)
-    return Response(status_code=499) if answer is None else JSONResponse(answer)
+    return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
 
 async def _feedback(service: Service, request: Request) -> Response:
-    given = parse_feedback(await _body(service, request))
-    if given.model != service.name:
-        raise RequestError("serve.unknown_model", "model", model=given.model, served=service.name)
+    given = await service.bodies.read(request, parse_feedback)
+    _check_name(service, given.model)
     once = request.headers.get("idempotency-key")
     if once is not None and not 0 < len(once) <= _LONGEST_IDEMPOTENCY_KEY:
         reason = f"1 to {_LONGEST_IDEMPOTENCY_KEY} characters"
@@ -163,35 +146,26 @@ def _stored_form(service: Service, given: FeedbackRequest) -> Feedback:
         rejected=given.rejected,
         comment=given.comment,
         consent=given.consent,
-        user_hash=service.key.hash_user(given.user),
+        user_hash=service.access.key.hash_user(given.user),
     )
 
 
-async def _body(service: Service, request: Request) -> bytes:
-    """The request's body, read no further than allowed. Errors: serve.body_too_large."""
-    too_large = RequestError("serve.body_too_large", most_mb=service.max_body_bytes // 2**20)
-    stated = request.headers.get("content-length", "0")
-    if stated.isdigit() and int(stated) > service.max_body_bytes:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > service.max_body_bytes:
-            raise too_large
-    return bytes(body)
+async def _known(request: Request, error: Exception) -> Response:
+    if not isinstance(error, TunesmithError):
+        raise error
+    return error_response(error)
 
 
-def _add_error_handlers(app: FastAPI, service: Service) -> None:
-    @app.exception_handler(TunesmithError)
-    async def known(request: Request, error: TunesmithError) -> Response:
-        return error_response(error)
+async def _unrouted(request: Request, error: Exception) -> Response:
+    wrong_method = isinstance(error, HTTPException) and error.status_code == 405
+    code = "serve.wrong_method" if wrong_method else "serve.unknown_path"
+    return error_response(TunesmithError(code, path=request.url.path[:200], method=request.method[:20]))
 
-    @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> Response:
-        code = "serve.wrong_method" if error.status_code == 405 else "serve.unknown_path"
-        return error_response(TunesmithError(code, path=request.url.path[:200], method=request.method))
 
-    @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> Response:
-        service.emitter.emit("alarm", code="serve.model_fault", reason=f"{type(error).__name__}: {error}"[:500])
-        return error_response(TunesmithError("serve.model_fault", reason=type(error).__name__))
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)  # nobody reads it
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """The answer only: what was raised goes on to the guard, which reports it."""
+    return error_response(TunesmithError("serve.route_fault", reason=type(error).__name__))

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from tunesmith.serve.api_errors import RequestError
 
 _KEPT_SCHEMAS = 64
-_MOST_SCHEMA_CHARACTERS = 64 * 1024
+_MOST_SCHEMA_CHARACTERS = 32 * 1024  # the costliest that long takes a tenth of a second to compile
 _NEVER = float("-inf")
 # Unbounded white space lets a small model write blanks until its length is used up.
 _WHITESPACE = r"[ \n\t]{0,12}"
@@ -88,7 +88,8 @@ class ConstraintMaker:
             raise RequestError(
                 "serve.schema_too_large", "response_format", characters=len(text), most=_MOST_SCHEMA_CHARACTERS
             )
-        return self._matcher(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE}))
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE})
+        return self._matcher(grammar, "response_format")
 
     def tool_call(self, functions: Mapping[str, Mapping[str, object]]) -> JsonConstraint:
         """One call of one of these functions (name to schema of its arguments), in the Hermes form."""
@@ -105,16 +106,16 @@ class ConstraintMaker:
         if len(body) > _MOST_SCHEMA_CHARACTERS:
             raise RequestError("serve.schema_too_large", "tools", characters=len(body), most=_MOST_SCHEMA_CHARACTERS)
         lark = f'start: "<tool_call>\\n" call "\\n</tool_call>"\ncall: %json {body}\n'
-        return self._matcher(LLMatcher.grammar_from_lark(lark))
+        return self._matcher(LLMatcher.grammar_from_lark(lark), "tools")
 
-    def _matcher(self, grammar: str) -> JsonConstraint:
+    def _matcher(self, grammar: str, field: str) -> JsonConstraint:
         with self._lock:
             fresh = self._compiled.get(grammar)
             if fresh is None:
                 fresh = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
                 if fresh.is_error():
                     reason = fresh.get_error().splitlines()[0][:300]
-                    raise RequestError("serve.bad_schema", "response_format", reason=reason)
+                    raise RequestError("serve.bad_schema", field, reason=reason)
                 self._compiled[grammar] = fresh
                 if len(self._compiled) > _KEPT_SCHEMAS:
                     self._compiled.popitem(last=False)

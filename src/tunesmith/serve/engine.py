@@ -15,6 +15,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.models.generate import Decoder, Progress, generating
 from tunesmith.models.load import Loaded
 from tunesmith.models.sampling import GenerateSettings
+from tunesmith.serve.api_errors import RequestError
 from tunesmith.serve.constrain import JsonConstraint
 from tunesmith.serve.measures import Measures
 
@@ -76,10 +77,15 @@ class Engine:
             self._thread.join()
 
     def submit(self, works: Sequence[Work]) -> list[int]:
-        """Enter all of these or none; returns their tickets. Errors: serve.queue_full, serve.stopping."""
+        """Enter all of these or none; returns their tickets.
+
+        Errors: serve.queue_full, serve.stopping, serve.too_many_choices.
+        """
         with self._wake:
             if self._stop_at is not None:
                 raise TunesmithError("serve.stopping", seconds=5)
+            if len(works) > self._most:
+                raise RequestError("serve.too_many_choices", "n", asked=len(works), most=self._most)
             if len(self._active) + len(works) > self._most:
                 rounds = 1 + max(0, len(self._active) - self._max_batch) / self._max_batch
                 seconds = max(1, min(60, round(self._mean_seconds * rounds)))

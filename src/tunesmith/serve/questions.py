@@ -45,6 +45,7 @@ class QuestionReader:
         self._context = context
         self._max_new_tokens = max_new_tokens
         self._end_token_ids = loaded.end_token_ids
+        self._longest_token = max(len(token) for token in loaded.tokenizer.get_vocab())
         vocabulary = int(loaded.model.get_output_embeddings().weight.shape[0])
         self._constraints = ConstraintMaker(loaded.tokenizer, vocabulary, self._end_token_ids)
 
@@ -101,6 +102,7 @@ class QuestionReader:
         except TunesmithError as error:
             reason = str(error.facts.get("reason", error.code))[:300]
             raise RequestError("serve.template_refused", "messages", reason=reason) from error
+        self._room(request, len(text) // self._longest_token)  # megabytes are refused before they are cut into tokens
         encoded = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         prompt = tuple(int(token_id) for token_id in encoded)
         if not prompt or not any(message.content.strip() or message.tool_calls for message in messages):
@@ -108,7 +110,7 @@ class QuestionReader:
         return prompt
 
     def _room(self, request: ChatRequest, prompt_tokens: int) -> int:
-        """Tokens that the answer may have."""
+        """Tokens that the answer may have beside so many of the prompt, or more."""
         stated = request.max_completion_tokens or request.max_tokens
         if stated is not None and stated > self._max_new_tokens:
             raise RequestError("serve.answer_too_long", "max_tokens", asked=stated, most=self._max_new_tokens)

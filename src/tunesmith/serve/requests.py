@@ -19,6 +19,14 @@ MOST_STOPS = 8
 MOST_TOP_LOGPROBS = 20
 
 
+class _Misfit(ValueError):
+    """Fields that are right each for itself, but not together; `field` names the one to mend."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -61,9 +69,9 @@ class Turn(_Strict):
     @model_validator(mode="after")
     def _has_content(self) -> Self:
         if self.content is None and not self.tool_calls:
-            raise ValueError("content is missing")
+            raise _Misfit("content", "content is missing")
         if self.tool_calls and self.role != "assistant":
-            raise ValueError("only the assistant calls tools")
+            raise _Misfit("tool_calls", "only the assistant calls tools")
         return self
 
     def message(self) -> Message:
@@ -175,11 +183,11 @@ class ChatRequest(_Strict):
     def _fits_together(self) -> Self:
         stops = self.stops()
         if len(stops) > MOST_STOPS or not all(0 < len(stop) <= 200 for stop in stops):
-            raise ValueError(f"stop takes at most {MOST_STOPS} texts of 1 to 200 characters")
+            raise _Misfit("stop", f"stop takes at most {MOST_STOPS} texts of 1 to 200 characters")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
+            raise _Misfit("top_logprobs", "top_logprobs needs logprobs to be true")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise ValueError("tool_choice needs tools")
+            raise _Misfit("tool_choice", "tool_choice needs tools")
         return self
 
     def stops(self) -> tuple[str, ...]:
@@ -207,7 +215,7 @@ class FeedbackRequest(_Strict):
         needed = {"correction": self.corrected, "choice": self.rejected, "comment": self.comment}
         field = {"correction": "corrected", "choice": "rejected", "comment": "comment"}.get(self.kind)
         if field is not None and not needed[self.kind].strip():
-            raise ValueError(f"feedback of kind {self.kind} needs {field}")
+            raise _Misfit(field, f"feedback of kind {self.kind} needs {field}")
         return self
 
 
@@ -228,6 +236,8 @@ def parse_feedback(body: bytes) -> FeedbackRequest:
 
 
 def _bad_request(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:200] or "body"
+    first = error.errors(include_url=False, include_input=False)[0]
+    misfit = first.get("ctx", {}).get("error")
+    parts = [*first["loc"], *([misfit.field] if isinstance(misfit, _Misfit) else [])]
+    place = ".".join(str(part) for part in parts)[:200] or "body"
     return RequestError("serve.bad_request", param=place, place=place, reason=str(first["msg"])[:300])

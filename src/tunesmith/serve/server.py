@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import threading
@@ -17,12 +18,16 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.models.catalog import cache_folder
+from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.load import Loaded, load_model
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.serve.access import AccessKey, find_key, is_loopback, take_port
 from tunesmith.serve.answers import Teller
 from tunesmith.serve.app import Service, build_app
+from tunesmith.serve.bodies import BodyReader
+from tunesmith.serve.connection import ConnectionRules, ruled_by
 from tunesmith.serve.engine import Engine
+from tunesmith.serve.guard import Access
 from tunesmith.serve.measures import Measures
 from tunesmith.serve.questions import QuestionReader
 from tunesmith.store.database import open_database
@@ -30,6 +35,9 @@ from tunesmith.store.feedback import FeedbackStore
 
 _START_SECONDS = 30
 _GRACE_SECONDS = 5
+_IDLE_SECONDS = 30  # longer than clients keep an unused connection, or one would use it as it closes
+_MOST_CONNECTIONS = 1000
+_OTHER_FILES = 100
 
 
 class _Uvicorn(uvicorn.Server):
@@ -48,22 +56,24 @@ class Server:
         key: what clients send as `Authorization: Bearer`.
     """
 
-    def __init__(self, service: Service, taken: socket.socket) -> None:
+    def __init__(self, service: Service, rules: ConnectionRules, taken: socket.socket) -> None:
         self._service = service
         self._socket = taken
         self.name = service.name
-        self.key: AccessKey = service.key
+        self.key: AccessKey = service.access.key
         address, port = taken.getsockname()[:2]
         self.url = f"http://[{address}]:{port}/v1" if ":" in address else f"http://{address}:{port}/v1"
         config = uvicorn.Config(
             build_app(service),
             log_config=None,
+            log_level="critical",  # what uvicorn would warn of is answered, counted, or an alarm of the guard
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-            h11_max_incomplete_event_size=64 * 1024,
-            http="h11",
+            http=ruled_by(rules),
             ws="none",
         )
         self._uvicorn = _Uvicorn(config)
@@ -148,7 +158,18 @@ def open_service(
     except BaseException:
         taken.close()
         raise
-    return Server(service, taken)
+    return Server(service, _rules(spec, service.measures), taken)
+
+
+def _rules(spec: ServeSpec, measures: Measures) -> ConnectionRules:
+    """As many connections as this process may have files open, less those that it needs itself."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files - _OTHER_FILES)
+    return ConnectionRules(
+        seconds=spec.request_seconds,
+        connections=max(room, _OTHER_FILES),
+        refused=lambda status: measures.requests.labels("other", str(status)).inc(),
+    )
 
 
 def _service(
@@ -164,10 +185,8 @@ def _service(
         engine=engine,
         feedback=feedback,
         measures=measures,
-        key=key,
-        host=spec.host,
-        loopback=is_loopback(spec.host),
-        max_body_bytes=spec.max_body_mb * 2**20,
+        access=Access(key, spec.host, loopback=is_loopback(spec.host)),
+        bodies=BodyReader(spec.max_body_mb * 2**20),
         emitter=emitter,
     )
 
@@ -178,6 +197,7 @@ def _verify(folder: Path, emitter: Emitter) -> Mapping[str, object]:
         raise TunesmithError("core.missing_file", path=str(folder))
     if not (folder / MANIFEST).is_file():
         emitter.emit("note", code="serve.unproven", path=str(folder))
+        tell_unused(folder, emitter)
         return {}
     return verify_folder(folder)
 

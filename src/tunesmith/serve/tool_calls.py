@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from tunesmith.core.types import ToolCall
 
-_MARKED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_MARKED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 def find_tool_calls(text: str, names: Collection[str]) -> tuple[str, tuple[ToolCall, ...]]:

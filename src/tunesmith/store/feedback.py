@@ -67,32 +67,28 @@ class FeedbackStore:
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         values = {**vars(item), "messages": [dict(message) for message in item.messages]}
         number = str(uuid.uuid4())
+        row = {"id": number, "time": time.time(), "idempotency_key": idempotency_key, "content_sha256": digest}
         try:
-            with self._engine.begin() as connection:
-                connection.execute(
-                    insert(feedback).values(
-                        id=number, time=time.time(), idempotency_key=idempotency_key, content_sha256=digest, **values
-                    )
-                )
-            return number, True
-        except IntegrityError as error:
-            first = self._by_key(idempotency_key)
-            if first is None:
-                raise TunesmithError("store.cannot_write", reason=str(error.orig)) from error
-            if first[1] != digest:
-                raise TunesmithError("store.key_reused", id=first[0]) from error
-            return first[0], False
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(insert(feedback).values(**row, **values))
+                return number, True
+            except IntegrityError as error:
+                return self._first(idempotency_key, digest, str(error.orig)), False
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise TunesmithError("store.cannot_write", reason=reason) from error
 
-    def _by_key(self, idempotency_key: str | None) -> tuple[str, str] | None:
-        if idempotency_key is None:
-            return None
+    def _first(self, idempotency_key: str | None, digest: str, reason: str) -> str:
+        """The id under which the same was stored before."""
         wanted = select(feedback.c.id, feedback.c.content_sha256).where(feedback.c.idempotency_key == idempotency_key)
         with self._engine.connect() as connection:
             row = connection.execute(wanted).first()
-        return None if row is None else (str(row[0]), str(row[1]))
+        if row is None:
+            raise TunesmithError("store.cannot_write", reason=reason)
+        if str(row[1]) != digest:
+            raise TunesmithError("store.key_reused", id=str(row[0]))
+        return str(row[0])
 
     def count(self) -> dict[str, int]:
         """Rows of each kind."""

@@ -1,0 +1,223 @@
+"""One client's connection, held to limits: time to arrive, header lines, sizes of chunks, speed of reading.
+
+uvicorn and h11 speak HTTP and wait for ever; this file says how long and how much. What is refused here has reached
+no route. Everything is counted by bytes and seconds, so no content is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.serve.api_errors import error_body, error_headers, status_of
+
+MOST_HEAD_BYTES = 32 * 1024
+MOST_HEADER_LINES = 100
+_LEAST_CHUNK_BYTES = 64
+_CHUNKS_OF_ANY_SIZE = 1024
+_MOST_AHEAD_BYTES = 64 * 1024
+_MOST_UNWANTED_BYTES = 16 * 2**20
+_LEAST_READ_BYTES = 16 * 1024
+_LOOK_SECONDS = 0.25
+_SILENT_SECONDS = 1.0  # that a connection may say nothing while there is no room for others
+
+
+@dataclass(frozen=True)
+class ConnectionRules:
+    """What one client may take.
+
+    Args:
+        seconds: for a request's head to arrive, then for its body, and for a client to read 16 KiB of an answer.
+        connections: open at once, of all clients.
+        refused: told the status of each answer that no route has given.
+    """
+
+    seconds: float
+    connections: int
+    refused: Callable[[int], None]
+
+
+class _Wire(h11.Connection):
+    """h11, with limits on what it accepts. `reason` says what was wrong, `requests` counts the heads read."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MOST_HEAD_BYTES)
+        self.reason = ""
+        self.requests = 0
+        self._chunks = 0
+        self._body_bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The next event of the client. Errors: h11.RemoteProtocolError for what HTTP or this server forbids."""
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._begin(event)
+            elif isinstance(event, h11.Data):
+                self._count(len(event.data))
+        except h11.RemoteProtocolError as error:
+            self.reason = str(error)[:100]
+            raise
+        return event
+
+    def _begin(self, request: h11.Request) -> None:
+        self.requests += 1
+        self._chunks = self._body_bytes = 0
+        names = [name for name, _ in request.headers]
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise h11.RemoteProtocolError("not HTTP 1.0 or 1.1")
+        if len(names) > MOST_HEADER_LINES:
+            raise h11.RemoteProtocolError(f"more than {MOST_HEADER_LINES} header lines")
+        if b"transfer-encoding" in names and b"content-length" in names:
+            raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
+
+    def _count(self, size: int) -> None:
+        self._chunks += 1
+        self._body_bytes += size
+        if self._chunks > _CHUNKS_OF_ANY_SIZE + self._body_bytes // _LEAST_CHUNK_BYTES:
+            raise h11.RemoteProtocolError(f"chunks of less than {_LEAST_CHUNK_BYTES} bytes")
+
+
+class Connection(H11Protocol):
+    """uvicorn's protocol under `rules`."""
+
+    rules: ClassVar[ConnectionRules]
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._wire = _Wire()
+        self.conn = self._wire
+        self._ahead = 0
+        self._unwanted = 0
+        self._awaited: tuple[int, object] | None = None
+        self._awaited_since = 0.0
+        self._unsent = 0
+        self._unsent_since = 0.0
+        self._next_look: asyncio.TimerHandle | None = None
+
+    @property
+    def _one_too_many(self) -> bool:
+        """Whether this connection has asked nothing yet, and there is no room for more."""
+        return self._wire.requests == 0 and len(self.connections) > self.rules.connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch the clock."""
+        super().connection_made(transport)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is one connection too many or runs far ahead of the answers.
+
+        The rest of a body that was answered unread is thrown away up to a limit: ended at once, the connection would
+        take the answer with it.
+        """
+        if self._one_too_many:
+            self._refuse(TunesmithError("serve.too_many_connections", most=self.rules.connections, seconds=1))
+            return
+        self._ahead = self._ahead + len(data) if self.conn.their_state is h11.DONE else 0
+        unread = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        self._unwanted = self._unwanted + len(data) if unread else 0
+        if self._ahead > _MOST_AHEAD_BYTES or self._unwanted > _MOST_UNWANTED_BYTES:
+            self.transport.abort()
+            return
+        super().data_received(data)
+
+    def eof_received(self) -> None:
+        """A client that ends in the middle of a request is told so; one that waits no longer has left."""
+        if self._awaits() is not None and (self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]):
+            self._refuse(TunesmithError("serve.cut_short"))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or more of it than is taken."""
+        self._refuse(
+            TunesmithError(
+                "serve.not_http",
+                reason=self._wire.reason or msg,
+                lines=MOST_HEADER_LINES,
+                kib=MOST_HEAD_BYTES // 1024,
+                chunk=_LEAST_CHUNK_BYTES,
+            )
+        )
+
+    def _refuse(self, error: TunesmithError) -> None:
+        """Answer past the routes and end the connection; cut it where an answer has already begun."""
+        self.rules.refused(status_of(error))
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        if self.conn.our_state is h11.SEND_RESPONSE:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        status = HTTPStatus(status_of(error))
+        body = json.dumps(error_body(error), ensure_ascii=False).encode()
+        headers = {
+            **error_headers(error),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+    def _look(self) -> None:
+        """Look at the clock, a few times a second for as long as the connection is open."""
+        now = self.loop.time()
+        if self._reads_too_slowly(now):
+            self.transport.abort()
+            return
+        awaited = self._awaits()
+        patience = _SILENT_SECONDS if self._one_too_many else self.rules.seconds
+        if awaited != self._awaited:
+            self._awaited, self._awaited_since = awaited, now
+        elif awaited is not None and now - self._awaited_since > patience:
+            self._refuse(TunesmithError("serve.too_slow", seconds=self.rules.seconds))
+        self._next_look = self.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _awaits(self) -> tuple[int, object] | None:
+        """Which part of which request has not arrived; None between requests, which uvicorn times itself."""
+        if self.transport.is_closing():
+            return None
+        state = self.conn.their_state
+        begun = self._wire.requests == 0 or bool(self.conn.trailing_data[0])
+        return (self._wire.requests, state) if state is h11.SEND_BODY or (state is h11.IDLE and begun) else None
+
+    def _reads_too_slowly(self, now: float) -> bool:
+        """Whether the client has left the same bytes of an answer unread for too long."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0 or self._unsent == 0 or self._unsent - waiting >= _LEAST_READ_BYTES:
+            self._unsent, self._unsent_since = waiting, now
+            return False
+        self._unsent = max(self._unsent, waiting)
+        return now - self._unsent_since > self.rules.seconds
+
+
+def ruled_by(given: ConnectionRules) -> type[Connection]:
+    """The protocol class of a server with these rules."""
+
+    class Ruled(Connection):
+        rules = given
+
+    return Ruled
