@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.data.formats.files import list_files, read_file
+from tunesmith.data.defects import Reason
+from tunesmith.data.formats.files import Unread, list_files, read_file
 
 ROWS = [{"query": "你好，请问几点了？", "response": "现在是中午十二点。"}, {"query": "b", "response": 'c, "d"\ne'}]
 
@@ -98,18 +99,16 @@ def test_wrong_bytes_stop_with_their_offset(tmp_path: Path, content: bytes) -> N
 
 
 def test_a_broken_line_costs_its_row_alone(tmp_path: Path) -> None:
-    content = lines(ROWS) + '{"query": "x", \n' + '{"a": 1, "a": 2}\n' + "[1]\n" + '{"n": 1' + "0" * 5000 + "}\n"
-    assert read_file(write(tmp_path, "a.jsonl", content)).rows[2:] == [
-        "broken_json",
-        "duplicate_key",
-        "not_an_object",
-        "broken_json",
-    ]
+    broken = ['{"query": "x", ', '{"a": 1, "a": 2}', "[1]", '{"n": 1' + "0" * 5000 + "}"]
+    rows = read_file(write(tmp_path, "a.jsonl", lines(ROWS) + "\n".join(broken))).rows
+    reasons: list[Reason] = ["broken_json", "duplicate_key", "not_an_object", "broken_json"]
+    assert rows[2:] == [Unread(reason, line) for reason, line in zip(reasons, broken, strict=True)]
+    assert "query" not in repr(rows[2:]), "what a row says is for an export alone"
 
 
 def test_nesting_without_end_costs_its_row_alone(tmp_path: Path) -> None:
     deep = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}\n"
-    assert read_file(write(tmp_path, "a.jsonl", lines(ROWS) + deep)).rows[2:] == ["too_deep"]
+    assert read_file(write(tmp_path, "a.jsonl", lines(ROWS) + deep)).rows[2:] == [Unread("too_deep", deep[:-1])]
     with pytest.raises(TunesmithError, match=r"data.too_deep"):
         read_file(write(tmp_path, "a.json", "[" * 100_000))
 
@@ -145,7 +144,18 @@ def test_broken_json_names_the_place(tmp_path: Path) -> None:
 
 def test_short_and_long_lines_of_a_table(tmp_path: Path) -> None:
     rows = read_file(write(tmp_path, "a.csv", "a,b\n1,2\n3\n4,5,6\n")).rows
-    assert rows == [{"a": "1", "b": "2"}, "wrong_field_count", "wrong_field_count"]
+    assert rows == [{"a": "1", "b": "2"}, Unread("wrong_field_count", "3"), Unread("wrong_field_count", "4,5,6")]
+
+
+def test_a_document_keeps_what_was_wrong_with_its_rows(tmp_path: Path) -> None:
+    rows = read_file(write(tmp_path, "a.json", '[{"a": 1}, {"b": {"a": 1, "a": [2, "二"]}}, 3]')).rows
+    assert rows == [{"a": 1}, Unread("duplicate_key", '{"b": {"a": 1, "a": [2, "二"]}}'), Unread("not_an_object", "3")]
+
+
+def test_columns_that_are_no_names_are_counted_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(TunesmithError) as caught:
+        read_file(write(tmp_path, "a.csv", "my secret,a,a,my secret\n1,2,3,4\n"))
+    assert caught.value.facts["columns"] == "a, 1 that do not look like names of columns"
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ _NUMBER_IN_WORDS = re.compile(r"\(os error (\d+)\)")
 classes of their own, which are no OSError."""
 
 
+def user_path(text: str, folder: Path) -> Path:
+    """A path as somebody writes it: `~` is the home folder, and a relative one starts at `folder`."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:  # ~name, and nobody is called so here
+        return folder / text
+
+
 def sha256_file(path: Path) -> str:
     """Hash of the file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

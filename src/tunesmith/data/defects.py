@@ -31,6 +31,7 @@ Reason = Literal[
     "role_order",
     "same_answers",
     "too_deep",
+    "too_large",
     "trailing_turn",
     "unknown_role",
     "wrong_field_count",

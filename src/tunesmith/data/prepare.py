@@ -42,12 +42,10 @@ def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
     work = _Work(spec, recipe_folder, ledger, [], [])
-    given: dict[SplitName, Sequence[SourceSpec]] = {
-        "test": spec.test_sources,
-        "validation": spec.validation_sources,
-        "train": spec.sources,
-    }
-    frames = {split: _read(work, split, sources) for split, sources in given.items() if sources}
+    given: dict[SplitName, list[SourceSpec]] = {}
+    for split, source in sources_in_order(spec):
+        given.setdefault(split, []).append(source)
+    frames = {split: _read(work, split, sources) for split, sources in given.items()}
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _clean(work, split, frame)
@@ -59,6 +57,16 @@ def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
     check_leaks(frames)
     ledger.check(row for frame in frames.values() for row in frame["row"])
     return Prepared({split: frames[split] for split in SPLITS}, ledger, tuple(work.sources), tuple(work.notes))
+
+
+def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
+    """The sources with the split they are given for, in the order in which the ledger numbers their rows."""
+    given: dict[SplitName, Sequence[SourceSpec]] = {
+        "test": spec.test_sources,
+        "validation": spec.validation_sources,
+        "train": spec.sources,
+    }
+    return [(split, source) for split, sources in given.items() for source in sources]
 
 
 def _read(work: _Work, split: SplitName, sources: Sequence[SourceSpec]) -> pl.DataFrame:
@@ -130,7 +138,9 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
 
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
     """
-    with new_folder(run_path / FOLDER, rows={split: len(frame) for split, frame in prepared.frames.items()}) as folder:
+    needed = sum(int(frame.estimated_size()) for frame in prepared.frames.values())
+    rows = {split: len(frame) for split, frame in prepared.frames.items()}
+    with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
         for split, frame in prepared.frames.items():
             frame.write_parquet(folder / f"{split}.parquet")
     write_atomic(run_path / CARD, data_card(prepared, tokens))

@@ -9,7 +9,7 @@ from typing import get_args
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
 from tunesmith.data.defects import RowDefect
-from tunesmith.data.formats.files import RawRow
+from tunesmith.data.formats.files import RawRow, Unread, listed
 from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
 from tunesmith.data.formats.pairs import PAIR_READERS, read_label
 from tunesmith.recipe.specs.data import Layout
@@ -80,7 +80,7 @@ def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout
     first: dict[Layout, int] = {}
     columns: set[str] = set()
     for number, row in enumerate(rows):
-        if isinstance(row, str):
+        if isinstance(row, Unread):
             continue
         columns.update(row)
         layout = layout_of_row(row, wanted)
@@ -90,7 +90,7 @@ def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout
         raise TunesmithError(
             "data.unknown_layout",
             path=str(path),
-            columns=_listed(columns),
+            columns=listed(columns),
             layouts=", ".join(each for each in get_args(Layout) if each != "auto"),
         )
     if len(first) > 1:
@@ -99,10 +99,3 @@ def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout
             "data.mixed_layouts", path=str(path), one=one, place=place + 1, other=other, other_place=other_place + 1
         )
     return next(iter(first))
-
-
-def _listed(columns: set[str], most: int = 12) -> str:
-    """Names of columns for a message; odd ones (a broken header may hold a row's text) are cut."""
-    names = [name if len(name) <= 40 else name[:37] + "..." for name in sorted(columns)]
-    shown = ", ".join(names[:most]).encode("utf-8", "backslashreplace").decode()
-    return f"{shown} ..." if len(names) > most else shown or "-"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -16,13 +18,29 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import sha256_file
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.encoding import Text, decode
+from tunesmith.messages import say
 
-RawRow = Mapping[str, object] | Reason
+LONGEST_ROW = 2**24
+"""Characters of a row. More is a file without line ends: no model reads a text of that length, and a tokenizer would
+work on it for hours."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A row that could not be read: why, and what stands in the file, which nothing but an export may show."""
+
+    reason: Reason
+    original: str = field(repr=False)
+
+
+RawRow = Mapping[str, object] | Unread
 """A row by its file's column names, or why there is none."""
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
 _ROW_LISTS = ("data", "rows", "examples", "train")
+_COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
+_ENDED_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _BROKEN_SHARE = 0.5
 """More broken lines than this and it is the file that is wrong, not its rows."""
 
@@ -42,19 +60,30 @@ class RawFile:
 def list_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of rows at a path (itself, or everything readable in the folder) and the files passed over.
 
-    Errors: data.missing_path, data.empty_folder, data.unknown_suffix.
+    Errors: data.missing_path, data.empty_folder, data.unknown_suffix, data.name_no_text.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes a name that no system can have for a missing one
         found = sorted(each for each in path.rglob("*") if each.is_file() and not _hidden(each.relative_to(path)))
+        for each in found:
+            _check_name(each, path)
         taken = [each for each in found if each.suffix.lower() in SUFFIXES and each.name not in _NOT_ROWS]
         if not taken:
             raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
         return taken, [each for each in found if each not in taken]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TunesmithError("data.missing_path", path=str(path))
     if path.suffix.lower() not in SUFFIXES:
         raise TunesmithError("data.unknown_suffix", path=str(path), suffixes=" ".join(SUFFIXES))
     return [path], []
+
+
+def _check_name(file: Path, folder: Path) -> None:
+    """Linux allows any bytes as a name; the ledger, the card and every report hold text."""
+    name = str(file.relative_to(folder))
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise TunesmithError("data.name_no_text", path=str(folder), name=ascii(name)) from error
 
 
 def _hidden(path: Path) -> bool:
@@ -85,6 +114,17 @@ def read_file(path: Path) -> RawFile:
     return replace(file, rows=rows)
 
 
+def listed(columns: Iterable[str], most: int = 12) -> str:
+    """Names of columns for a message. A file without a header has a row's words there: what does not look like a name
+    is only counted.
+    """
+    stated = sorted(set(columns))
+    names = [name for name in stated if _COLUMN_NAME.fullmatch(name)]
+    shown = [*names[:most], *(["..."] if len(names) > most else [])]
+    odd = len(stated) - len(names)
+    return ", ".join([*shown, *([say("data.odd_columns", count=odd)] if odd else [])]) or "-"
+
+
 def _read_columnar(path: Path, suffix: str) -> list[RawRow]:
     try:
         if suffix == ".parquet":
@@ -105,19 +145,28 @@ def _read_arrow(path: Path) -> pl.DataFrame:
 
 def _read_separated(text: Text, path: Path, separator: str) -> list[RawRow]:
     csv.field_size_limit(sys.maxsize)  # a cell may hold a whole conversation
-    lines = csv.reader(io.StringIO(text.text, newline=""), delimiter=separator, strict=True)
+    ended = (found[0] for found in _ENDED_LINE.finditer(text.text))  # StringIO would hold four bytes a character
+    lines = csv.reader(ended, delimiter=separator, strict=True)
     try:
         header = next(lines, [])
         doubled = sorted({name for name in header if header.count(name) > 1})
         if doubled:
-            raise TunesmithError("data.duplicate_columns", path=str(path), columns=", ".join(doubled))
+            raise TunesmithError("data.duplicate_columns", path=str(path), columns=listed(doubled))
         return [
-            dict(zip(header, cells, strict=True)) if len(cells) == len(header) else "wrong_field_count"
+            dict(zip(header, cells, strict=True))
+            if len(cells) == len(header)
+            else Unread("wrong_field_count", _separated(cells, separator))
             for cells in lines
             if cells
         ]
     except csv.Error as error:
         raise TunesmithError("data.broken_csv", path=str(path), line=lines.line_num) from error
+
+
+def _separated(cells: list[str], separator: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, delimiter=separator, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
@@ -131,7 +180,7 @@ def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
         return _rows_of_lines(content, path)
     try:
         document = _parse(content)
-    except (ValueError, RowDefect):
+    except (ValueError, RowDefect):  # several lines, or one object that is no row
         return _rows_of_lines(content, path)
     listed = next((document[name] for name in _ROW_LISTS if isinstance(document.get(name), list)), None)
     if not isinstance(listed, list):
@@ -153,23 +202,37 @@ def _rows_of_document(content: str, path: Path) -> list[RawRow]:
 
 def _looks_like_lines(content: str) -> bool:
     """Whether most lines look like whole objects: then a list in the first line is one wrong row, no document."""
-    filled = [line.strip() for line in content.split("\n") if line.strip()]
-    whole = sum(1 for line in filled if line.startswith("{") and line.endswith("}"))
-    return whole > len(filled) / 2
+    filled = whole = 0
+    for line in map(str.strip, _lines(content)):
+        filled += bool(line)
+        whole += line.startswith("{") and line.endswith("}")
+    return whole > filled / 2
+
+
+def _lines(content: str) -> Iterator[str]:
+    """Lines one at a time: a list of all of them would hold a large file twice."""
+    first = 0
+    while first <= len(content):
+        last = content.find("\n", first)
+        last = len(content) if last < 0 else last
+        yield content[first:last]
+        first = last + 1
 
 
 def _rows_of_lines(content: str, path: Path) -> list[RawRow]:
     rows: list[RawRow] = []
     broken = 0
     first_line = first_offset = offset = 0
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
+    for number, line in enumerate(_lines(content), start=1):
+        if len(line) > LONGEST_ROW:
+            rows.append(Unread("too_large", line))
+        elif line.strip():
             try:
                 rows.append(_parse(line))
             except RowDefect as defect:
-                rows.append(defect.reason)
+                rows.append(Unread(defect.reason, line))
             except ValueError as error:
-                rows.append("broken_json")
+                rows.append(Unread("broken_json", line))
                 broken += 1
                 if broken == 1:
                     first_line, first_offset = number, offset + getattr(error, "pos", 0)
@@ -186,27 +249,41 @@ def _parse(line: str) -> Mapping[str, object]:
     except RecursionError:
         raise RowDefect("too_deep") from None
     row = _as_row(value)
-    if isinstance(row, str):
-        raise RowDefect(row)
+    if isinstance(row, Unread):
+        raise RowDefect(row.reason)
     return row
 
 
 class _DoubledKeys(dict[str, object]):
     """An object in which a key stood twice: JSON says nothing of which one counts."""
 
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else _DoubledKeys(found)
+    return found if len(found) == len(pairs) else _DoubledKeys(pairs)
 
 
 def _as_row(value: object) -> RawRow:
-    if not isinstance(value, dict):
-        return "not_an_object"
     try:
-        return "duplicate_key" if _has_doubled_keys(value) else value
+        if not isinstance(value, dict):
+            return Unread("not_an_object", _spelled(value))
+        return Unread("duplicate_key", _spelled(value)) if _has_doubled_keys(value) else value
     except RecursionError:
-        return "too_deep"
+        return Unread("too_deep", "")
+
+
+def _spelled(value: object) -> str:
+    """JSON of a value, with keys that stand twice standing twice."""
+    if isinstance(value, dict):
+        pairs = value.pairs if isinstance(value, _DoubledKeys) else value.items()
+        return "{" + ", ".join(f"{json.dumps(key)}: {_spelled(each)}" for key, each in pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_spelled, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _has_doubled_keys(value: object) -> bool:

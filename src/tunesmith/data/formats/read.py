@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from tunesmith.core.errors import Fact, TunesmithError
+from tunesmith.core.files import user_path
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Message, RowKind, SplitName
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
-from tunesmith.data.formats.files import RawFile, RawRow, list_files, read_file
+from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, list_files, read_file
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
@@ -83,8 +84,7 @@ def read_source(
 
     Errors: those of `list_files`, `read_file`, `detect_layout`, `find_entry`; data.missing_columns.
     """
-    path = Path(source.path).expanduser()
-    path = path if path.is_absolute() else folder / path
+    path = user_path(source.path, folder)
     name = source.name or source.path
     taken, passed_over = list_files(path)
     notes = [
@@ -120,7 +120,7 @@ def _shown(file: Path, root: Path, stated: str) -> str:
 
 def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
     """What the recipe states, else what a register beside the file states, else what the columns tell."""
-    present = {column for row in raw.rows if not isinstance(row, str) for column in row}
+    present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
     entry = find_entry(raw.path, wanted) if source.layout == "auto" and not source.columns else None
     if entry is not None:
         _require(entry.needed, present, raw.path)
@@ -129,7 +129,7 @@ def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout
         _require(frozenset(source.columns.values()), present, raw.path)
         layout = source.layout
         if layout == "auto":
-            renamed = [row if isinstance(row, str) else _rename(row, source.columns, only=False) for row in raw.rows]
+            renamed = [row if isinstance(row, Unread) else _rename(row, source.columns, only=False) for row in raw.rows]
             layout = detect_layout(renamed, wanted, raw.path)
         chosen = _Layout(layout, source.columns, False, USUAL_KEYS)
     kind = kind_of(chosen.layout)
@@ -181,14 +181,14 @@ def _read_rows(
 
 def _convert(row: RawRow, layout: _Layout, group_by: str | None) -> tuple[Record, str]:
     """What a row says and its group. Raises RowDefect."""
-    if isinstance(row, str):
-        raise RowDefect(row)
+    if isinstance(row, Unread):
+        raise RowDefect(row.reason)
     try:
         record = READERS[layout.layout](_rename(row, layout.columns, only=layout.only), layout.keys)
     except RecursionError:
         raise RowDefect("too_deep") from None
     group = _group(row, group_by)
-    _check_encodable(record, group)
+    _check_text(record, group)
     return record, group
 
 
@@ -197,14 +197,17 @@ def _group(row: Mapping[str, object], column: str | None) -> str:
     return "" if value is None else str(value)
 
 
-def _check_encodable(record: Record, group: str) -> None:
+def _check_text(record: Record, group: str) -> None:
     """A lone surrogate (half of a character) can be written in JSON but not in UTF-8. Raises RowDefect."""
     pieces = [record.text, record.tools, group]
     for turn in (*record.messages, *record.chosen, *record.rejected):
         pieces += [turn.content, turn.name, turn.tool_call_id]
         pieces += [part for call in turn.tool_calls for part in (call.name, call.arguments, call.id)]
+    if sum(map(len, pieces)) > LONGEST_ROW:
+        raise RowDefect("too_large")
     try:
-        "".join(pieces).encode()
+        for piece in pieces:
+            piece.encode()
     except UnicodeEncodeError:
         raise RowDefect("lone_surrogate") from None
 

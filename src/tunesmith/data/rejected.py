@@ -1,0 +1,54 @@
+"""Rows that nothing was learned from, read out of their files again: what they say, and why they went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import user_path
+from tunesmith.core.ledger import STILL_USED, Ledger
+from tunesmith.data.formats.files import RawRow, Unread, list_files, read_file
+from tunesmith.data.prepare import sources_in_order
+from tunesmith.recipe.specs.data import DataSpec
+
+
+def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Iterator[str]:
+    """A line of JSON for every dropped or merged row: its place, fate and reason, and the row as its file has it.
+
+    A row that could be read stands as `content`; one that could not, as the text `original`.
+
+    Errors: data.source_changed where the files do not hold the rows of the ledger any more, those of `read_file`.
+    """
+    entries = ledger.entries()
+    number = 0
+    for _, source in sources_in_order(spec):
+        name = source.name or source.path
+        for path in list_files(user_path(source.path, recipe_folder))[0]:
+            for row in read_file(path).rows:
+                if number >= len(entries) or entries[number].source != name:
+                    raise TunesmithError("data.source_changed", path=source.path)
+                entry = entries[number]
+                if entry.fate not in STILL_USED:
+                    yield _line({**vars(entry), "file": path.name}, row)
+                number += 1
+    if number != len(entries):
+        raise TunesmithError("data.source_changed", path=spec.sources[0].path)
+
+
+def _line(facts: Mapping[str, object], row: RawRow) -> str:
+    said = {"original": row.original} if isinstance(row, Unread) else {"content": row}
+    for readable in (True, False):  # half of a character can only be written escaped
+        line = json.dumps({**facts, **said}, ensure_ascii=not readable, default=str)
+        if _encodable(line):
+            break
+    return line
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
