@@ -12,11 +12,21 @@ TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "
 
 
 def check(recipe: Recipe) -> None:
-    """Hold a recipe against what exists. Errors: compat.rows, compat.stopping_metric, compat.auto_batch_unpacked."""
+    """Hold a recipe against what exists.
+
+    Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked.
+    """
+    _check_target(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
         _check_batch(stage, place)
+
+
+def _check_target(recipe: Recipe) -> None:
+    target, measured = recipe.goal.target, recipe.evaluate.metrics
+    if target is not None and target.metric not in measured:
+        raise TunesmithError("compat.target_metric", metric=target.metric, measured=", ".join(measured))
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:

@@ -17,16 +17,23 @@ from tunesmith.recipe.plain_yaml import read_yaml
 from tunesmith.recipe.recipe import Recipe
 
 _SHOWN_CHARACTERS = 80
+_PLACES = {"stage_names": "stages", "run_name": "name", "run_name_bytes": "name", "run_name_signs": "name"}
+"""Where a fault is that the checker finds in the recipe as a whole."""
+_MOST_BYTES = 2**20
+"""Size of a recipe file; one that somebody wrote has a few thousand bytes."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides.
 
-    Errors: recipe.missing_file, recipe.broken_yaml, recipe.duplicate_key and those of `parse_recipe`.
+    Errors: recipe.missing_file, recipe.too_large, recipe.broken_yaml, recipe.duplicate_key and those of `parse_recipe`.
     """
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise TunesmithError("recipe.too_large", path=str(path), megabytes=round(size / 2**20, 1))
         text = path.read_text("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise TunesmithError("recipe.missing_file", path=str(path)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise TunesmithError("recipe.broken_yaml", path=str(path), reason=str(error)) from error
@@ -96,7 +103,9 @@ def _first_fault(error: ValidationError, name: str) -> TunesmithError:
         return TunesmithError("recipe.unknown_key", key=key, nearest=nearest[0], valid=", ".join(valid))
     place = ".".join(_walk(location)[0])
     if fault["type"] == "json_invalid":
-        return TunesmithError("recipe.broken_yaml", path=name, reason=say("recipe.reason_json_invalid"))
+        too_deep = "recursion" in str(fault.get("ctx", {}).get("error", ""))
+        reason = say("recipe.reason_too_deep" if too_deep else "recipe.reason_json_invalid")
+        return TunesmithError("recipe.broken_yaml", path=name, reason=reason)
     if fault["type"] in ("missing", "union_tag_not_found"):
         return TunesmithError("recipe.missing_key", key=place if fault["type"] == "missing" else f"{place}.kind")
     given = json.dumps(fault["input"], ensure_ascii=False, default=str)
@@ -108,7 +117,8 @@ def _first_fault(error: ValidationError, name: str) -> TunesmithError:
     reason = _reason(fault)
     for other in alike if fault["type"] == "int_type" else ():
         reason = say("recipe.reason_or", first=reason, second=_reason(other))
-    return TunesmithError("recipe.bad_value", key=place or name, reason=reason, given=shown)
+    place = place or _PLACES.get(str(fault.get("ctx", {}).get("error", "")), name)
+    return TunesmithError("recipe.bad_value", key=place, reason=reason, given=shown)
 
 
 def _reason(fault: ErrorDetails) -> str:

@@ -2,7 +2,8 @@
 
 YAML 1.1 guesses more than a recipe can bear: it takes 2e-4 for text, 1:30 for 90, 010 for 8 and 2024-01-02 for a date.
 Here numbers are decimal, everything else without quotes is text, and a key that stands twice is an error. What
-`write_yaml` writes is read back as the same values.
+`write_yaml` writes is read back as the same values. References (`*name`) count as what they repeat, and so a few lines
+that would unfold to millions of values are refused before they do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _PREFIX = "tag:yaml.org,2002:"
 _MERGE = f"{_PREFIX}merge"
 _NUMBERS = ((f"{_PREFIX}int", _WHOLE), (f"{_PREFIX}float", _DECIMAL))
 _NUMBER_STARTS = list("-+.0123456789")
+_FULL_WIDTH_COLON = "\uff1a"
+_MOST_VALUES = 20_000
+"""Values of a text with all its references unfolded; a recipe has about a hundred."""
 _NOT_FOR_RECIPES = {f"{_PREFIX}{name}" for name in ("binary", "timestamp", "omap", "pairs", "set")}
 _GUESSED_OTHERWISE = {f"{_PREFIX}{name}" for name in ("int", "float", "timestamp")}
 
@@ -35,6 +39,35 @@ class _Loader(yaml.SafeLoader):
     yaml_constructors = {  # noqa: RUF012
         tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_FOR_RECIPES
     }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._unfolded: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        is_reference = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if node is not None and not is_reference:
+            self._count(node)
+        return node
+
+    def _count(self, node: yaml.Node) -> None:
+        """How many values a node stands for. Errors: recipe.broken_yaml.
+
+        A setting with a full-width colon (seed：1) would go on the value of the line above without a word.
+        """
+        if isinstance(node, yaml.ScalarNode) and node.style is None and _FULL_WIDTH_COLON in node.value:
+            if node.end_mark.line > node.start_mark.line:
+                line = node.start_mark.line + 2
+                reason = say("recipe.reason_full_width", line=line)
+                raise TunesmithError("recipe.broken_yaml", path=self.name, reason=reason)
+        entries = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
+        self._unfolded[node] = 1 + sum(self._unfolded.get(part, 1) for part in parts)
+        if self._unfolded[node] > _MOST_VALUES:
+            raise TunesmithError(
+                "recipe.broken_yaml", path=self.name, reason=say("recipe.reason_too_many", most=_MOST_VALUES)
+            )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
@@ -23,6 +24,11 @@ from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.recipe.specs.ship import ShipSpec
 from tunesmith.recipe.specs.train import TrainSpec
+
+_LONGEST_NAME = 255
+"""Bytes that file systems allow a folder's name."""
+_IN_WORDS = frozenset("\u200c\u200d")
+"""Joiners without a sign of their own: emoji and several scripts need them."""
 
 
 class StageSpec(Spec):
@@ -47,13 +53,23 @@ class Recipe(Spec):
     ship: ShipSpec = Field(ShipSpec(), description="Published how.")
     serve: ServeSpec = Field(ServeSpec(), description="Served how.")
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if name.startswith(".") or name != name.strip():
+            raise ValueError("run_name")
+        if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+            raise ValueError("run_name_bytes")
+        # Signs that show nothing, turn the direction of reading or end a line: the name is not what it looks like.
+        if any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") and each not in _IN_WORDS for each in name):
+            raise ValueError("run_name_signs")
+        return name
+
     @model_validator(mode="after")
     def _stage_names_differ(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stage_names")
-        if self.name in {".", ".."}:
-            raise ValueError("run_name")
         return self
 
     def as_json(self) -> str:

@@ -21,7 +21,7 @@ class LoraSpec(Spec):
     kind: Literal["lora"] = Field("lora", description="Low-rank additions to linear layers.")
     rank: int = Field(16, ge=1, le=1024, description="Rank of each addition; 8 to 16 to start with.")
     lora_alpha: float | None = Field(
-        None, gt=0, description="Scale numerator, the addition counts alpha / rank; none is twice the rank."
+        None, gt=0, le=1e6, description="Scale numerator, the addition counts alpha / rank; none is twice the rank."
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs of each addition dropped in training.")
     target_modules: Literal["all-linear", "attention"] | list[str] = Field(

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
 Layout = Literal[
     "auto",
@@ -31,7 +31,7 @@ class SourceSpec(Spec):
         {}, description="Tunesmith's column name to the file's, such as {prompt: question}."
     )
     sample: int | None = Field(
-        None, ge=1, description="Take this many rows, drawn with the split's seed; none takes all."
+        None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."
     )
     licence: str = Field("", description="Licence of the rows, kept in the data card.")
 
@@ -50,7 +50,7 @@ class SplitSpec(Spec):
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
-    seed: int = Field(42, ge=0, description="Seed of the split.")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:

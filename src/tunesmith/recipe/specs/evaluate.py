@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.base import MOST, Spec
 
 ChatMetric = Literal["json_exact", "json_valid", "rouge_l", "bleu_4", "exact_match"]
 
@@ -23,10 +23,12 @@ class EvaluateSpec(Spec):
         min_length=1,
         description="Metrics; the first decides blind comparisons.",
     )
-    max_rows: int | None = Field(None, ge=1, description="Test rows used, drawn with the split's seed; none takes all.")
-    batch_size: int = Field(32, ge=1, description="Prompts answered together.")
-    max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
+    max_rows: int | None = Field(
+        None, ge=1, le=MOST, description="Test rows used, drawn with the split's seed; none takes all."
+    )
+    batch_size: int = Field(32, ge=1, le=65_536, description="Prompts answered together.")
+    max_new_tokens: int = Field(128, ge=1, le=2**24, description="Longest answer in tokens.")
     machine_cost_per_hour: float = Field(
-        0.0, ge=0, description="Price of this machine in currency units an hour, for the cost line."
+        0.0, ge=0, le=1e9, description="Price of this machine in currency units an hour, for the cost line."
     )
     show_examples: bool = Field(False, description="Print a few test rows with their answers on the release card.")

@@ -19,5 +19,6 @@ class RuntimeSpec(Spec):
     threads: int | None = Field(
         None,
         ge=1,
+        le=4096,
         description="CPU threads of this process; none takes all cores. Part of the result's bytes.",
     )

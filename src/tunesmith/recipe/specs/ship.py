@@ -14,11 +14,13 @@ ShipFormat = Literal["safetensors", "gguf-f16", "gguf-q8_0"]
 class ParityLimits(Spec):
     """How far an artefact may be from the model that was evaluated."""
 
-    chats: int = Field(50, ge=1, description="Chats on which token ids must be identical and answers are compared.")
+    chats: int = Field(
+        50, ge=1, le=100_000, description="Chats on which token ids must be identical and answers are compared."
+    )
     top1_safetensors: float = Field(0.999, ge=0, le=1, description="Share of equal most likely tokens, merged weights.")
     top1_gguf_f16: float = Field(0.995, ge=0, le=1, description="The same for GGUF F16, judged in llama.cpp.")
     top1_gguf_q8_0: float = Field(0.98, ge=0, le=1, description="The same for GGUF Q8_0, judged in llama.cpp.")
-    metric_points: float = Field(1.0, ge=0, description="Largest change of the task metric, in points of 100.")
+    metric_points: float = Field(1.0, ge=0, le=100, description="Largest change of the task metric, in points of 100.")
 
 
 class ShipSpec(Spec):
