@@ -50,7 +50,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: FunctionCtx, hidden_KW: Tensor, weight_VW: Tensor, target_K: Tensor, smoothing: float) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]  # type: ignore[attr-defined]
         make_gradient = needs_hidden and not needs_weight
-        losses_K = torch.empty(hidden_KW.shape[0], dtype=torch.float32, device=hidden_KW.device)
+        wide = torch.promote_types(hidden_KW.dtype, torch.float32)
+        losses_K = torch.empty(hidden_KW.shape[0], dtype=wide, device=hidden_KW.device)
         gradient_KW = torch.empty_like(hidden_KW) if make_gradient else None
         for first in range(0, hidden_KW.shape[0], CHUNK):
             part = slice(first, first + CHUNK)
@@ -84,6 +85,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(hidden_KW: Tensor, weight_VW: Tensor, target_K: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Loss of every position, [K] float32: what cross_entropy(hidden @ weight.T, target, reduction="none") gives."""
+    """Loss of every position, [K] float32 or wider.
+
+    What cross_entropy(hidden @ weight.T, target, reduction="none") gives.
+    """
     losses: Tensor = _LinearCrossEntropy.apply(hidden_KW, weight_VW, target_K, smoothing)  # type: ignore[no-untyped-call]
     return losses

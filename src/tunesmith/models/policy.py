@@ -78,7 +78,7 @@ class Policy(nn.Module):
         return hidden if ends_in_fast_block(self.model) else hidden[batch.keep]
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
-        """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32, unweighted."""
+        """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted."""
         head = self.model.get_output_embeddings()
         return linear_cross_entropy(self.hidden(batch), head.weight, batch.target, label_smoothing)
 

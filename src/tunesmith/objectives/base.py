@@ -20,7 +20,7 @@ class Objective(Protocol):
         """Items of each term (tokens, pairs ...) on this rank, known before the forward pass."""
 
     def loss(self, policy: nn.Module, batch: Packed) -> dict[str, Tensor]:
-        """Sum of each term over this rank's items, float32 scalars."""
+        """Sum of each term over this rank's items, scalars of float32 or wider."""
 
     def state(self) -> dict[str, object]:
         """What a checkpoint must hold of the objective."""

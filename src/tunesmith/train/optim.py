@@ -96,6 +96,11 @@ class MasterOptimizer:
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    @property
+    def finite(self) -> bool:
+        """Whether every trained weight is a number."""
+        return all(bool(torch.isfinite(master).all()) for master in self.masters.values())
+
     def _update(self) -> None:
         coming = self.coming_bytes
         try:
