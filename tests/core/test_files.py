@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tunesmith.core import files
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.exchange import exchange
 from tunesmith.core.files import (
     ASIDE,
     disk_errors,
@@ -182,11 +184,30 @@ def test_a_second_rename_that_fails_puts_the_older_folder_back(tmp_path: Path, m
             raise OSError(errno.EIO, "input/output error")
         return rename(self, target)
 
+    monkeypatch.setattr(files, "exchange", lambda *_: False)  # a file system that cannot swap two names
     monkeypatch.setattr(Path, "rename", fail_second)
     with pytest.raises(TunesmithError) as error:
         make(tmp_path / "best", "two")
     assert code_of(error) == "core.disk_fault"
     assert names(tmp_path) == ["best"] and (tmp_path / "best" / "a").read_text() == "one"
+
+
+def test_two_names_are_swapped_in_one_step_or_left(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a" / "file", "one")
+    write_atomic(tmp_path / "b", "two")
+    if not exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("needs a file system that swaps two names in one step")
+    assert (tmp_path / "a").read_text() == "two" and (tmp_path / "b" / "file").read_text() == "one"
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "none")
+
+
+def test_more_than_the_disk_has_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    too_much = shutil.disk_usage(tmp_path).total * 2
+    with pytest.raises(TunesmithError) as error, new_folder(tmp_path / "best", too_much):
+        pytest.fail("begun")
+    assert code_of(error) == "core.too_little_space" and names(tmp_path) == []
+    assert int(error.value.facts["needed_mb"]) > int(error.value.facts["free_mb"])
 
 
 DAMAGES = {

@@ -267,9 +267,10 @@ def test_sentences_are_filled_in_the_language_in_force() -> None:
 
 
 def test_an_error_in_words() -> None:
-    error = TunesmithError("core.disk_full", path="/a {b}", free_mb=3)
-    assert "/a {b} (3 MB free)" in render(error, "en").cause and "/a {b}" in render(error, "zh").cause
-    assert str(error) == "core.disk_full (path=/a {b}, free_mb=3)" and str(TunesmithError("a.b")) == "a.b"
+    error = TunesmithError("core.disk_full", path="/a {b}", needed_mb=5, free_mb=3)
+    assert "/a {b} needs at least 5 MB, 3 MB are free" in render(error, "en").cause
+    assert "/a {b}" in render(error, "zh").cause
+    assert str(error) == "core.disk_full (path=/a {b}, needed_mb=5, free_mb=3)" and str(TunesmithError("a.b")) == "a.b"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.exchange import exchange
 from tunesmith.core.process import is_alive
 
 MANIFEST = "manifest.json"
@@ -64,8 +65,11 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing below `path` into errors with a next step."""
+def disk_errors(path: Path, needed: Callable[[], int] = lambda: 1) -> Iterator[None]:
+    """Turn the operating system's refusals while writing below `path` into errors with a next step.
+
+    `needed` says how many bytes the whole takes, as far as that is known when the disk is full.
+    """
     try:
         yield
     except TunesmithError:
@@ -75,10 +79,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number is None and not isinstance(error, OSError):
             raise
         if number in _NO_SPACE:
-            free = shutil.disk_usage(_existing_parent(path)).free
-            raise TunesmithError("core.disk_full", path=str(path), free_mb=free // 2**20) from error
+            raise TunesmithError("core.disk_full", path=str(path), **_room(path, needed())) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise TunesmithError("core.not_writable", path=str(path), reason=os.strerror(number)) from error
+        if number == errno.ENAMETOOLONG:
+            raise TunesmithError("core.name_too_long", path=str(path)) from error
         raise TunesmithError("core.disk_fault", path=str(path), reason=str(error)) from error
 
 
@@ -90,10 +95,36 @@ def _number_of(error: Exception) -> int | None:
     return int(in_words[1]) if in_words else None
 
 
+def require_space(path: Path, needed: int) -> None:
+    """Refuse before anything is written where the disk has no room for `needed` more bytes.
+
+    Errors: core.too_little_space.
+    """
+    if needed > _free_bytes(path):
+        raise TunesmithError("core.too_little_space", path=str(path), **_room(path, needed))
+
+
+def _room(path: Path, needed: int) -> dict[str, int]:
+    """What is needed and what is free, in whole MB on the safe side."""
+    return {"needed_mb": -(-needed // 2**20), "free_mb": _free_bytes(path) // 2**20}
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(_existing_parent(path)).free
+
+
 def _existing_parent(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it. Each stands durably in the one above, else a power cut takes all below it."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        fsync_path(each.parent)
 
 
 def write_atomic(path: Path, content: bytes | str) -> str:
@@ -103,8 +134,8 @@ def write_atomic(path: Path, content: bytes | str) -> str:
     """
     data = content.encode() if isinstance(content, str) else content
     aside = _aside(path, uuid.uuid4().hex[:12])
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path, lambda: len(data)):
+        make_folders(path.parent)
         try:
             with aside.open("wb") as stream:
                 stream.write(data)
@@ -145,16 +176,23 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def new_folder(path: Path, **facts: object) -> Iterator[Path]:
+def new_folder(path: Path, needed: int = 0, **facts: object) -> Iterator[Path]:
     """Yield an empty folder aside; when the block ends well it becomes `path`, replacing what was there.
 
     A manifest with the hash of every file (and `facts`) is written into it. When the block raises, `path` is as it
-    was. Errors: those of `write_atomic`.
+    was; at no moment is it missing or half there, where the file system can swap two names in one step.
+
+    Args:
+        needed: bytes that the block will write, as far as that is known: refused beforehand where they have no room.
+
+    Errors: those of `write_atomic`, core.too_little_space.
     """
     aside = _aside(path, uuid.uuid4().hex[:12])
     try:
-        with disk_errors(path):
-            aside.mkdir(parents=True)
+        with disk_errors(path, lambda: max(1, needed, folder_bytes(aside))):
+            require_space(path, needed)
+            make_folders(path.parent)
+            aside.mkdir()
             yield aside
             write_json(aside / MANIFEST, {"files": folder_hashes(aside), **facts})
             for entry in aside.rglob("*"):
@@ -168,6 +206,11 @@ def new_folder(path: Path, **facts: object) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _umask() -> int:
     """This process's mask of rights. It can only be read by setting it."""
     mask = os.umask(0o077)
@@ -176,16 +219,19 @@ def _umask() -> int:
 
 
 def _swap_in(aside: Path, path: Path) -> None:
-    """Rename `aside` to `path`; an older folder there is moved out of the way first and removed last.
+    """Let `aside` take the name `path`, durably; what stood there before is removed last.
 
-    Between the two renames nothing stands at `path`. The older folder's name says where it belongs, so that it goes
-    back: at once when the second rename fails, by `remove_rubbish` when the process dies there.
+    Where two names cannot be swapped in one step, nothing stands at `path` for a moment. The older folder's name then
+    says where it belongs, so that it goes back: at once when the second rename fails, by `remove_rubbish` when the
+    process dies there.
     """
     older = _aside(path, f"{_OLDER}-{path.name}")
     try:
-        if path.exists():
+        if not path.exists():
+            aside.rename(path)
+        elif not exchange(aside, path):
             path.rename(older)
-        aside.rename(path)
+            aside.rename(path)
     except BaseException:
         if older.exists() and not path.exists():
             older.rename(path)
@@ -222,7 +268,8 @@ def verify_folder(folder: Path) -> dict[str, object]:
 def remove_rubbish(folder: Path) -> None:
     """Clear away what killed processes left directly inside `folder`; what a living one is writing stays.
 
-    A folder that was moved out of the way of a replacement which never took its place goes back to its name.
+    A folder that was moved out of the way of a replacement which never took its place goes back to its name. What
+    cannot be removed costs space and stays. Errors: those of `disk_errors`, where a folder cannot go back.
     """
     for entry in sorted(folder.glob(f"{ASIDE}*")):
         name = _ASIDE_NAME.fullmatch(entry.name)
@@ -230,20 +277,26 @@ def remove_rubbish(folder: Path) -> None:
         own = pid == os.getpid() and process == _PROCESS
         place = folder / rest.removeprefix(f"{_OLDER}-")
         if rest.startswith(f"{_OLDER}-") and not own and not place.exists():
-            entry.rename(place)
+            with disk_errors(place):
+                entry.rename(place)
         elif own or (pid not in (0, os.getpid()) and is_alive(pid)):
             continue
         elif entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            entry.unlink(missing_ok=True)
+            with suppress(OSError):
+                entry.unlink()
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that it is never seen half gone. One that cannot be removed costs space and stays."""
+    """Remove a folder so that it is never seen half gone, not even after a power cut.
+
+    One that cannot be removed costs space and stays.
+    """
     aside = _aside(path, uuid.uuid4().hex[:12])
     try:
         path.rename(aside)
+        fsync_path(path.parent)
     except OSError:
         return
     shutil.rmtree(aside, ignore_errors=True)
