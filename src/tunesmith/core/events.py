@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tunesmith.core.files import disk_errors
+from tunesmith.core.files import disk_errors, fsync_path, make_folders
+
+_MANY = frozenset({"step"})
+"""Kinds of which there are too many to wait for the disk each time. The next event of another kind, such as the one
+that ends a stage, carries them there."""
 
 Value = str | int | float | bool | None
 
@@ -51,13 +55,26 @@ class Events:
         event = Event(kind, time.time(), values)
         if self._path is not None and kind != "progress":
             line = json.dumps({"kind": kind, "time": round(event.time, 3), **_strict(values)}, ensure_ascii=False)
-            with disk_errors(self._path), self._path.open("ab+") as stream:
-                # A line that a crash cut short must not swallow the one after it.
-                stream.write(b"" if self._begun or _ends_whole(stream) else b"\n")
-                stream.write(f"{line}\n".encode())
-            self._begun = True
+            self._append(self._path, f"{line}\n".encode(), durable=kind not in _MANY)
         for listener in self._listeners:
             listener(event)
+
+    def _append(self, path: Path, line: bytes, *, durable: bool) -> None:
+        # A line that a crash or a full disk cut short must not swallow the one after it.
+        goes_on, self._begun = self._begun, False
+        with disk_errors(path, lambda: len(line)):
+            if not path.exists():
+                make_folders(path.parent)
+            with path.open("ab+") as stream:
+                new = stream.tell() == 0
+                stream.write(b"" if goes_on or _ends_whole(stream) else b"\n")
+                stream.write(line)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            if new:
+                fsync_path(path.parent)
+        self._begun = True
 
 
 def _strict(values: Mapping[str, Value]) -> dict[str, Value]:
