@@ -42,6 +42,7 @@ from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
+from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
 from tunesmith.models.packed import Features
 from tunesmith.plan.forecast import Machine, ProbeResult
@@ -235,6 +236,7 @@ def prepare_data(work: Work) -> None:
 def plan(work: Work) -> None:
     """Readiness, advice and the forecast, as events and as plan.md. Errors: plan.blocked, plan.unknown_size."""
     base = work.base()
+    tell_unused(base.path, work.events)
     rounded = base.origin.quantization if base.origin.lossy else ""
     fates = Ledger.load(work.path / "ledger.jsonl").totals()
     prepared = Prepared(

@@ -272,9 +272,14 @@ BANNED_MODULES = frozenset(
     {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code"}
 )
 BANNED_CALLS = frozenset(
-    {"exec", "eval", "builtins.exec", "builtins.eval", "torch.load", "torch.save", "torch.hub.load"}
+    {"exec", "eval", "compile", "__import__", "torch.load", "torch.save", "torch.jit.load"}
+    | {f"builtins.{name}" for name in ("exec", "eval", "compile", "__import__")}
+    | {f"torch.hub.{name}" for name in ("load", "load_state_dict_from_url", "download_url_to_file")}
+    | {f"numpy.{name}" for name in ("load", "save", "savez", "savez_compressed")}  # pickles what is no number
+    | {"runpy.run_path", "runpy.run_module", "shutil.unpack_archive", "tarfile.open", "zipfile.ZipFile"}
     | {f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all")}
     | {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pandas.read_pickle"}
+    | {f"os.{name}{how}" for name in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
 )
 # keyword -> the values it may have; any other value, a variable too, is a finding
 GUARDED_KEYWORDS = {"shell": {False}, "trust_remote_code": {False}, "allow_pickle": {False}, "weights_only": {True}}
@@ -319,19 +324,85 @@ def unsafe_code(files: list[SourceFile]) -> list[str]:
     return found
 
 
-# The one door through which weights come in, so that revision, source and code policy are decided once.
-LOADERS = frozenset({"models/load.py"})
+# What each danger may be reached through: names -> the files that may use them. In one place the policy of revision,
+# source, code, limits and checks is decided once.
+DOORS: dict[str, frozenset[str]] = {
+    "from_pretrained": frozenset({"models/load.py"}),
+    "snapshot_download": frozenset({"models/hub.py"}),
+    "apply_chat_template": frozenset(),
+    "load_adapter": frozenset(),
+    "from_peft_type": frozenset(),
+    "safe_open": frozenset({"models/weights.py"}),
+    "load_file": frozenset(),
+    "GGUFReader": frozenset({"models/gguf_import.py", "ship/parity.py"}),
+    "ImmutableSandboxedEnvironment": frozenset({"tasks/limited_template.py"}),
+    "SandboxedEnvironment": frozenset(),
+    "Environment": frozenset({"evaluate/card.py"}),  # our own page, from our own folder
+    "import_module": frozenset({"__init__.py", "models/hub.py"}),  # our own names; ModelScope where it is installed
+}
 
 
 def loads_elsewhere(files: list[SourceFile]) -> list[str]:
-    """Calls of ``from_pretrained`` outside the loader."""
-    return [
-        file.at(node, "from_pretrained belongs to models/load.py")
-        for file in files
-        if file.name not in LOADERS
-        for node in ast.walk(file.tree)
-        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
-    ]
+    """Uses of a name of ``DOORS`` in a file that is not its door."""
+    found = []
+    for file in files:
+        for node in ast.walk(file.tree):
+            for name in _names_used(node):
+                if name in DOORS and file.name not in DOORS[name]:
+                    found.append(file.at(node, f"{name} belongs to {', '.join(sorted(DOORS[name])) or 'no file'}"))
+    return found
+
+
+def _names_used(node: ast.AST) -> list[str]:
+    """Names that a node takes from elsewhere: attributes, imported names, and those given as text to getattr."""
+    if isinstance(node, ast.Attribute):
+        return [node.attr]
+    if isinstance(node, ast.ImportFrom):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
+        return [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return []
+
+
+# Modules that reach other machines -> the files that may import them, and what for.
+CONNECTIONS: dict[str, dict[str, str]] = {
+    "huggingface_hub": {"models/hub.py": "downloads that a recipe asks for"},
+    "httpx": {"models/hub.py": "the errors of such a download", "cli/demo_service.py": "the demo's own service"},
+    "openai": {"cli/demo_service.py": "the demo's own service, on loopback"},
+    "http.client": {"ship/formats/llama_cpp.py": "llama.cpp in a child process, on loopback"},
+    "socket": {
+        "serve/access.py": "the port that is served",
+        "serve/server.py": "the port that is served",
+        "cli/doctor.py": "whether that port is free",
+    },
+}
+NEVER_IMPORTED = frozenset(
+    "aiohttp boto3 comet_ml datasets ftplib grpc imaplib modelscope nntplib paramiko poplib pycurl requests sentry_sdk"
+    " smtplib socks swanlab telnetlib urllib.request urllib3 wandb websocket websockets xmlrpc".split()
+)
+"""Modules whose purpose is to reach other machines, and which nothing here needs."""
+
+
+def outgoing_connections(files: list[SourceFile]) -> list[str]:
+    """Imports of what reaches other machines, outside the places that are declared with a reason."""
+    found = []
+    for file in files:
+        for node in ast.walk(file.tree):
+            for origin in _imported_origins(node):
+                parts = origin.split(".")
+                modules = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+                allowed = {module: CONNECTIONS[module] for module in modules & set(CONNECTIONS)}
+                if modules & NEVER_IMPORTED or any(file.name not in places for places in allowed.values()):
+                    found.append(file.at(node, f"imports {origin}, which reaches other machines"))
+    return found
+
+
+def _imported_origins(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
 
 
 # ------------------------------------------------------------------------------------ public names
@@ -420,6 +491,7 @@ RULES: tuple[Callable[[list[SourceFile]], list[str]], ...] = (
     foreign_assignments,
     unsafe_code,
     loads_elsewhere,
+    outgoing_connections,
     missing_docstrings,
     any_in_signatures,
 )

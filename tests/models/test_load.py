@@ -128,7 +128,7 @@ def test_weights_that_do_not_fit(copy: Path) -> None:
 
 def test_an_unknown_architecture(copy: Path) -> None:
     edit(copy / "config.json", model_type="nonsense")
-    assert load_refused(copy) == "models.load_failed"
+    assert load_refused(copy) == "models.architecture_refused"
 
 
 def test_a_tokenizer_without_an_end(copy: Path) -> None:

@@ -15,8 +15,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder
 from tunesmith.models.load import BaseFolder, load_model, resolve_base
 from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.models.weights import read_weights
 from tunesmith.ship.evaluated import load_evaluated
-from tunesmith.ship.merge import merge, read_weights
+from tunesmith.ship.merge import merge
 
 
 class Trained(NamedTuple):

@@ -16,10 +16,11 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, verify_folder
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
+from tunesmith.models.weights import read_weights
 from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
 from tunesmith.ship import publish
 from tunesmith.ship.formats import gguf as gguf_format
-from tunesmith.ship.merge import Merged, merge, read_weights
+from tunesmith.ship.merge import Merged, merge
 from tunesmith.ship.parity import TaskMetric
 
 FORMATS: list[ShipFormat] = ["safetensors", "gguf-f16", "gguf-q8_0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +33,9 @@ class FullAttached:
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """`config.json` and `model.safetensors` with the model's own names."""
-        self._config.save_pretrained(str(folder))
+        config = copy.deepcopy(self._config)
+        config.dtype = next(iter(tensors.values())).dtype  # what is in the file, not what the model computes in
+        config.save_pretrained(str(folder))
         named = {name.removeprefix("model."): each.contiguous() for name, each in tensors.items()}
         save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 

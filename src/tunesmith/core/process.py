@@ -29,8 +29,19 @@ _ENVIRONMENT = {
     # of them, at equal speed. Too few for one pass would make each anew in every layer.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192",
     "TOKENIZERS_PARALLELISM": "false",
+    # What libraries would send home of their own accord, and the code that transformers would fetch from a hub: off
+    # before any of them is imported, whether installed here or not.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "DISABLE_TELEMETRY": "1",
+    "USE_HUB_KERNELS": "0",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "ANONYMIZED_TELEMETRY": "False",
+    "VLLM_NO_USAGE_STATS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

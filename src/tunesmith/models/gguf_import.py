@@ -18,6 +18,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, read_json, remove_rubbish, sha256_file, verify_folder, write_json
 from tunesmith.models.byte_bpe import build_tokenizer, write_tokenizer
 from tunesmith.models.catalog import cache_folder
+from tunesmith.models.gguf_header import check_header
 from tunesmith.models.gguf_layout import (
     ARCHITECTURES,
     Architecture,
@@ -86,6 +87,14 @@ def import_gguf(path: Path, *, name: str = "", licence: str = "") -> Path:
         return folder
     remove_rubbish(folder.parent)
     reader = _open(path)
+    try:
+        _convert(path, reader, folder, digest, name, licence)
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        raise _broken(path, error) from error  # a setting that is a text where a number belongs, heads that do not fit
+    return folder
+
+
+def _convert(path: Path, reader: gguf.GGUFReader, folder: Path, digest: str, name: str, licence: str) -> None:
     header = _Header(path, reader)
     architecture = _architecture(header)
     config = _config(header, architecture)
@@ -98,7 +107,6 @@ def import_gguf(path: Path, *, name: str = "", licence: str = "") -> Path:
         ends = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
         write_json(aside / "generation_config.json", ends)
         write_json(aside / ORIGIN, _origin(path, digest, header, reader, name, licence))
-    return folder
 
 
 def read_origin(folder: Path) -> dict[str, object]:
@@ -118,10 +126,16 @@ def _whole(folder: Path) -> bool:
 
 
 def _open(path: Path) -> gguf.GGUFReader:
+    check_header(path)
     try:
         return gguf.GGUFReader(path)
     except Exception as error:  # the reader raises whatever a damaged header leads it to
-        raise TunesmithError("models.broken_gguf", path=str(path), reason=str(error) or type(error).__name__) from error
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> TunesmithError:
+    reason = (str(error) or type(error).__name__)[:300]
+    return TunesmithError("models.broken_gguf", path=str(path), reason=reason)
 
 
 def _architecture(header: _Header) -> Architecture:
@@ -201,12 +215,19 @@ def _write_tokenizer(folder: Path, path: Path, header: _Header, architecture: Ar
     split = [merge.split(" ", 1) for merge in header.texts("tokenizer.ggml.merges")]
     if any(len(pair) != 2 for pair in split):
         raise TunesmithError("models.broken_gguf", path=str(path), reason="a merge is not a pair")
-    tokenizer = build_tokenizer(
-        tokens,
-        [(pair[0], pair[1]) for pair in split],
-        [token for token, kind_ in zip(tokens, types, strict=True) if kind_ in (_CONTROL, _USER_DEFINED)],
-        header.text("tokenizer.ggml.pre", architecture.default_pre) or "none",
-    )
+    if len(set(tokens)) < len(tokens):
+        raise TunesmithError("models.broken_gguf", path=str(path), reason="a token stands twice")
+    try:
+        tokenizer = build_tokenizer(
+            tokens,
+            [(pair[0], pair[1]) for pair in split],
+            [token for token, kind_ in zip(tokens, types, strict=True) if kind_ in (_CONTROL, _USER_DEFINED)],
+            header.text("tokenizer.ggml.pre", architecture.default_pre) or "none",
+        )
+    except TunesmithError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception for merges of tokens that do not exist
+        raise _broken(path, error) from error
 
     def token(place: str) -> str | None:
         index = header.whole(f"tokenizer.ggml.{place}_token_id", -1)

@@ -1,7 +1,8 @@
 """From the name of a base model to a folder on this machine, and from a folder to a model in memory.
 
-This is the only file that calls `from_pretrained`. Code that comes with a model is never run, pickled weights are
-never opened, and a model whose weights do not fit its configuration to the last tensor is refused.
+This is the only file that calls `from_pretrained`, and what it is given is a clean room: code that comes with a model
+is never run, nothing pickled is opened, and a model whose weights do not fit its configuration to the last tensor is
+refused. There is no switch for any of it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST, read_json, sha256_file, verify_folder
+from tunesmith.core.files import MANIFEST, sha256_file, verify_folder
+from tunesmith.models.allowed import read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
+from tunesmith.models.clean_room import TOKENIZER, clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.hub import download, download_modelscope
+from tunesmith.models.weights import weight_files
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_PRIVATE_KEYS = frozenset({"_name_or_path", "_attn_implementation_autoset", "_sliding_window_pattern", "_commit_hash"})
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,9 @@ def resolve_base(base: str, *, revision: str | None = None, offline: bool | None
         offline: never ask a hub; None reads HF_HUB_OFFLINE.
 
     Errors: models.unknown_base, models.bundle_missing, models.bundle_differs, models.not_a_model_folder,
-        models.pickle_only, models.remote_code, models.broken_config, models.offline, models.download_failed,
-        models.modelscope_missing, core.missing_file, core.hash_differs, and those of `import_gguf`.
+        models.pickle_only, models.remote_code, models.broken_config, models.architecture_refused,
+        models.broken_weights, models.offline, models.download_failed, models.modelscope_missing, core.missing_file,
+        core.hash_differs, and those of `import_gguf`.
     """
     if offline is None:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
@@ -144,7 +155,7 @@ def describe_folder(
 
     A folder that carries a manifest of ours is checked byte by byte. Errors: see `resolve_base`.
     """
-    check_folder(folder)
+    contents(folder)
     stated = read_origin(folder)
     if stated:
         origin = ModelOrigin(
@@ -166,48 +177,9 @@ def describe_folder(
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that is no whole model folder or asks to run its own code. Errors: see `resolve_base`."""
-    weights = sorted(folder.glob("*.safetensors"))
-    pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
-    if not weights and pickles:
-        raise TunesmithError("models.pickle_only", base=str(folder), files=", ".join(pickles[:3]))
-    for missing in ("config.json", "tokenizer.json"):
-        if not (folder / missing).is_file():
-            raise TunesmithError("models.not_a_model_folder", path=str(folder), missing=missing)
-    if not weights:
-        raise TunesmithError("models.not_a_model_folder", path=str(folder), missing="*.safetensors")
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            _check_config(folder / name)
-
-
-def _check_config(path: Path) -> None:
-    """Refuse a configuration that names code: `auto_map`, or a private key, through which a kernel of the hub was
-    once fetched and run although remote code was off."""
-    try:
-        config = read_json(path)
-    except TunesmithError as error:
-        raise TunesmithError("models.broken_config", path=str(path), reason=str(error)) from error
-    if path.name == "config.json" and not isinstance(config.get("model_type"), str):
-        raise TunesmithError("models.broken_config", path=str(path), reason="model_type")
-    for key, value in _leaves(config):
-        private = key.startswith("_") and key not in _PRIVATE_KEYS and path.name == "config.json"
-        kernel = key.endswith("attn_implementation") and "/" in str(value)
-        if key in ("auto_map", "custom_pipelines") or private or kernel:
-            raise TunesmithError("models.remote_code", path=str(path), key=key)
-
-
-def _leaves(value: Mapping[str, object]) -> Iterable[tuple[str, object]]:
-    for key, inner in value.items():
-        yield key, inner
-        if isinstance(inner, dict):
-            yield from _leaves(inner)
-
-
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weights in a folder. Errors: core.hash_differs and others when a manifest there disagrees."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     stated: Mapping[str, object] = {}
     if (folder / MANIFEST).is_file():
         listed = verify_folder(folder).get("files")
@@ -219,12 +191,26 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def texts_sha256(folder: Path) -> str:
+    """SHA-256 of what a model folder holds besides weights: configuration, tokenizer and template, by their names."""
+    found = {
+        name: sha256_file(folder / name) for name in ("config.json", *TOKENIZER_FILES) if (folder / name).is_file()
+    }
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder, exactly as its tokenizer.json has it. Errors: models.load_failed."""
-    try:
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # tokenizers raises plain Exception for a damaged file
-        raise TunesmithError("models.load_failed", path=str(folder), reason=_reason(error)) from error
+    """The tokenizer of a model folder, exactly as its tokenizer.json has it.
+
+    Errors: models.load_failed, models.broken_config, models.remote_code.
+    """
+    tokenizer: PreTrainedTokenizerFast
+    with clean_room(folder, weights=False) as room:
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(room), local_files_only=True)
+        except Exception as error:  # tokenizers raises plain Exception for a damaged file
+            raise TunesmithError("models.load_failed", path=str(folder / TOKENIZER), reason=_reason(error)) from error
+    tokenizer.name_or_path = str(folder)
     return tokenizer
 
 
@@ -239,31 +225,34 @@ def load_model(
         device: where they go.
         attention: a form of attention that transformers knows by this name.
 
-    Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token, and those
-        of `check_folder`.
+    Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
+        models.tokens_without_rows, and those of `contents`.
     """
-    check_folder(folder)
+    contents(folder)
     transformers_logging.disable_progress_bar()
-    try:
-        loaded: object = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise TunesmithError("models.broken_weights", path=str(folder), reason=_reason(error)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        raise TunesmithError("models.load_failed", path=str(folder), reason=_reason(error)) from error
+    with clean_room(folder, weights=True) as room:
+        try:
+            loaded: object = AutoModelForCausalLM.from_pretrained(
+                str(room),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+        except SafetensorError as error:
+            raise TunesmithError("models.broken_weights", path=str(folder), reason=_reason(error)) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+            raise TunesmithError("models.load_failed", path=str(folder), reason=_reason(error)) from error
     # with output_loading_info the call returns a pair, which its annotation does not say
     model, info = cast(tuple[PreTrainedModel, Mapping[str, Iterable[object]]], loaded)
     _check_fit(folder, info)
+    model.config.name_or_path = model.name_or_path = str(folder)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(folder)
     ends = end_token_ids(folder, tokenizer)
+    _check_rows(folder, model, tokenizer, ends)
     pad = tokenizer.pad_token_id
     return Loaded(
         model=model.eval(),
@@ -280,8 +269,7 @@ def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int
     Some families (Gemma, Phi, Llama 3) end a turn with a token that only their generation settings know.
     Errors: models.no_end_token.
     """
-    path = folder / "generation_config.json"
-    stated = read_json(path).get("eos_token_id") if path.is_file() else None
+    stated = read_allowed(folder, "generation_config.json").values.get("eos_token_id")
     listed = [tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
     found = tuple(dict.fromkeys(each for each in listed if isinstance(each, int)))
     if not found:
@@ -299,8 +287,32 @@ def template_of(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def folder_template(folder: Path) -> str:
     """The chat template as it lies in a model folder: the very file that ships. Errors: models.load_failed."""
-    path = folder / "chat_template.jinja"
-    return path.read_text("utf-8") if path.is_file() else template_of(load_tokenizer(folder))
+    template = read_template(folder)
+    return template_of(load_tokenizer(folder)) if template is None else template
+
+
+def _check_rows(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ends: tuple[int, ...]
+) -> None:
+    """Refuse a tokenizer with tokens that the embedding has no row for.
+
+    Control tokens of another use that nothing here writes are let pass (Gemma 3 carries one for images).
+    """
+    embedding = model.get_input_embeddings().weight
+    rows = int(embedding.shape[0]) if isinstance(embedding, torch.Tensor) else 0
+    if len(tokenizer) <= rows:
+        return
+    backend = tokenizer.backend_tokenizer
+    template, added = template_of(tokenizer), backend.get_added_tokens_decoder()
+    used = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    beyond = [
+        token
+        for token, index in sorted(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+        if index >= rows and (index in used or index not in added or not added[index].special or token in template)
+    ]
+    if beyond:
+        shown = ", ".join(beyond[:3])
+        raise TunesmithError("models.tokens_without_rows", path=str(folder), count=len(beyond), tokens=shown, rows=rows)
 
 
 def _check_fit(folder: Path, info: Mapping[str, Iterable[object]]) -> None:

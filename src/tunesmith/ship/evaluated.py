@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import read_json
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
-from tunesmith.ship.merge import ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS, FULL_WEIGHTS, is_adapter, read_file
+from tunesmith.models.weights import read_tensors
+from tunesmith.ship.adapter_file import is_adapter, read_adapter
+from tunesmith.ship.merge import FULL_WEIGHTS
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
@@ -97,22 +98,37 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
     """Base and change together in float32, the adapter not merged. Errors: ship.adapter_keys and those of loading."""
     model = load_model(base.path, dtype=torch.float32).model
     if not is_adapter(change):
-        result = model.load_state_dict(read_file(change / FULL_WEIGHTS), strict=False)
-        missing = [name for name in result.missing_keys if name != "lm_head.weight"]
-        _refuse(change, missing, result.unexpected_keys)
-        model.tie_weights()
+        _load_full(model, change)
         return model
-    stated = {key: value for key, value in read_json(change / ADAPTER_CONFIG).items() if value is not None}
+    adapter = read_adapter(change, dict(model.named_parameters()))
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        use_rslora=adapter.rank_stabilised,
+        target_modules=[name.removesuffix(".weight") for name in adapter.pairs],
+    )
     # PEFT's layers inside our own model: no wrapper, so every name but the new ones stays as it is
-    inject_adapter_in_model(LoraConfig.from_peft_type(**stated), model, adapter_name=_NAME)
+    inject_adapter_in_model(config, model, adapter_name=_NAME)
     tensors = {
-        name.removeprefix(ADAPTER_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor
-        for name, tensor in read_file(change / ADAPTER_WEIGHTS).items()
+        name.replace(".weight", f".lora_{side}.{_NAME}.weight"): tensor
+        for name, pair in adapter.pairs.items()
+        for side, tensor in zip("AB", pair, strict=True)
     }
     result = model.load_state_dict(tensors, strict=False)
     _refuse(change, [name for name in result.missing_keys if ".lora_" in name], result.unexpected_keys)
     model.eval()
     return model
+
+
+def _load_full(model: PreTrainedModel, change: Path) -> None:
+    try:
+        result = model.load_state_dict(read_tensors(change / FULL_WEIGHTS), strict=False)
+    except RuntimeError as error:  # a tensor of another shape
+        _refuse(change, [], [str(error).strip().splitlines()[-1].strip()[:200]])
+        raise
+    missing = [name for name in result.missing_keys if name != "lm_head.weight"]
+    _refuse(change, missing, result.unexpected_keys)
+    model.tie_weights()
 
 
 def _refuse(change: Path, missing: Sequence[str], extra: Sequence[str]) -> None:

@@ -18,15 +18,18 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
-from tunesmith.core.files import new_folder, read_json, remove_rubbish
+from tunesmith.core.files import MANIFEST, new_folder, read_json, remove_rubbish
 from tunesmith.core.types import Message
+from tunesmith.models.allowed import read_allowed
+from tunesmith.models.clean_room import tell_unopened
 from tunesmith.models.gguf_layout import Array
 from tunesmith.models.load import BaseFolder, load_model, load_tokenizer, template_of
+from tunesmith.models.weights import read_weights
 from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
 from tunesmith.ship.evaluated import load_evaluated
 from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
-from tunesmith.ship.formats.safetensors import stored_dtype, write_safetensors
-from tunesmith.ship.merge import Merged, merge, read_weights
+from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
+from tunesmith.ship.merge import CHANGE_FILES, Merged, merge
 from tunesmith.ship.model_card import write_model_card
 from tunesmith.ship.parity import PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
 from tunesmith.tasks.chat_template import ChatTemplate
@@ -77,6 +80,8 @@ class _Job:
     merged: Merged
     gate: Gate
     metric: TaskMetric | None
+    emitter: Emitter
+    base_dtype: torch.dtype
 
     @property
     def name(self) -> str:
@@ -129,16 +134,19 @@ def _job(shipping: Shipping, emitter: Emitter) -> _Job:
     if len(shipping.chats) < limits.chats:
         raise TunesmithError("ship.too_few_chats", chats=len(shipping.chats), needed=limits.chats)
     merged = merge(base, change)
+    if not (change / MANIFEST).is_file():
+        tell_unopened(change, CHANGE_FILES, emitter)
     tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
     tokenizer = load_tokenizer(tokenizer_folder)
     untouched = load_model(base.path, dtype=torch.float32).model
     gate = Gate(load_evaluated(base, change), untouched, tokenizer, shipping.chats, limits, emitter)
-    return _Job(shipping.run_path, base, tokenizer_folder, tokenizer, merged, gate, shipping.metric)
+    dtype = stored_dtype(read_weights(base.path))
+    return _Job(shipping.run_path, base, tokenizer_folder, tokenizer, merged, gate, shipping.metric, emitter, dtype)
 
 
 def _safetensors(job: _Job) -> Artifact:
     """In the base's own number format when that keeps the limits, else in float32: measured, not assumed."""
-    stored = stored_dtype(read_weights(job.base.path))
+    stored = job.base_dtype
     final = job.run / "ship" / "safetensors"
     with new_folder(final, **_facts(job, "safetensors")) as aside:
         for dtype in dict.fromkeys((stored, torch.float32)):
@@ -147,7 +155,9 @@ def _safetensors(job: _Job) -> Artifact:
             if parity.ok:
                 break
         refuse_beyond_limits(parity)
-        _describe(job, aside, parity)
+        _describe(job, aside, parity, dtype_name(dtype))
+    if dtype != stored:
+        job.emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
     return _artifact("safetensors", final, "model.safetensors", parity)
 
 
@@ -166,7 +176,7 @@ def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
         )
         parity = job.gate.check_gguf(aside, kind, dict(_base_arrays(job)), job.metric)
         refuse_beyond_limits(parity)
-        _describe(job, aside, parity)
+        _describe(job, aside, parity, kind.removeprefix("gguf-"))
     return _artifact(kind, final, path.name, parity)
 
 
@@ -174,12 +184,11 @@ def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
     """The base's own values of a few tensors that the change moved, as a GGUF file would hold them."""
     base: Mapping[str, Tensor] = read_weights(job.base.path)
     some = {name: base[name] for name in islice(job.merged.changed, _COMPARED_TENSORS)}
-    yield from gguf_arrays(read_json(job.base.path / "config.json"), some)
+    yield from gguf_arrays(read_allowed(job.base.path, "config.json").values, some)
 
 
-def _describe(job: _Job, folder: Path, parity: Parity) -> None:
-    facts = _facts(job, parity.format)
-    parity.write(folder, facts)
+def _describe(job: _Job, folder: Path, parity: Parity, dtype: str) -> None:
+    parity.write(folder, {**_facts(job, parity.format), "dtype": dtype, "base_dtype": dtype_name(job.base_dtype)})
     write_model_card(folder, job.name, job.base, parity, job.tokenizer)
     for licence in ("LICENSE", "LICENSE.txt", "NOTICE"):
         if (job.base.path / licence).is_file():

@@ -10,11 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message, ToolCall
+from tunesmith.messages import say
+from tunesmith.tasks.limited_template import LimitedTemplate
 
 _PROBE = "probe_of_tool_support"
 _TOOLS_AS_TEXT = """You may call these functions:
@@ -29,6 +30,8 @@ class ChatTemplate:
 
     Where the template knows nothing of tools (it would drop them without a word), tools and calls are written into
     the text in the Hermes form: `<tools>` in the system turn, `<tool_call>` and `<tool_response>` in the turns.
+
+    Errors: tasks.no_template, tasks.template_refused, tasks.template_cut for one that reaches a limit with two turns.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,6 +39,7 @@ class ChatTemplate:
             raise TunesmithError("tasks.no_template")
         self.tokenizer = tokenizer
         self.text: str = tokenizer.chat_template
+        self._limited = LimitedTemplate(self.text)
         self.knows_tools = self._probe_tools()
 
     @property
@@ -46,30 +50,37 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], tools: str = "", *, ask: bool = False) -> str:
         """The conversation as text; with `ask` it ends where the assistant begins to speak.
 
-        Errors: tasks.template_failed with the template's own complaint.
+        Errors: tasks.template_failed with the template's own complaint, tasks.template_cut at a limit.
         """
         if not self.knows_tools:
             messages, tools = write_tools_as_text(messages, tools), ""
         return self._render([_as_dict(message) for message in messages], tools, ask)
 
     def _render(self, messages: list[dict[str, object]], tools: str, ask: bool) -> str:
+        if not messages:
+            raise TunesmithError("tasks.template_failed", reason=say("tasks.reason_no_messages"))
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages,  # type: ignore[arg-type]  # its annotation knows nothing of tool calls
-                tools=json.loads(tools) if tools else None,
-                tokenize=False,
-                add_generation_prompt=ask,
-            )
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            described = json.loads(tools) if tools else None
+        except (ValueError, RecursionError) as error:
             raise TunesmithError("tasks.template_failed", reason=str(error)) from error
-        return str(text)
+        # names and values as transformers gives them to a chat template
+        given = {
+            **self.tokenizer.special_tokens_map,
+            "messages": messages,
+            "tools": described,
+            "documents": None,
+            "add_generation_prompt": ask,
+        }
+        return self._limited.render(given)
 
     def _probe_tools(self) -> bool:
         call = ToolCall(_PROBE, "{}", "call00000")
         turns = [Message("user", "a"), Message("assistant", "", tool_calls=(call,))]
         try:
             return _PROBE in self._render([_as_dict(turn) for turn in turns], "", False)
-        except TunesmithError:
+        except TunesmithError as error:
+            if error.code == "tasks.template_cut":
+                raise
             return False
 
 

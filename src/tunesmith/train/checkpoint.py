@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import new_folder, remove_folder, remove_rubbish, verify_folder
+from tunesmith.models.weights import read_tensors
 
 _PREFIX = "checkpoint-"
 _STATE = "state.json"
@@ -121,8 +122,8 @@ class Checkpoints:
             raise TunesmithError("train.resume_differs", checkpoint=str(path))
         return Snapshot(
             facts["step"],
-            load_file(path / "masters.safetensors"),
-            load_file(path / "optimizer.safetensors"),
+            read_tensors(path / "masters.safetensors"),
+            read_tensors(path / "optimizer.safetensors"),
             facts,
         )
 

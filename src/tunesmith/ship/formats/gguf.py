@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import read_json
+from tunesmith.models.allowed import read_allowed
 from tunesmith.models.byte_bpe import merges_of, pre_tokenizer_name
 from tunesmith.models.gguf_layout import (
     ARCHITECTURES,
@@ -61,7 +61,7 @@ def write_gguf(
     Errors: models.unknown_architecture, models.unknown_pre_tokenizer, models.not_byte_bpe, models.missing_tensor,
         ship.tensors_left_over.
     """
-    config = read_json(base / "config.json")
+    config = read_allowed(base, "config.json").values
     architecture = _architecture(config)
     weight_type, file_type = _TYPES[kind]
     writer = gguf.GGUFWriter(str(gguf_path(folder)), architecture.name)

@@ -10,14 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tunesmith.core.files import read_json, write_json
+from tunesmith.core.files import write_json
+from tunesmith.models.allowed import read_allowed
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+_COPIED = ("tokenizer.json", "chat_template.jinja")
 
 
 def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -26,6 +22,11 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that config.json has for a number format, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def write_safetensors(
@@ -41,14 +42,16 @@ def write_safetensors(
     """
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {**read_json(base / "config.json"), "dtype": str(dtype).removeprefix("torch.")}
+    # only what was used here is handed on: no key that another loader would obey
+    config = {**read_allowed(base, "config.json").values, "dtype": dtype_name(dtype)}
     config.pop("torch_dtype", None)
     write_json(folder / "config.json", config)
-    if (base / "generation_config.json").is_file():
-        shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
-    for name in _TOKENIZER_FILES:
+    for source, name in ((base, "generation_config.json"), (tokenizer, "special_tokens_map.json")):
+        if (source / name).is_file():
+            write_json(folder / name, read_allowed(source, name).values)
+    for name in _COPIED:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)
     # the class that every version of transformers knows, and the only one that takes tokenizer.json as it is
-    settings = {**read_json(folder / "tokenizer_config.json"), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {**read_allowed(tokenizer, "tokenizer_config.json").values, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(folder / "tokenizer_config.json", settings)

@@ -1,0 +1,147 @@
+"""An adapter folder as PEFT writes it for LoRA: the part of its configuration that is used, and tensors that fit.
+
+Shape letters: O outputs, I inputs of a linear layer, R rank.
+
+PEFT itself is never given the folder's configuration: among its settings are the name of a module to import, an
+expression to match names with, and files to read. Six values are taken from it, each checked; a setting that would
+make the merge mean something else is refused by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig
+from torch import Tensor
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.allowed import read_bounded
+from tunesmith.models.weights import read_tensors
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+
+_USED = frozenset({"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "bias", "init_lora_weights"})
+_WITHOUT_EFFECT = frozenset(
+    {
+        "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+        "lora_dropout",
+    }
+)  # fmt: skip
+_BASE_UNTOUCHED = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to draw the first values of an adapter that leave the base as it was; others train beside a changed base."""
+
+_LARGEST_RANK = 4096
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA. `pairs` are (A [R, I], B [O, R]) by the name of the base's weight; `scale` is what B A counts with."""
+
+    rank: int
+    alpha: float
+    rank_stabilised: bool
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def scale(self) -> float:
+        """alpha / R, or alpha / sqrt(R) for rank-stabilised LoRA (arXiv 2312.03732)."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter (and not the weights of a whole model)."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def stated_base(folder: Path) -> str:
+    """The name of the base in an adapter's own configuration; empty when it names none."""
+    named = read_bounded(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return named if isinstance(named, str) else ""
+
+
+def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
+    """Read an adapter folder and hold every tensor of it to the base it is for.
+
+    Args:
+        base: the base's weights by name; only their shapes are looked at.
+
+    Errors: ship.unmergeable, ship.adapter_setting, ship.adapter_keys, models.broken_config, models.broken_weights.
+    """
+    config = read_bounded(change / ADAPTER_CONFIG)
+    _refuse_unmergeable(change, config)
+    if not (change / ADAPTER_WEIGHTS).is_file():
+        raise TunesmithError("core.missing_file", path=str(change / ADAPTER_WEIGHTS))
+    stored = read_tensors(change / ADAPTER_WEIGHTS)
+    rank = config.get("r")
+    if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
+        raise _setting(change, "r", rank)
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+        raise _setting(change, "lora_alpha", alpha)
+    stabilised = config.get("use_rslora") or False
+    if not isinstance(stabilised, bool):
+        raise _setting(change, "use_rslora", stabilised)
+    layers = _layers(change, config.get("target_modules"), stored, base)
+    expected = {f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
+    refuse_other_keys(change, expected, stored)
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in layers:
+        a_RI, b_OR = (stored[f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight"].float() for side in "AB")
+        outputs, inputs = base[f"{layer}.weight"].shape
+        if a_RI.shape != (rank, inputs) or b_OR.shape != (outputs, rank):
+            shapes = f"{layer} {tuple(a_RI.shape)} {tuple(b_OR.shape)}, rank {rank}"
+            raise TunesmithError("ship.adapter_keys", path=str(change), missing="-", extra=shapes)
+        pairs[f"{layer}.weight"] = (a_RI, b_OR)
+    return Adapter(rank, float(alpha), stabilised, pairs)
+
+
+def refuse_other_keys(change: Path, expected: Iterable[str], found: Iterable[str]) -> None:
+    """Every name that is expected must be there, and no other. Errors: ship.adapter_keys."""
+    wanted, given = set(expected), set(found)
+    missing, extra = sorted(wanted - given), sorted(given - wanted)
+    if missing or extra or not wanted:
+        raise TunesmithError(
+            "ship.adapter_keys",
+            path=str(change),
+            missing=", ".join(missing[:2]) or "-",
+            extra=", ".join(extra[:2]) or "-",
+        )
+
+
+def _refuse_unmergeable(change: Path, config: Mapping[str, object]) -> None:
+    usual = LoraConfig().to_dict()
+    odd = [
+        key for key, value in config.items() if key not in _USED | _WITHOUT_EFFECT and value and value != usual.get(key)
+    ]
+    if config.get("bias") not in (None, "none"):
+        odd.append("bias")
+    if config.get("init_lora_weights") not in _BASE_UNTOUCHED:
+        odd.append("init_lora_weights")
+    if config.get("peft_type") != "LORA":
+        odd.append(f"peft_type = {str(config.get('peft_type'))[:50]}")
+    if odd:
+        raise TunesmithError("ship.unmergeable", path=str(change), what=", ".join(odd)[:300])
+
+
+def _layers(change: Path, stated: object, stored: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> list[str]:
+    """The linear layers of the base that the adapter is for: those that its list names.
+
+    Where the configuration has an expression in place of a list, the tensors say it: an expression of others is not
+    run.
+    """
+    linear = [name.removesuffix(".weight") for name, weight in base.items() if weight.dim() == 2]
+    if isinstance(stated, str):
+        named = {name.removeprefix(ADAPTER_PREFIX).rpartition(".lora_")[0] for name in stored}
+        return [layer for layer in linear if layer in named]
+    if not isinstance(stated, list) or not all(isinstance(each, str) for each in stated):
+        raise _setting(change, "target_modules", stated)
+    return [layer for layer in linear if any(layer == each or layer.endswith(f".{each}") for each in stated)]
+
+
+def _setting(change: Path, key: str, value: object) -> TunesmithError:
+    return TunesmithError("ship.adapter_setting", path=str(change), key=key, value=repr(value)[:80])
