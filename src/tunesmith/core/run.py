@@ -15,16 +15,26 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST, disk_errors, read_json, remove_rubbish, sha256_file, write_json
-from tunesmith.core.process import available_cores
+from tunesmith.core.files import (
+    ASIDE,
+    MANIFEST,
+    disk_errors,
+    new_folder,
+    read_json,
+    remove_rubbish,
+    sha256_file,
+    write_json,
+)
+from tunesmith.core.process import available_cores, is_alive
 
 _RECORDED_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "polars")
 _OWNER = ".owner"
+_LOOKS, _BETWEEN_LOOKS = 100, 0.01
 
 
 class Run:
@@ -34,15 +44,25 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, root: Path, name: str, recipe_hash: str, facts: Mapping[str, object] | None = None) -> Run:
-        """Make `root/name/<time>-<short hash>` with a fresh manifest. Errors: core.not_writable, core.disk_full."""
+    def create(
+        cls,
+        root: Path,
+        name: str,
+        recipe_hash: str,
+        facts: Mapping[str, object] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Run:
+        """Make `root/name/<time>-<short hash>` whole, with these files and a manifest of them.
+
+        Errors: those of `new_folder`.
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = root / name / f"{stamp}-{recipe_hash[:8]}"
         suffix = 1
         while path.exists():
             suffix += 1
             path = root / name / f"{stamp}-{recipe_hash[:8]}-{suffix}"
-        manifest: dict[str, object] = {
+        about: dict[str, object] = {
             "name": name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "recipe_sha256": recipe_hash,
@@ -51,10 +71,13 @@ class Run:
             "machine": {"platform": platform.platform(), "cores": available_cores()},
             "threads": int(os.environ.get("OMP_NUM_THREADS", available_cores())),
             "stages": {},
-            "files": {},
             **(facts or {}),
         }
-        write_json(path / MANIFEST, manifest)
+        if path.parent.is_dir():
+            remove_rubbish(path.parent)
+        with new_folder(path, 0, **about) as aside:
+            for each, content in (files or {}).items():
+                (aside / each).write_bytes(content)
         return cls(path)
 
     @classmethod
@@ -76,6 +99,22 @@ class Run:
             files[path.relative_to(self.path).as_posix()] = sha256_file(path)
         write_json(self.path / MANIFEST, manifest)
 
+    @contextmanager
+    def replacing(self, *paths: Path) -> Iterator[None]:
+        """Files of this run that the block writes, perhaps over older ones; their hashes are entered at the end.
+
+        Until then the manifest says nothing of them, so that a kill in the block leaves no hash of another content.
+        """
+        manifest = self.manifest()
+        files = _table(manifest, "files")
+        known = [name for path in paths if (name := path.relative_to(self.path).as_posix()) in files]
+        for name in known:
+            del files[name]
+        if known:
+            write_json(self.path / MANIFEST, manifest)
+        yield
+        self.record_files(*paths)
+
     def finish_stage(self, stage: str, *paths: Path, **facts: object) -> None:
         """Mark a stage done, with the hashes of its files and what is worth knowing of it."""
         self.record_files(*paths)
@@ -91,9 +130,18 @@ class Run:
         facts = _table(self.manifest(), "stages").get(stage)
         return facts if isinstance(facts, dict) else None
 
-    def check_files(self) -> None:
-        """Hold every recorded file against its hash. Errors: core.missing_file, core.hash_differs."""
+    def recorded(self, path: Path) -> bool:
+        """Whether the manifest holds the hash of a file."""
+        return path.relative_to(self.path).as_posix() in _table(self.manifest(), "files")
+
+    def check_files(self, *below: str) -> None:
+        """Hold recorded files against their hashes: those of these names or in folders of these names, or all.
+
+        Errors: core.missing_file, core.hash_differs.
+        """
         for name, digest in _table(self.manifest(), "files").items():
+            if below and not any(name == each or name.startswith(f"{each}/") for each in below):
+                continue
             if not (self.path / name).is_file():
                 raise TunesmithError("core.missing_file", path=str(self.path / name))
             if sha256_file(self.path / name) != digest:
@@ -112,16 +160,50 @@ class Run:
             with disk_errors(self.path):
                 self._lock(descriptor)
                 remove_rubbish(self.path)
-            yield
+                for folder in sorted(each for each in self.path.iterdir() if each.is_dir()):
+                    remove_rubbish(folder)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
-    def _lock(self, descriptor: int) -> None:
+    def refuse_if_owned(self) -> None:
+        """Look before anything heavy is loaded. Errors: core.run_in_use while another process holds the run."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "?"
-            raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid) from None
+            descriptor = os.open(self.path / _OWNER, os.O_RDONLY)
+        except OSError:  # nobody has ever worked here, or `owned` will say why it cannot be opened
+            return
+        try:
+            self._take(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def is_owned(self) -> bool:
+        """Whether another process holds the run."""
+        try:
+            self.refuse_if_owned()
+        except TunesmithError:
+            return True
+        return False
+
+    def _take(self, descriptor: int, kind: int) -> None:
+        """Lock, or name the owner. Errors: core.run_in_use."""
+        pid = ""
+        for _ in range(_LOOKS):
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                return
+            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            if pid.isdecimal() and is_alive(int(pid)):
+                break
+            time.sleep(_BETWEEN_LOOKS)  # an owner that has not written its number yet, or somebody who only looks
+        raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid or "?")
+
+    def _lock(self, descriptor: int) -> None:
+        self._take(descriptor, fcntl.LOCK_EX)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
@@ -144,8 +226,29 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Wait until no other process finds or makes a run below `root`: two that start one recipe get one run.
+
+    The folder above is locked, since `root` itself may not be there yet. Errors: those of `disk_errors`.
+    """
+    folder = root.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def list_runs(root: Path) -> list[Run]:
     """Every run below `root`, oldest first."""
+    folders = [path.parent for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
     return [
-        Run(path.parent) for path in sorted(root.glob(f"*/*/{MANIFEST}")) if (path.parent / "recipe.lock.yaml").exists()
+        Run(folder)
+        for folder in folders
+        if not folder.name.startswith(ASIDE) and (folder / "recipe.lock.yaml").exists()
     ]
