@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -55,7 +56,7 @@ def _head(base: BaseFolder, parity: Parity) -> str:
     lines = [
         "---",
         f"license: {base.licence.lower() or 'unknown'}",
-        f"base_model: {base.name}",
+        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",  # a folder's name may mean something to YAML
         f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags: [tunesmith, fine-tuned]",

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
-from tunesmith.core.files import MANIFEST, new_folder, read_json, remove_rubbish
+from tunesmith.core.files import MANIFEST, new_folder, read_json, remove_rubbish, require_space
 from tunesmith.core.types import Message
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.clean_room import tell_unopened
@@ -36,6 +36,9 @@ from tunesmith.tasks.chat_template import ChatTemplate
 
 _COMPARED_TENSORS = 8
 """Changed tensors of a GGUF file that are compared with the base's: one that differs is proof enough."""
+
+_MOST_BYTES: Mapping[ShipFormat, float] = {"safetensors": 4, "gguf-f16": 2, "gguf-q8_0": 34 / 32}
+"""What one number of the weights takes on the disk at most."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,14 @@ def ship_formats(shipping: Shipping, formats: Sequence[ShipFormat], emitter: Emi
     """Publish a trained change in each format, safetensors first, every one through the parity gate.
 
     Emits progress, and one `shipped` event a format. Errors: ship.parity_failed (nothing of that format is
-    published), ship.too_few_chats, ship.no_answers, those of `merge`, of the writers and of `LlamaJudge`.
+    published), core.too_little_space, ship.too_few_chats, ship.no_answers, those of `merge`, of the writers and of
+    `LlamaJudge`.
     """
     job = _job(shipping, emitter)
     if job.folder.is_dir():
         remove_rubbish(job.folder)
     ordered = sorted(dict.fromkeys(formats), key=lambda each: each != "safetensors")
+    require_space(job.folder, sum(_needed_bytes(job, kind) for kind in ordered))
     artifacts: list[Artifact] = []
     for kind in ordered:
         artifact = _safetensors(job) if kind == "safetensors" else _gguf(job, kind)
@@ -148,7 +153,7 @@ def _safetensors(job: _Job) -> Artifact:
     """In the base's own number format when that keeps the limits, else in float32: measured, not assumed."""
     stored = job.base_dtype
     final = job.run / "ship" / "safetensors"
-    with new_folder(final, **_facts(job, "safetensors")) as aside:
+    with new_folder(final, _needed_bytes(job, "safetensors"), **_facts(job, "safetensors")) as aside:
         for dtype in dict.fromkeys((stored, torch.float32)):
             write_safetensors(aside, job.merged.tensors, job.base.path, job.tokenizer_folder, dtype)
             parity = job.gate.check_safetensors(aside)
@@ -163,7 +168,7 @@ def _safetensors(job: _Job) -> Artifact:
 
 def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
     final = job.run / "ship" / kind
-    with new_folder(final, **_facts(job, kind)) as aside:
+    with new_folder(final, _needed_bytes(job, kind), **_facts(job, kind)) as aside:
         path = write_gguf(
             aside,
             kind,
@@ -178,6 +183,10 @@ def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
         refuse_beyond_limits(parity)
         _describe(job, aside, parity, kind.removeprefix("gguf-"))
     return _artifact(kind, final, path.name, parity)
+
+
+def _needed_bytes(job: _Job, kind: ShipFormat) -> int:
+    return int(_MOST_BYTES[kind] * sum(each.numel() for each in job.merged.tensors.values()))
 
 
 def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
