@@ -29,7 +29,7 @@ from tunesmith.messages import render, say
 from tunesmith.models.catalog import cache_folder
 
 USER_ERROR, UNEXPECTED, INTERRUPTED, TERMINATED, BROKEN_PIPE = 2, 1, 130, 143, 141
-_DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 

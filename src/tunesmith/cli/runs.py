@@ -16,7 +16,7 @@ from tunesmith.cli.terminal import STAGES
 from tunesmith.cli.words import percent
 from tunesmith.cli.work import LOCK, find_run
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import read_json
+from tunesmith.core.files import fsync_path, read_json
 from tunesmith.core.run import Run, list_runs
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
@@ -124,6 +124,7 @@ def _remove(path: Path) -> None:
     aside = path.with_name(f".aside-{path.name}")
     try:
         path.rename(aside)
+        fsync_path(path.parent)
         shutil.rmtree(aside)
     except OSError as error:
         raise TunesmithError("core.not_writable", path=str(path), reason=str(error.strerror or error)) from error
