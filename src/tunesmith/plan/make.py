@@ -153,9 +153,9 @@ def _first_learned(row: Row) -> int:
 def keep_plan(run: Run, plan: Plan, grounds: Grounds) -> None:
     """Write plan.json and plan.md into the run, durably. Errors: those of `write_atomic`."""
     page, values = run.path / PLAN_PAGE, run.path / PLAN_JSON
-    write_json(values, {**plan_json(plan), "grounds": asdict(grounds)})
-    write_atomic(page, as_markdown(plan))
-    run.record_files(values, page)
+    with run.replacing(values, page):
+        write_json(values, {**plan_json(plan), "grounds": asdict(grounds)})
+        write_atomic(page, as_markdown(plan))
 
 
 def announce(plan: Plan, emitter: Emitter) -> None:
