@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST, sha256_file, verify_folder
+from tunesmith.core.files import MANIFEST, sha256_file, user_path, verify_folder
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import TOKENIZER, clean_room, contents, read_template
@@ -99,10 +99,10 @@ def resolve_base(base: str, *, revision: str | None = None, offline: bool | None
     """
     if offline is None:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    path = Path(base).expanduser()
-    if path.is_dir():
+    path = user_path(base, Path())
+    if os.path.isdir(path):
         return describe_folder(path, name=path.resolve().name)
-    if path.is_file() and path.suffix == ".gguf":
+    if os.path.isfile(path) and path.suffix == ".gguf":
         return describe_folder(import_gguf(path), name=path.stem)
     if path.suffix == ".gguf" or base.startswith((".", "/", "~")):
         raise TunesmithError("core.missing_file", path=str(path))
