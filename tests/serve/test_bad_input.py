@@ -70,6 +70,7 @@ TABLE: list[tuple[str, int, str]] = [
     (body(frequency_penalty=1.0), 400, "serve.bad_request"),
     (body(logit_bias={"5": 100}), 400, "serve.bad_request"),
     (body(no_such_field=1), 400, "serve.bad_request"),
+    (body(**{"": 1}), 400, "serve.bad_request"),
     (body(tool_choice="required"), 400, "serve.bad_request"),
     (body(tools=[{"type": "function", "function": {"name": "bad name!"}}]), 400, "serve.bad_request"),
     (

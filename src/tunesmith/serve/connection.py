@@ -48,12 +48,19 @@ class ConnectionRules:
 
 
 class _Wire(h11.Connection):
-    """h11, with limits on what it accepts. `reason` says what was wrong, `requests` counts the heads read."""
+    """h11, with limits on what it accepts.
+
+    Attributes:
+        reason: what was wrong.
+        requests: heads read.
+        in_hand: whether the last of them was handed on to the routes.
+    """
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MOST_HEAD_BYTES)
         self.reason = ""
         self.requests = 0
+        self.in_hand = False
         self._chunks = 0
         self._body_bytes = 0
 
@@ -72,6 +79,7 @@ class _Wire(h11.Connection):
 
     def _begin(self, request: h11.Request) -> None:
         self.requests += 1
+        self.in_hand = False
         self._chunks = self._body_bytes = 0
         names = [name for name, _ in request.headers]
         if request.http_version not in (b"1.0", b"1.1"):
@@ -80,6 +88,7 @@ class _Wire(h11.Connection):
             raise h11.RemoteProtocolError(f"more than {MOST_HEADER_LINES} header lines")
         if b"transfer-encoding" in names and b"content-length" in names:
             raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
+        self.in_hand = True
 
     def _count(self, size: int) -> None:
         self._chunks += 1
@@ -167,7 +176,7 @@ class Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        if self.conn.our_state is h11.SEND_RESPONSE:
+        if self._wire.in_hand:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         status = HTTPStatus(status_of(error))

@@ -239,5 +239,5 @@ def _bad_request(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False)[0]
     misfit = first.get("ctx", {}).get("error")
     parts = [*first["loc"], *([misfit.field] if isinstance(misfit, _Misfit) else [])]
-    place = ".".join(str(part) for part in parts)[:200] or "body"
+    place = ".".join(str(part) or '""' for part in parts)[:200] or "body"
     return RequestError("serve.bad_request", param=place, place=place, reason=str(first["msg"])[:300])
