@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.exchange import Figures, Job, Row, Rows, read_rows
 from benchmarks.peers.judge import adapter_losses
+from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import Event, Events, Listener
 from tunesmith.core.process import available_cores
 from tunesmith.models.load import load_model, resolve_base
@@ -101,7 +102,7 @@ def stage_of(job: Job, rows: Rows, task: type[ChatTask] = ChatTask, listeners: t
         train_rows=_features(rows.train),
         validation_rows=_features(rows.warm_up),
         folder=Path(job.scratch) / "sft",
-        key="benchmark",
+        conditions=Conditions(),
         task_metric=no_task_metric,
     )
     return build(recipe.stages[0], inputs, start(recipe.runtime), Events(listeners=listeners))

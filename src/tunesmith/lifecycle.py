@@ -16,23 +16,27 @@ started by several commands ends as the unbroken one would.
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from tunesmith.adapt.base import frozen_digest
 from tunesmith.compat.check import check
+from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
 from tunesmith.core.files import ASIDE, MANIFEST, read_json, sha256_file, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
-from tunesmith.core.run import Run, list_runs
+from tunesmith.core.run import Run, list_runs, one_at_a_time
 from tunesmith.core.types import SPLITS, Example, SplitName
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
@@ -45,15 +49,16 @@ from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
 from tunesmith.models.packed import Features
+from tunesmith.models.texts import texts_sha256
 from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
-from tunesmith.recipe.identity import anchored, identity
+from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.runtime.peak import Peak, run_peak
+from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge_into
 from tunesmith.ship.publish import Shipping, check_published, ship_formats
@@ -67,22 +72,30 @@ from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
+from tunesmith.train.rehearse import Command, Rehearsal, Teller, play, rehearse
+from tunesmith.train.rehearse import as_page as as_certificate
 from tunesmith.train.settle import settled
 from tunesmith.train.validation import answered_metric
 
 LOCK = "recipe.lock.yaml"
 METRICS = "metrics.jsonl"
+CERTIFICATE_PAGE = "resume_certificate.md"
 XRAY_ROWS = 24
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run being worked on: its directory, its locked recipe, where the recipe's paths start, and who listens."""
+    """A run being worked on: its directory, its locked recipe, where the recipe's paths start, and who listens.
+
+    With `accept_machine` a training goes on under other versions, on another processor or with other threads than its
+    checkpoint was made under; the run and its card say so.
+    """
 
     run: Run
     recipe: Recipe
     recipe_folder: Path
     events: Events
+    accept_machine: bool = False
 
     @property
     def leads(self) -> bool:
@@ -106,8 +119,12 @@ class Work:
         """
         spec = self.recipe.model
         base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
-        if base.sha256 != self.run.manifest()["base_sha256"]:
-            raise TunesmithError("lifecycle.base_changed", base=spec.base, path=str(base.path))
+        manifest, found = self.run.manifest(), _base_facts(base)
+        changed = differences({name: str(manifest.get(name)) for name in found}, found)
+        if changed:
+            raise TunesmithError(
+                "lifecycle.base_changed", base=spec.base, path=str(base.path), differences=listed(changed)
+            )
         return base
 
     def load_base(self) -> Loaded:
@@ -137,22 +154,64 @@ def start(
 ) -> Work:
     """The unfinished or finished run of this very recipe and these very files, or a new one.
 
-    Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`.
+    Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`; lifecycle.run_differs where a run of this
+    name was broken off in its training and the recipe has changed since.
     """
     folder = recipe_path.resolve().parent
     recipe = anchored(load_recipe(recipe_path, overrides), folder)
     check(recipe)
+    with one_at_a_time(root):
+        return reopen(_found_or_made(recipe, recipe_path, root, new=new).path, listeners)
+
+
+def _found_or_made(recipe: Recipe, recipe_path: Path, root: Path, *, new: bool) -> Run:
+    folder = recipe_path.resolve().parent
     key = identity(recipe, folder)
     found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == key]
     if found and not new:
-        return reopen(found[-1].path, listeners)
+        return found[-1]
     base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
-    facts = {"base_sha256": base.sha256, "recipe_folder": str(folder), "base": base.name, "base_licence": base.licence}
-    run = Run.create(root, recipe.name, key, {**facts, "base_origin": vars(base.origin)})
-    write_atomic(run.path / "recipe.yaml", recipe_path.read_bytes())
-    write_atomic(run.path / LOCK, settled(recipe, base.revision).as_yaml())
-    run.record_files(run.path / "recipe.yaml", run.path / LOCK)
-    return reopen(run.path, listeners)
+    lock, sources = settled(recipe, base.revision), source_hashes(recipe, folder)
+    broken_off = None if new else _broken_off(root, lock, sources)
+    if broken_off is not None:
+        return broken_off
+    machine = _machine_now(lock)
+    facts = {
+        **_base_facts(base),
+        "recipe_folder": str(folder),
+        "base": base.name,
+        "base_licence": base.licence,
+        "base_origin": vars(base.origin),
+        "sources": sources,
+        "conditions": machine,
+        "threads": int(machine["threads"]),
+    }
+    files = {"recipe.yaml": recipe_path.read_bytes(), LOCK: lock.as_yaml().encode()}
+    return Run.create(root, recipe.name, key, facts, files)
+
+
+def _base_facts(base: BaseFolder) -> dict[str, str]:
+    """What identifies a base: its weights, and the files beside them."""
+    return {"base_sha256": base.sha256, "base_texts_sha256": texts_sha256(base.path)}
+
+
+def _broken_off(root: Path, lock: Recipe, sources: Mapping[str, str]) -> Run | None:
+    """The run of this name whose training was broken off, if its lock says the same in the end.
+
+    Errors: lifecycle.run_differs; it is not left behind in silence because its recipe or rows have changed since.
+    """
+    for run in reversed(list_runs(root)):
+        manifest = run.manifest()
+        begun = run.stage("train") is None and any(run.path.glob("*/checkpoint-*"))
+        if manifest.get("name") != lock.name or not begun or run.is_owned():
+            continue
+        stated = manifest.get("sources")
+        was = {**settings(load_recipe(run.path / LOCK)), **(stated if isinstance(stated, dict) else {})}
+        found = differences(was, {**settings(lock), **sources})
+        if found:
+            raise TunesmithError("lifecycle.run_differs", path=str(run.path), differences=listed(found))
+        return run
+    return None
 
 
 def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
@@ -192,6 +251,7 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
             work.events.emit("stage", stage=name)
             started = time.perf_counter()
             function(work)
+            _say_what_changed(work, name)
             seconds = round(time.perf_counter() - started, 3)
             work.run.finish_stage(name, seconds=seconds)
             work.events.emit("stage_end", stage=name, seconds=seconds)
@@ -201,6 +261,20 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
         return stage
 
     return decorate
+
+
+def _say_what_changed(work: Work, name: str) -> None:
+    """Say, in the run and on its card, that a stage was done under other conditions than the run began with."""
+    was = work.run.manifest().get("conditions")
+    found = differences(was, _machine_now(work.recipe)) if isinstance(was, dict) else ()
+    if found:
+        work.events.emit("alarm", code=MACHINE_CHANGED, stage=name, differences=listed(found))
+
+
+def _machine_now(recipe: Recipe) -> dict[str, str]:
+    """This machine as a locked recipe uses it."""
+    threads = recipe.runtime.threads or available_cores()
+    return machine_conditions(threads, place_of(torch.device(recipe.runtime.device)).processor)
 
 
 def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
@@ -271,8 +345,8 @@ def train(work: Work) -> None:
     if not work.leads:
         return
     curve = curve_from_events(read_events(work.path / METRICS))
-    write_atomic(work.path / "loss.svg", loss_svg(curve))
-    work.run.record_files(work.path / "loss.svg")
+    with work.run.replacing(work.path / "loss.svg"):
+        write_atomic(work.path / "loss.svg", loss_svg(curve))
 
 
 @_stage("evaluate")
@@ -289,10 +363,11 @@ def ship(work: Work) -> None:
 
 def make_card(work: Work) -> Verdict:
     """Gather the facts, decide, and write the release card. Made anew each time: it costs nothing."""
+    work.run.check_files("evaluate", "ledger.jsonl")
     facts = collect_facts(work.path, work.recipe)
-    write_cards(work.path, facts)
+    with work.run.replacing(work.path / "release_card.html", work.path / "release_card.md"):
+        write_cards(work.path, facts)
     verdict = decide(facts)
-    work.run.record_files(work.path / "release_card.html", work.path / "release_card.md")
     work.events.emit("verdict", verdict=verdict.decision)
     return verdict
 
@@ -337,12 +412,51 @@ def certify_resume(work: Work) -> Certificate:
         )
     finally:
         runtime.close()
-    write_json(work.path / CERTIFICATE, {**asdict(certificate), "equal": certificate.equal})
-    work.run.record_files(work.path / CERTIFICATE)
+    _keep_proof(work, "replay", asdict(certificate), certificate.equal)
     if not certificate.equal:
         files = ", ".join(certificate.differing)
         raise TunesmithError("lifecycle.not_certified", first=certificate.first, last=certificate.last, files=files)
     return certificate
+
+
+def certify_kill(work: Work, command: Command) -> Rehearsal:
+    """Kill a short copy of the training with SIGKILL, resume it, and hold it against one that was not killed.
+
+    The certificate is kept in the run, as facts and as a page in both languages. `command` says how the process for a
+    folder is started; it calls `rehearse_in`. Errors: those of `rehearse`, lifecycle.not_resumed.
+    """
+    aside = work.path / f"{ASIDE}rehearsal"
+    machine = _machine_now(work.recipe)
+    try:
+        found = rehearse(aside, command, random.Random())
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    with work.run.replacing(work.path / CERTIFICATE_PAGE):
+        write_atomic(work.path / CERTIFICATE_PAGE, as_certificate(found, machine))
+    _keep_proof(work, "kill", {**asdict(found), "machine": machine}, found.equal)
+    if not found.equal:
+        files = ", ".join(found.differing) or METRICS
+        raise TunesmithError("lifecycle.not_resumed", step=found.killed_after, files=files)
+    return found
+
+
+def rehearse_in(path: Path, folder: Path, like: Path | None, stream: IO[str]) -> None:
+    """One process of `certify_kill`: the short copy of the last stage in a folder, told to a stream."""
+    work = reopen(path, ())
+    runtime = start_runtime(work.recipe.runtime)
+    try:
+        play(_build_stage(work, work.recipe.stages[-1], runtime, folder, Teller(stream)), like)
+    finally:
+        runtime.close()
+
+
+def _keep_proof(work: Work, name: str, facts: Mapping[str, object], equal: bool) -> None:
+    """Enter one proof of resuming into the certificate, which holds when all its proofs do."""
+    path = work.path / CERTIFICATE
+    before = read_json(path).get("proofs") if path.exists() else None
+    proofs = {**(before if isinstance(before, dict) else {}), name: {**facts, "equal": equal}}
+    with work.run.replacing(path):
+        write_json(path, {"equal": all(each["equal"] for each in proofs.values()), "proofs": proofs})
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -361,7 +475,7 @@ def load_tuned(work: Work) -> Loaded:
 def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
     """Ask the test questions, score the answers and keep both; what an earlier call has kept stays."""
     path = work.path / "evaluate" / f"{label}.json"
-    if path.exists():
+    if path.exists() and work.run.recorded(path):
         return
     spec, questions = work.recipe.evaluate, test_questions(work)
     answers = ask_all(loaded.model, work.task, questions, spec, work.events, label=label, shown=shown)
@@ -409,12 +523,22 @@ def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, e
         train_rows=work.features("train"),
         validation_rows=work.features("validation"),
         folder=folder,
-        key=str(work.run.manifest()["recipe_sha256"]),
+        conditions=_conditions(work, runtime),
         task_metric=answered_metric(
             work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
         ),
+        accept_machine=work.accept_machine,
     )
     return build(stage, inputs, runtime, emitter)
+
+
+def _conditions(work: Work, runtime: Runtime) -> Conditions:
+    """All that a training of this run depends on."""
+    rows = read_json(work.path / data_room.FOLDER / MANIFEST)["files"]
+    inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
+    if isinstance(rows, dict):
+        inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
+    return Conditions(inputs | _base_facts(work.base()), _machine_now(work.recipe))
 
 
 def _shipping(work: Work) -> Shipping:
@@ -425,5 +549,6 @@ def _shipping(work: Work) -> Shipping:
         work.events.emit("note", code="ship.fewer_chats", chats=len(chats), wanted=limits.chats)
         limits = limits.model_copy(update={"chats": len(chats)})
     questions, spec = test_questions(work), work.recipe.evaluate
+    work.run.check_files("evaluate")
     tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
     return Shipping(work.path, work.base(), work.change, chats, parity_metric(spec, questions, tuned), limits)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import SILENT, Emitter
 from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.samples.tickets import generate_tickets
@@ -63,7 +64,7 @@ def make_job(
         train_rows=[task.encode(each).features for each in examples(rows)],
         validation_rows=[task.encode(each).features for each in examples(6, first=1000)],
         folder=folder,
-        key=key,
+        conditions=Conditions({"key": key}),
         task_metric=no_task_metric,
     )
     return build(stage, inputs, runtime, emitter)

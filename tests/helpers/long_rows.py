@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import Emitter
 from tunesmith.models.load import load_model, resolve_base
 from tunesmith.models.packed import Features
@@ -42,7 +43,7 @@ def long_job(base: Path, folder: Path, batch_size: int | str, tokens: int, emitt
         train_rows=long_rows(16, tokens, seed=1),
         validation_rows=long_rows(4, tokens, seed=2),
         folder=folder,
-        key="long",
+        conditions=Conditions({"key": "long"}),
         task_metric=no_task_metric,
     )
     return build(stage, inputs, LocalRuntime(RuntimeSpec(device="cpu", threads=1)), emitter)

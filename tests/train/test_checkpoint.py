@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.core import files
+from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import ASIDE, verify_folder
@@ -31,9 +31,17 @@ def save_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 
-def checkpoints(folder: Path, keep: int = 2, key: str = "key", seen: list[Event] | None = None) -> Checkpoints:
+def checkpoints(
+    folder: Path,
+    keep: int = 2,
+    key: str = "key",
+    machine: Mapping[str, str] | None = None,
+    seen: list[Event] | None = None,
+    accept_machine: bool = False,
+) -> Checkpoints:
     listeners = (seen.append,) if seen is not None else ()
-    return Checkpoints(folder, keep, key, "base", save_weights, save_tokenizer, Events(None, listeners))
+    conditions, events = Conditions({"key": key}, machine or {}), Events(None, listeners)
+    return Checkpoints(folder, keep, conditions, "base", save_weights, save_tokenizer, events, accept_machine)
 
 
 def snapshot(step: int) -> Snapshot:
@@ -208,7 +216,20 @@ def test_a_whole_checkpoint_of_another_recipe_is_refused_and_kept(tmp_path: Path
     with pytest.raises(TunesmithError) as error:
         checkpoints(tmp_path, key="other").newest()
     assert error.value.code == "train.resume_differs"
-    assert json.loads((tmp_path / "checkpoint-1" / "state.json").read_text())["key"] == "key"
+    assert error.value.facts["differences"] == "key: key -> other"
+    assert (tmp_path / "checkpoint-1" / "state.json").is_file()
+
+
+def test_another_machine_is_refused_or_accepted_and_said(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    checkpoints(tmp_path, machine={"torch": "1", "threads": "2"}).save(snapshot(1))
+    now = {"torch": "2", "threads": "2"}
+    with pytest.raises(TunesmithError) as error:
+        checkpoints(tmp_path, machine=now).newest()
+    assert (error.value.code, error.value.facts["differences"]) == ("train.machine_differs", "torch: 1 -> 2")
+    found = checkpoints(tmp_path, machine=now, seen=seen, accept_machine=True).newest()
+    assert found is not None and found.step == 1
+    assert [event.values["differences"] for event in seen] == ["torch: 1 -> 2"]
 
 
 def test_an_added_file_is_damage_too(tmp_path: Path) -> None:

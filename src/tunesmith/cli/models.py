@@ -67,12 +67,16 @@ def open_model(named: str, max_length: int = 1 << 30) -> Asked:
 
 
 def _system_message(run: Path) -> str:
-    """What every training row of the run told the model first: asked without it, the model would be out of place."""
+    """What every training row of the run told the model first: asked without it, the model would be out of place.
+
+    Errors: those of `verify_folder`.
+    """
     import polars
 
     path = run / "data" / "train.parquet"
     if not path.is_file() or not (run / LOCK).is_file():
         return ""
+    verify_folder(path.parent)
     first = polars.read_parquet(path, columns=["messages"], n_rows=200)["messages"].to_list()
     starts = {turns[0]["content"] for turns in first if turns and turns[0]["role"] == "system"}
     return starts.pop() if len(starts) == 1 else ""

@@ -16,4 +16,5 @@ RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="cli.arg_
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="cli.arg_run", show_default=False)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="cli.opt_set", show_default=False)]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="cli.opt_runs")]
+MachineOption = Annotated[bool, typer.Option("--accept-machine", help="cli.opt_accept_machine")]
 NewOption = Annotated[bool, typer.Option("--new", help="cli.opt_new")]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.options import RUNS, NewOption, RecipeArgument, RunsOption, SetOption
+from tunesmith.cli.options import RUNS, MachineOption, NewOption, RecipeArgument, RunsOption, SetOption
 from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import started
 from tunesmith.messages import say
 
 
-def run(recipe: RecipeArgument, set_: SetOption = None, new: NewOption = False, runs: RunsOption = RUNS) -> None:
+def run(
+    recipe: RecipeArgument, set_: SetOption = None, new: NewOption = False, runs: RunsOption = RUNS,
+    accept_machine: MachineOption = False,
+) -> None:  # fmt: skip
     """Every stage that is not done yet, then the verdict."""
     with Terminal() as listener, started(recipe, set_ or [], runs, listener, new) as work:
         tell(say("cli.run_folder", path=str(work.path)))
         from tunesmith import lifecycle
 
-        verdict = lifecycle.run_to_release(work)
+        verdict = lifecycle.run_to_release(replace(work, accept_machine=accept_machine))
     figures = measured(work.path)
     show_metrics(figures)
     tell()

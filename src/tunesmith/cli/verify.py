@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RunArgument
+from tunesmith.cli.rehearse import command
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import opened
 from tunesmith.messages import say
@@ -15,16 +17,27 @@ from tunesmith.messages import say
 ReplayOption = Annotated[bool, typer.Option("--replay/--no-replay", help="cli.opt_replay")]
 
 
-def verify(run: RunArgument, replay: ReplayOption = True) -> None:
-    """Check a run again."""
+ResumeOption = Annotated[bool, typer.Option("--resume", help="cli.opt_resume")]
+
+
+def verify(run: RunArgument, replay: ReplayOption = True, resume: ResumeOption = False) -> None:
+    """Check a run again; with `--resume` the proof is a training that is killed and resumed, in place of a replay."""
     with Terminal() as listener, opened(run, listener) as work:
         from tunesmith import lifecycle
 
         tell(say("cli.verifying", path=str(work.path)))
-        certificate = lifecycle.verify(work, replay=replay)
+        certificate = lifecycle.verify(work, replay=replay and not resume)
+        if resume:
+            tell(say("cli.verify_killing"))
+        killed = lifecycle.certify_kill(work, command(work.path)) if resume else None
     tell(say("cli.verify_hashes"))
     steps = None
     if certificate is not None:
         steps = {"first": certificate.first, "last": certificate.last}
         tell(say("cli.verify_replayed", **steps))
-    answer({"run": str(work.path), "verified": True, "replayed": steps})
+    if killed is not None:
+        tell()
+        tell((work.path / lifecycle.CERTIFICATE_PAGE).read_text("utf-8"))
+        tell(say("cli.verify_certificate", path=str(work.path / lifecycle.CERTIFICATE_PAGE)))
+    resumed = None if killed is None else {**asdict(killed), "equal": killed.equal}
+    answer({"run": str(work.path), "verified": True, "replayed": steps, "resumed": resumed})

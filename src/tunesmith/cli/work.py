@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING
 from tunesmith.cli.manner import tell
 from tunesmith.cli.terminal import Terminal
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST
+from tunesmith.core.files import ASIDE, MANIFEST, remove_folder
 from tunesmith.core.process import prepare
-from tunesmith.core.run import Run
+from tunesmith.core.run import Run, list_runs
 from tunesmith.messages import say
+from tunesmith.recipe.identity import anchored, identity
 from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from tunesmith.lifecycle import Work
@@ -44,7 +45,7 @@ def find_run(path: Path) -> Path:
     if (path / MANIFEST).is_file() and (path / LOCK).is_file():
         return path
     inside = [each.parent for pattern in ("*", "*/*", "*/*/*") for each in path.glob(f"{pattern}/{LOCK}")]
-    whole = [each for each in inside if (each / MANIFEST).is_file()]
+    whole = [each for each in inside if (each / MANIFEST).is_file() and not each.name.startswith(ASIDE)]
     if not whole:
         raise TunesmithError("core.not_a_run", path=str(path))
     return max(whole, key=lambda each: each.name)
@@ -55,8 +56,10 @@ def started(
     recipe: Path, overrides: Sequence[str], runs: Path, listener: Terminal, new: bool = False
 ) -> Iterator[Work]:
     """The run of a recipe, new or found again, held by this process. Errors: those of `lifecycle.start`."""
-    threads = load_recipe(recipe, overrides).runtime.threads
-    ready(threads)
+    read = load_recipe(recipe, overrides)
+    if not new:
+        _refuse_if_in_use(read, recipe.resolve().parent, runs)
+    ready(read.runtime.threads)
     tell(say("cli.loading"), "dim")
     from tunesmith import lifecycle
 
@@ -75,7 +78,10 @@ def started(
 def opened(path: Path, listener: Terminal) -> Iterator[Work]:
     """The run that a path names, held by this process. Errors: core.not_a_run, those of `lifecycle.reopen`."""
     run = Run.open(find_run(path))
-    ready(load_recipe(run.path / LOCK).runtime.threads)
+    read = load_recipe(run.path / LOCK)
+    if _alone(read):
+        run.refuse_if_owned()
+    ready(read.runtime.threads)
     tell(say("cli.loading"), "dim")
     from tunesmith import lifecycle
 
@@ -90,11 +96,27 @@ def opened_or_started(path: Path, runs: Path, listener: Terminal) -> Iterator[Wo
         yield work
 
 
+def _alone(recipe: Recipe) -> bool:
+    """Whether no other process may work on the run: ranks of one launch share it."""
+    return recipe.runtime.kind == "local"
+
+
+def _refuse_if_in_use(recipe: Recipe, folder: Path, runs: Path) -> None:
+    """Say at once that another process works on this very run. Errors: core.run_in_use."""
+    owned = [run for run in list_runs(runs) if run.is_owned()] if _alone(recipe) else []
+    if not owned:
+        return
+    key = identity(anchored(recipe, folder), folder)
+    for run in owned:
+        if run.manifest().get("recipe_sha256") == key:
+            run.refuse_if_owned()
+
+
 def _forget_if_empty(run: Run, runs: Path) -> None:
     """Remove a run in which no stage was finished: it holds nothing but a copy of the recipe."""
     if run.manifest().get("stages"):
         return
-    shutil.rmtree(run.path, ignore_errors=True)
+    remove_folder(run.path)
     with suppress(OSError):  # folders that hold other runs stay
         run.path.parent.rmdir()
         runs.rmdir()

@@ -190,5 +190,6 @@ class CardFacts:
     examples_allowed: bool = False
     not_measured: tuple[Unmeasured, ...] = ("safety", "human_evaluation")
     extra_gates: tuple[Gate, ...] = ()
+    changed_conditions: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)

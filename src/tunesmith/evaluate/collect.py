@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
 from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import MANIFEST, read_json
 from tunesmith.core.ledger import Ledger
@@ -72,6 +73,7 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
         not_measured=("safety", "human_evaluation", "forgetting")
         if _certified(path) is not None
         else ("safety", "human_evaluation", "forgetting", "resume"),
+        changed_conditions=_changed_conditions(path),
         versions=_texts(manifest.get("versions")),
         hashes={"base": str(manifest["base_sha256"]), "recipe": str(manifest["recipe_sha256"])},
     )
@@ -122,7 +124,8 @@ def _support(tuned: Result, base: Result, metric: str) -> SupportRate:
 
 def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> TrainingFacts:
     events = read_events(path / METRICS_FILE)
-    ends = [event for event in events if event.kind == "fit_end"]
+    # The last telling of each stage: one that was killed after its last step tells its end twice.
+    ends = list({event.values["stage"]: event for event in events if event.kind == "fit_end"}.values())
     counts = _last(events, "parameters")
     end = ends[-1].values
     stage = recipe.stages[-1]
@@ -246,6 +249,14 @@ def _same_bytes(path: Path) -> bool | None:
 def _frozen_unchanged(path: Path) -> bool | None:
     found = [event.values["unchanged"] for event in read_events(path / METRICS_FILE, "frozen")]
     return bool(all(found)) if found else None
+
+
+def _changed_conditions(path: Path) -> tuple[str, ...]:
+    """What was done under other versions, on another processor or with other threads than the run began with."""
+    alarms = [event.values for event in read_events(path / METRICS_FILE, "alarm")]
+    stages = [f"{each['stage']}: {each['differences']}" for each in alarms if each["code"] == MACHINE_CHANGED]
+    resumes = [f"{each['checkpoint']}: {each['differences']}" for each in alarms if each["code"] == MACHINE_ACCEPTED]
+    return tuple(dict.fromkeys([*resumes, *stages]))
 
 
 def _certified(path: Path) -> bool | None:

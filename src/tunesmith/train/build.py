@@ -13,6 +13,7 @@ import torch
 
 from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
+from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
@@ -21,6 +22,7 @@ from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
+from tunesmith.models.texts import TOKENIZER_FILES
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.train import TrainSpec
@@ -37,20 +39,12 @@ from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.validation import TaskMetric, Validator
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
 class StageInputs:
-    """What a stage is built from: the base in memory, encoded rows, and where its files go."""
+    """What a stage is built from: the base in memory, encoded rows, where its files go, and what it depends on."""
 
     loaded: Loaded
     base: BaseFolder
@@ -58,13 +52,14 @@ class StageInputs:
     train_rows: Sequence[Features]
     validation_rows: Sequence[Features]
     folder: Path
-    key: str
+    conditions: Conditions
     task_metric: TaskMetric
+    accept_machine: bool = False
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
     """Assemble a fit. Errors: train.nothing_to_train, and those of the adaptation."""
-    if not inputs.train_rows:
+    if not any(any(row.weights[1:]) for row in inputs.train_rows):  # nothing predicts a row's first token
         raise TunesmithError("train.nothing_to_train")
     spec = stage.train
     policy = Policy(inputs.loaded.model)
@@ -94,11 +89,12 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         checkpoints=Checkpoints(
             inputs.folder,
             spec.save_total_limit,
-            inputs.key,
+            inputs.conditions,
             inputs.base.sha256,
             attached.save,
             partial(copy_tokenizer, inputs.base.path),
             emitter,
+            inputs.accept_machine,
         ),
         validate=Validator(policy, objective, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,

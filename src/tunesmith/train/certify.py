@@ -49,8 +49,14 @@ def certify(folder: Path, aside: Path, build: Callable[[Path], Job]) -> Certific
         job = build(aside)
         job.passes.replay(checkpoint_facts(later).get("passes", {}))
         fit(job, until=checkpoint_step(later))
-        stated, found = folder_hashes(later), folder_hashes(aside / later.name)
+        differing = differing_files(later, aside / later.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return Certificate(checkpoint_step(earlier), checkpoint_step(later), differing)
+
+
+def differing_files(left: Path, right: Path) -> tuple[str, ...]:
+    """Files of two checkpoints whose bytes are not the same, of those that a replay must give again."""
+    stated, found = folder_hashes(left), folder_hashes(right)
     differing = {name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)}
-    return Certificate(checkpoint_step(earlier), checkpoint_step(later), tuple(sorted(differing - _NOT_COMPARED)))
+    return tuple(sorted(differing - _NOT_COMPARED))

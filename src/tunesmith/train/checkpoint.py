@@ -11,15 +11,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tunesmith.core.conditions import MACHINE_ACCEPTED, Conditions, differences, listed
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import new_folder, remove_folder, remove_rubbish, verify_folder
+from tunesmith.core.files import (
+    folder_bytes,
+    new_folder,
+    remove_folder,
+    remove_rubbish,
+    require_space,
+    verify_folder,
+)
+from tunesmith.messages import render
 from tunesmith.models.weights import read_tensors
 
 _PREFIX = "checkpoint-"
@@ -43,51 +52,61 @@ class Checkpoints:
     Args:
         folder: of the stage.
         keep: newest checkpoints kept; older ones go.
-        key: hash of all that the training depends on; a checkpoint with another key is refused.
+        conditions: all that the training depends on; a checkpoint made under others is refused with what differs.
         base_sha256: hash of the base's weights, so that the change is never put on another.
         save_weights: writes the change into a folder in the ecosystem's form.
         save_tokenizer: writes the tokenizer and the template into a folder.
+        accept_machine: go on where only the machine differs (versions, processor, threads), and say so.
     """
 
     def __init__(
         self,
         folder: Path,
         keep: int,
-        key: str,
+        conditions: Conditions,
         base_sha256: str,
         save_weights: Callable[[Path, Mapping[str, Tensor]], None],
         save_tokenizer: Callable[[Path], None],
         emitter: Emitter,
+        accept_machine: bool = False,
     ) -> None:
         self._folder = folder
         self._keep = keep
-        self._key = key
+        self._conditions = conditions
         self._base_sha256 = base_sha256
         self._save_weights = save_weights
         self._save_tokenizer = save_tokenizer
         self._emitter = emitter
+        self._accept_machine = accept_machine
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint whole, then let the oldest go. Errors: those of `core.files.new_folder`."""
         path = self._folder / f"{_PREFIX}{snapshot.step}"
-        facts = {**snapshot.facts, "step": snapshot.step, "key": self._key}
-        with new_folder(path, kind="checkpoint", base_sha256=self._base_sha256) as aside:
+        facts = {**snapshot.facts, "step": snapshot.step, "made_under": asdict(self._conditions)}
+        needed = _checkpoint_bytes(snapshot.masters, _bytes(snapshot.optimizer))
+        with new_folder(path, needed, kind="checkpoint", base_sha256=self._base_sha256) as aside:
             self._save_weights(aside, snapshot.masters)
             self._save_tokenizer(aside)
             save_file(_contiguous(snapshot.masters), aside / "masters.safetensors")
             save_file(_contiguous(snapshot.optimizer), aside / "optimizer.safetensors")
             (aside / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
-        self._rotate()
+        self._rotate(snapshot.step)
         return path
 
     def save_best(self, masters: Mapping[str, Tensor], step: int, value: float | None) -> Path:
         """Write the best change so far."""
         path = self._folder / BEST
-        facts = {"step": step, "value": value, "key": self._key, "base_sha256": self._base_sha256}
-        with new_folder(path, kind="best", **facts) as aside:
+        facts = {"step": step, "value": value, "base_sha256": self._base_sha256}
+        with new_folder(path, _bytes(masters), kind="best", **facts) as aside:
             self._save_weights(aside, masters)
             self._save_tokenizer(aside)
         return path
+
+    def require_space(self, masters: Mapping[str, Tensor], optimizer_bytes: int) -> None:
+        """Refuse before the first step what the disk cannot hold until the end. Errors: core.too_little_space."""
+        # The newest is whole before the oldest goes, and the best before the one it replaces.
+        most = (self._keep + 1) * _checkpoint_bytes(masters, optimizer_bytes) + 2 * _bytes(masters)
+        require_space(self._folder, max(0, most - folder_bytes(self._folder)))
 
     def newest(self) -> Snapshot | None:
         """The newest checkpoint that is whole; None when there is none.
@@ -95,8 +114,9 @@ class Checkpoints:
         Newer, damaged ones are named and removed: they would count among the newest when the oldest go, until nothing
         whole is left. The steps they held are done again.
 
-        Errors: train.no_valid_checkpoint when all are damaged, train.resume_differs when one is whole but belongs to
-        another recipe, data or model: never a silent start from zero.
+        Errors: train.no_valid_checkpoint when all are damaged; when one is whole, train.resume_differs if it belongs to
+        other settings, rows or another base, train.machine_differs if it was made under other versions, on another
+        processor or with another number of threads: never a silent start from zero, never a silent change.
         """
         remove_rubbish(self._folder)
         damaged: dict[Path, str] = {}
@@ -104,8 +124,9 @@ class Checkpoints:
             try:
                 verify_folder(path)
             except TunesmithError as error:
-                damaged[path] = f"{path.name} ({error})"
-                self._emitter.emit("alarm", code=error.code, checkpoint=path.name)
+                reason = render(error).cause
+                damaged[path] = f"{path.name} ({reason})"
+                self._emitter.emit("alarm", code="train.checkpoint_refused", checkpoint=path.name, reason=reason)
                 continue
             snapshot = self._load(path)
             for each in damaged:
@@ -118,8 +139,7 @@ class Checkpoints:
 
     def _load(self, path: Path) -> Snapshot:
         facts = json.loads((path / _STATE).read_text("utf-8"))
-        if facts["key"] != self._key:
-            raise TunesmithError("train.resume_differs", checkpoint=str(path))
+        self._compare(path, facts.get("made_under", {}))
         return Snapshot(
             facts["step"],
             read_tensors(path / "masters.safetensors"),
@@ -127,8 +147,26 @@ class Checkpoints:
             facts,
         )
 
-    def _rotate(self) -> None:
-        for path in checkpoint_paths(self._folder)[: -self._keep]:
+    def _compare(self, path: Path, made_under: Mapping[str, Mapping[str, str]]) -> None:
+        inputs = differences(made_under.get("inputs", {}), self._conditions.inputs)
+        if inputs:
+            raise TunesmithError("train.resume_differs", checkpoint=str(path), differences=listed(inputs))
+        machine = differences(made_under.get("machine", {}), self._conditions.machine)
+        if machine and not self._accept_machine:
+            raise TunesmithError("train.machine_differs", checkpoint=str(path), differences=listed(machine))
+        if machine:
+            self._emitter.emit("alarm", code=MACHINE_ACCEPTED, checkpoint=path.name, differences=listed(machine))
+
+    def newest_until(self, step: int) -> Path | None:
+        """The newest checkpoint of at most this step, else the best one; None when there is neither."""
+        found = [path for path in checkpoint_paths(self._folder) if checkpoint_step(path) <= step]
+        best = self._folder / BEST
+        return found[-1] if found else best if best.is_dir() else None
+
+    def _rotate(self, saved: int) -> None:
+        """Let the oldest go. One of a later step is damaged and could not be removed: it takes nobody's place."""
+        older = [path for path in checkpoint_paths(self._folder) if checkpoint_step(path) < saved]
+        for path in older[: max(0, len(older) + 1 - self._keep)]:
             remove_folder(path)
 
 
@@ -151,3 +189,12 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: each.contiguous() for name, each in tensors.items()}
+
+
+def _checkpoint_bytes(masters: Mapping[str, Tensor], optimizer_bytes: int) -> int:
+    """Masters, the same numbers in the ecosystem's form, and the optimizer."""
+    return 2 * _bytes(masters) + optimizer_bytes
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(each.nbytes for each in tensors.values())

@@ -18,6 +18,7 @@ from torch import nn
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
+from tunesmith.messages import say
 from tunesmith.models.packed import Features, Packed
 from tunesmith.objectives.base import Objective
 from tunesmith.recipe.specs.train import TrainSpec
@@ -57,7 +58,11 @@ class Job:
 
 @dataclass
 class Progress:
-    """Where the loop is. Seconds, tokens and FLOPs add up over interruptions."""
+    """Where the loop is. Seconds, tokens and FLOPs add up over interruptions.
+
+    `skipped_steps` were not applied, because their loss or gradient was no number; `bad_steps` is how many of them came
+    last, one after the other.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -66,6 +71,7 @@ class Progress:
     executed_flops: float = 0.0
     seconds: float = 0.0
     bad_steps: int = 0
+    skipped_steps: int = 0
     stopped_early: bool = False
 
     @property
@@ -95,6 +101,7 @@ class FitResult:
             "steps": self.progress.step,
             "tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 3),
+            "skipped_steps": self.progress.skipped_steps,
             "best_step": self.stopper.best_step,
             "best_value": self.stopper.best_value,
             "stopped_early": self.progress.stopped_early,
@@ -104,9 +111,11 @@ class FitResult:
 def fit(job: Job, until: int | None = None) -> FitResult:
     """Train from the newest whole checkpoint (or from the start) to the end, or to step `until`, saved there too.
 
-    Errors: train.not_finite after too many bad steps; train.interrupted after a signal, with all saved.
+    Errors: core.too_little_space before the first step; train.not_finite after too many bad steps;
+        train.no_good_validation where no validation gave a number; train.interrupted after a signal, with all saved.
     """
     progress = _resume(job)
+    _require_space(job)
     loss = math.nan
     with listening() as request:
         while progress.step < min(until or job.total_steps, job.total_steps) and not progress.stopped_early:
@@ -115,10 +124,12 @@ def fit(job: Job, until: int | None = None) -> FitResult:
             progress.seconds += time.perf_counter() - started
             loss = sum(update.losses.values())
             _note(job, progress, update)
-            _look_around(job, progress)
-            _obey(job, progress, request)
+            saved = _look_around(job, progress)
+            _obey(job, progress, request, saved)
     if until is not None:
         _save(job, progress)
+    elif job.stopper.best_value is None:
+        raise TunesmithError("train.no_good_validation", metric=job.stopper.metric, step=progress.step)
     return FitResult(progress, job.stopper, loss)
 
 
@@ -149,7 +160,7 @@ def _step(job: Job, progress: Progress) -> _Update:
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
             # Gradients are averaged over ranks; the contract wants their sum.
-            total = torch.stack([terms[name] * (runtime.size / counts[name]) for name in counts]).sum()
+            total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in counts]).sum()
             total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
@@ -164,18 +175,21 @@ def _step(job: Job, progress: Progress) -> _Update:
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
-    """Items of every term in the whole window, on all ranks; never 0, so that a window without items adds nothing."""
+    """Items of every term in the whole window, on all ranks."""
     local: dict[str, float] = {}
     for batch in batches:
         for name, count in job.objective.count(batch).items():
             local[name] = local.get(name, 0.0) + count
     summed = job.runtime.sum(list(local.values()))
-    return {name: count or 1.0 for name, count in zip(local, summed, strict=True)}
+    return dict(zip(local, summed, strict=True))
 
 
 def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each term over the window. Of nothing there is no mean: a window without any item has no loss."""
     total = job.runtime.sum(list(sums.values()))
-    return {name: value / counts[name] for name, value in zip(sums, total, strict=True)}
+    if not any(counts.values()):
+        return dict.fromkeys(sums, math.nan)
+    return {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
 
 
 def _note(job: Job, progress: Progress, update: _Update) -> None:
@@ -183,6 +197,7 @@ def _note(job: Job, progress: Progress, update: _Update) -> None:
     progress.step += 1
     progress.add(update.work)
     progress.bad_steps = 0 if update.applied else progress.bad_steps + 1
+    progress.skipped_steps += not update.applied
     if progress.step % job.spec.logging_steps == 0 or not update.applied:
         job.emitter.emit(
             "step",
@@ -196,20 +211,38 @@ def _note(job: Job, progress: Progress, update: _Update) -> None:
             applied=update.applied,
             **update.losses,
         )
+    if not update.applied:
+        job.emitter.emit("alarm", code="train.step_not_applied", step=progress.step)
     if progress.bad_steps >= BAD_STEPS_ALLOWED:
-        raise TunesmithError("train.not_finite", step=progress.step, steps=BAD_STEPS_ALLOWED)
+        raise TunesmithError(
+            "train.not_finite", step=progress.step, steps=BAD_STEPS_ALLOWED, last_good=_last_good(job, progress)
+        )
 
 
-def _look_around(job: Job, progress: Progress) -> None:
-    """Validate and save where the recipe says so: after every epoch and at the end unless it names steps."""
+def _last_good(job: Job, progress: Progress) -> str:
+    """The newest state on disk that is known to be good, in words.
+
+    The step before the first bad one may be what spoilt the weights; those before it still gave a number afterwards.
+    """
+    found = job.checkpoints.newest_until(progress.step - progress.bad_steps - 1)
+    return say("train.no_good_state") if found is None else str(found)
+
+
+def _look_around(job: Job, progress: Progress) -> bool:
+    """Validate and save where the recipe says so: after every epoch and at the end unless it names steps.
+
+    Nothing is saved after a step that was not applied: it would push good checkpoints out. True when it is saved.
+    """
     step, spec = progress.step, job.spec
     at_end = step == job.total_steps
     every = spec.eval_steps or job.source.windows_per_epoch
     validates = at_end or step % every == 0
     if validates:
         _validate(job, progress)
-    if validates or (spec.save_steps and step % spec.save_steps == 0):
+    saves = not progress.bad_steps and (validates or bool(spec.save_steps and step % spec.save_steps == 0))
+    if saves:
         _save(job, progress)
+    return saves
 
 
 def _validate(job: Job, progress: Progress) -> None:
@@ -225,7 +258,10 @@ def _validate(job: Job, progress: Progress) -> None:
 
 
 def _save(job: Job, progress: Progress) -> None:
-    if job.runtime.rank == 0:
+    """Write a checkpoint; weights that are no numbers are never saved as if they were good."""
+    if not job.optimizer.finite:
+        job.emitter.emit("alarm", code="train.weights_not_finite", step=progress.step)
+    elif job.runtime.rank == 0:
         facts = {
             "progress": vars(progress).copy(),
             "stopper": job.stopper.state(),
@@ -234,6 +270,12 @@ def _save(job: Job, progress: Progress) -> None:
         }
         job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
     job.runtime.barrier()
+
+
+def _require_space(job: Job) -> None:
+    if job.runtime.rank == 0:
+        held = sum(each.nbytes for each in job.optimizer.state().values())
+        job.checkpoints.require_space(job.optimizer.masters, held + job.optimizer.coming_bytes)
 
 
 def _resume(job: Job) -> Progress:
@@ -250,8 +292,9 @@ def _resume(job: Job) -> Progress:
     return progress
 
 
-def _obey(job: Job, progress: Progress, request: StopRequest) -> None:
-    """A signal on any rank: save where we are and leave."""
+def _obey(job: Job, progress: Progress, request: StopRequest, saved: bool) -> None:
+    """A signal on any rank: save where we are, unless that is done, and leave."""
     if job.runtime.agree(bool(request)):
-        _save(job, progress)
+        if not saved:
+            _save(job, progress)
         raise TunesmithError("train.interrupted", step=progress.step, signal=int(request.signal_number or 15))

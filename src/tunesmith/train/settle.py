@@ -20,7 +20,7 @@ def settled(recipe: Recipe, revision: str) -> Recipe:
     threads = recipe.runtime.threads or available_cores()
     return recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"dtype": dtype, "revision": revision or None}),
+            "model": recipe.model.model_copy(update={"dtype": dtype, "revision": revision or recipe.model.revision}),
             "runtime": recipe.runtime.model_copy(update={"device": device.type, "threads": threads}),
             "stages": [_settled_stage(stage) for stage in recipe.stages],
         }

@@ -27,7 +27,10 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """A stop request that signals set inside the block (only the main thread can listen)."""
+    """A stop request that signals set inside the block (only the main thread can listen).
+
+    A signal that came too late for the loop to read it goes to whoever listened before: it is never lost.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -38,3 +41,5 @@ def listening() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request.signal_number is not None:
+        signal.raise_signal(request.signal_number)
