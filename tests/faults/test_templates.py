@@ -49,7 +49,7 @@ def test_a_hostile_template(tally: Tally, name: str) -> None:
 
 
 def test_others_are_served_meanwhile(tally: Tally) -> None:
-    """While one thread goes through every hostile template, another renders, right and without long waits."""
+    """While one thread goes through hostile templates, another renders, right and without long waits."""
     good = LimitedTemplate(CHATML.template)
     expected = good.render({**GIVEN, "add_generation_prompt": True})
     stop = threading.Event()
@@ -64,10 +64,9 @@ def test_others_are_served_meanwhile(tally: Tally) -> None:
 
     server = threading.Thread(target=serve)
     server.start()
-    for _ in range(tally.amount(1, 5)):
-        for template, answer in HOSTILE.values():
-            assert answer_to(template) == answer
-            tally.count("hostile templates")
+    for template, answer in tally.random.choices(list(HOSTILE.values()), k=tally.amount(25, 350)):
+        assert answer_to(template) == answer
+        tally.count("hostile templates")
     stop.set()
     server.join(timeout=10)
     assert not server.is_alive() and len(waits) > 20
