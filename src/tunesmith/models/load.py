@@ -33,14 +33,6 @@ from tunesmith.models.weights import weight_files
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -153,8 +145,10 @@ def describe_folder(
 ) -> BaseFolder:
     """Check that a folder is a whole, safe model folder, and describe it.
 
-    A folder that carries a manifest of ours is checked byte by byte. Errors: see `resolve_base`.
+    A folder that carries a manifest of ours is checked byte by byte, before anything in it is read. Errors: see
+    `resolve_base`.
     """
+    proven = weights_sha256(folder) if (folder / MANIFEST).is_file() else ""
     contents(folder)
     stated = read_origin(folder)
     if stated:
@@ -171,7 +165,7 @@ def describe_folder(
         path=folder,
         name=name,
         revision=revision,
-        sha256=weights_sha256(folder),
+        sha256=proven or weights_sha256(folder),
         licence=licence or str(stated.get("licence", "")),
         origin=origin,
     )
@@ -179,24 +173,16 @@ def describe_folder(
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weights in a folder. Errors: core.hash_differs and others when a manifest there disagrees."""
-    files = weight_files(folder)
     stated: Mapping[str, object] = {}
     if (folder / MANIFEST).is_file():
         listed = verify_folder(folder).get("files")
         stated = listed if isinstance(listed, dict) else {}
+    files = weight_files(folder)
     hashes = [str(stated.get(path.name) or sha256_file(path)) for path in files]
     if len(hashes) == 1:
         return hashes[0]
     lines = "".join(f"{path.name}:{digest}\n" for path, digest in zip(files, hashes, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def texts_sha256(folder: Path) -> str:
-    """SHA-256 of what a model folder holds besides weights: configuration, tokenizer and template, by their names."""
-    found = {
-        name: sha256_file(folder / name) for name in ("config.json", *TOKENIZER_FILES) if (folder / name).is_file()
-    }
-    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
