@@ -43,7 +43,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("parity")
     base = tiny_chat_model(folder / "base", spread=0.2, heads=2)
-    job = make_job(base, folder / "fit", local(), settings={"epochs": 6.0, "learning_rate": 2e-2}, rows=58)
+    job = make_job(base, folder / "fit", local(), settings={"epochs": 4.0, "learning_rate": 2e-2}, rows=58)
     fit(job)
     chats = [*FIXED_CHATS, *(list(each.messages) for each in examples(58))]
     return Trained(resolve_base(str(base)), folder / "fit" / "best", chats)
@@ -138,7 +138,7 @@ def test_faults_of_a_merged_folder(
     artifact = ship(tmp_path, trained, "safetensors", count)
     assert artifact.parity.ok and artifact.parity.chats == count
     write = publish.write_safetensors
-    for name, (spoil, check) in FOLDER_FAULTS.items():
+    for name, (spoil, check) in list(FOLDER_FAULTS.items())[: tally.amount(4, 8)]:
 
         def faulty(folder: Path, *rest: object, spoil: Callable[[Path], None] = spoil) -> None:
             write(folder, *rest)  # type: ignore[arg-type]

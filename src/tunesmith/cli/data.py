@@ -1,7 +1,8 @@
-"""`tunesmith data RECIPE` and `tunesmith data xray RECIPE|RUN`: rows prepared, and what of them will be trained."""
+"""`tunesmith data RECIPE`, `data xray RECIPE|RUN`, `data rejected RUN`: rows made ready, their masks, and what went."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +11,21 @@ from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.terminal import Terminal
-from tunesmith.cli.work import opened
+from tunesmith.cli.work import LOCK, find_run, opened
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import write_atomic
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.run import Run
 from tunesmith.messages import say
+from tunesmith.recipe.identity import source_hashes
+from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from tunesmith.lifecycle import Work
 
 RowsOption = Annotated[int, typer.Option("--rows", min=1, metavar="N", help="cli.opt_rows")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="cli.opt_rejected_out")]
+REJECTED = Path("rejected.jsonl")
 
 
 def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
@@ -40,6 +48,26 @@ def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> Non
     tell()
     tell(say("cli.xray_page", path=str(path / "xray.html")))
     answer({"run": str(path), "xray": str(path / "xray.html"), "rows": shown})
+
+
+def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
+    """Write every dropped and merged row of a run into a file, with its reason, as its own file has it."""
+    from tunesmith.data.rejected import rejected_rows
+
+    if out.exists():
+        raise TunesmithError("recipe.exists", path=str(out))
+    found = Run.open(find_run(run))
+    recipe, manifest = load_recipe(found.path / LOCK), found.manifest()
+    folder = Path(str(manifest["recipe_folder"]))
+    now = source_hashes(recipe, folder)
+    stated = manifest.get("sources")
+    if isinstance(stated, dict) and stated != now:
+        odd = sorted(name for name in {*stated, *now} if stated.get(name) != now.get(name))
+        raise TunesmithError("data.source_changed", path=odd[0])
+    rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl")))
+    write_atomic(out, "".join(f"{row}\n" for row in rows))
+    tell(say("cli.rejected_written", rows=len(rows), path=str(out)))
+    answer({"run": str(found.path), "rows": len(rows), "out": str(out)})
 
 
 def _show(work: Work, rows: int) -> list[dict[str, object]]:
