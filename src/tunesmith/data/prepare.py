@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,10 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
     rows = {split: len(frame) for split, frame in prepared.frames.items()}
     with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
         for split, frame in prepared.frames.items():
-            frame.write_parquet(folder / f"{split}.parquet")
+            # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
+            content = io.BytesIO()
+            frame.write_parquet(content)
+            (folder / f"{split}.parquet").write_bytes(content.getbuffer())
     write_atomic(run_path / CARD, data_card(prepared, tokens))
     return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD]
 
