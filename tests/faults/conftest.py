@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults_kill import KillRunner
 from faults_report import CASES, Entry, write_report
 
 ENTRIES = pytest.StashKey[dict[str, Entry]]()
@@ -81,6 +82,13 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     yield found
     entry = config.stash[ENTRIES].setdefault(request.node.nodeid, Entry(_cases_of(request.node)))
     entry.seed, entry.counts = found.seed, dict(found.counts)
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillRunner]:
+    """The warmed parent of children that are struck by signals."""
+    with KillRunner(tmp_path_factory.mktemp("runner")) as found:
+        yield found
 
 
 @pytest.hookimpl(wrapper=True)

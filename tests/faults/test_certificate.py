@@ -1,0 +1,69 @@
+"""The resume certificate: a real SIGKILL, a resume, equal bytes, and a page in both languages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tiny_project import write_tiny_recipe
+from typer.testing import CliRunner
+
+from tunesmith import lifecycle
+from tunesmith.cli.main import app
+from tunesmith.cli.rehearse import command
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.train import rehearse
+
+if TYPE_CHECKING:
+    from faults_tally import Tally
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> lifecycle.Work:
+    """A trained run; nothing more is needed."""
+    folder = tmp_path_factory.mktemp("certified")
+    recipe = write_tiny_recipe(folder, tiny_chat_model(folder / "base", spread=0.1, context=2048), rows=(40, 4, 6))
+    work = lifecycle.start(recipe, (), folder / "runs", ())
+    for stage in (lifecycle.prepare_data, lifecycle.train):
+        stage(work)
+    return work
+
+
+@pytest.mark.case("A1")
+@pytest.mark.timeout(300)
+def test_verify_resume_kills_resumes_and_certifies(work: lifecycle.Work, tally: Tally) -> None:
+    for _ in range(tally.amount(1, 5)):
+        result = CliRunner().invoke(app, ["verify", str(work.path), "--resume", "--json"])
+        assert result.exit_code == 0, result.output
+        told = json.loads(result.stdout)["resumed"]
+        assert told["equal"] and not told["differing"] and told["figures_equal"]
+        assert told["killed_after"] < told["steps"] == rehearse.STEPS
+        assert told["resumed_from"] <= told["killed_after"] + 1
+        tally.count("kills")
+    page = (work.path / "resume_certificate.md").read_text("utf-8")
+    proofs = json.loads((work.path / "resume_certificate.json").read_text("utf-8"))
+    assert proofs["equal"] and proofs["proofs"]["kill"]["steps"] == rehearse.STEPS
+    for words in ("Resume certificate", "续跑证明", "SIGKILL", "threads: 1", "torch: ", *told["sha256"].values()):
+        assert page.count(words) >= (1 if words in ("Resume certificate", "续跑证明") else 2), words
+    assert set(told["sha256"]) >= {"adapter_model.safetensors", "masters.safetensors", "optimizer.safetensors"}
+    lifecycle.verify(work, replay=False)  # the certificate itself is among the proven files
+    assert not list(work.path.glob(".aside-*"))
+
+
+@pytest.mark.case("A1")
+def test_a_resume_that_comes_out_otherwise_is_told(work: lifecycle.Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = command(work.path)
+
+    def unlike(aside: Path, *_: object) -> rehearse.Rehearsal:
+        assert honest(aside / "whole")[-1] == str(aside / "whole")
+        return rehearse.Rehearsal(8, 2, 5, 0.1, 4, {}, ("masters.safetensors",), 9, True)
+
+    monkeypatch.setattr(lifecycle, "rehearse", unlike)
+    with pytest.raises(TunesmithError) as error:
+        lifecycle.certify_kill(work, honest)
+    assert error.value.code == "lifecycle.not_resumed" and error.value.facts["files"] == "masters.safetensors"
+    assert "NOT EQUAL" in (work.path / "resume_certificate.md").read_text("utf-8")
+    assert json.loads((work.path / "resume_certificate.json").read_text("utf-8"))["equal"] is False
