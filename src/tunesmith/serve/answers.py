@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
@@ -21,9 +21,7 @@ from tunesmith.serve.questions import Question
 from tunesmith.serve.tool_calls import find_tool_calls
 
 _LEAST_LOGPROB = -9999.0
-_LOOK_SECONDS = 0.25
 
-Gone = Callable[[], Awaitable[bool]]
 Event = tuple[int, Progress | TunesmithError]
 
 
@@ -72,19 +70,11 @@ class Asking:
         """Give the question up; does nothing once it is answered."""
         self._engine.cancel(self._tickets)
 
-    async def events(self, gone: Gone) -> AsyncIterator[tuple[int, Progress]]:
-        """Each choice's tokens as they come. Ends early when the client is gone; raises the engine's error."""
-        look_at = time.monotonic() + _LOOK_SECONDS
+    async def events(self) -> AsyncIterator[tuple[int, Progress]]:
+        """Each choice's tokens as they come; raises the engine's error. Given up when its reader is cancelled."""
         try:
             while self._open:
-                if time.monotonic() > look_at:
-                    if await gone():
-                        return
-                    look_at = time.monotonic() + _LOOK_SECONDS
-                try:
-                    place, item = await asyncio.wait_for(self._queue.get(), _LOOK_SECONDS)
-                except TimeoutError:
-                    continue
+                place, item = await self._queue.get()
                 if isinstance(item, TunesmithError):
                     raise item
                 if item.completion is not None:
@@ -100,14 +90,12 @@ class Teller:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
 
-    async def whole(self, asking: Asking, question: Question, head: Head, gone: Gone) -> dict[str, object] | None:
-        """The answer as one object; None when the client left."""
+    async def whole(self, asking: Asking, question: Question, head: Head) -> dict[str, object]:
+        """The answer as one object."""
         completions: dict[int, Completion] = {}
-        async for place, progress in asking.events(gone):
+        async for place, progress in asking.events():
             if progress.completion is not None:
                 completions[place] = progress.completion
-        if len(completions) < len(question.settings):
-            return None
         choices = [self._choice(place, completions[place], question) for place in range(len(completions))]
         tokens = sum(len(each.token_ids) for each in completions.values())
         return {**head.body("chat.completion", choices), "usage": _usage(question, tokens)}
@@ -124,9 +112,7 @@ class Teller:
             "finish_reason": _reason(completion, calls),
         }
 
-    async def stream(
-        self, asking: Asking, question: Question, head: Head, gone: Gone, *, with_usage: bool
-    ) -> AsyncIterator[str]:
+    async def stream(self, asking: Asking, question: Question, head: Head, *, with_usage: bool) -> AsyncIterator[str]:
         """The answer as server-sent events. Where tools are offered, the text is sent when it is whole."""
         tokens = 0
 
@@ -137,7 +123,7 @@ class Teller:
         try:
             for place in range(len(question.settings)):
                 yield piece(place, {"role": "assistant", "content": ""})
-            async for place, progress in asking.events(gone):
+            async for place, progress in asking.events():
                 completion = progress.completion
                 logprobs = self._logprobs([progress.chosen]) if not _ended_by_token(progress) else None
                 if not question.tool_names and (progress.text or logprobs):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -29,6 +31,7 @@ from tunesmith.store.feedback import Feedback, FeedbackStore
 _LONGEST_IDEMPOTENCY_KEY = 200
 
 Handler = Callable[[Request], Awaitable[Response]]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,27 @@ async def _chat(service: Service, request: Request) -> Response:
     head = Head.new(service.name)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        events = service.teller.stream(asking, question, head, request.is_disconnected, with_usage=with_usage)
+        events = service.teller.stream(asking, question, head, with_usage=with_usage)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    answer = await service.teller.whole(asking, question, head, request.is_disconnected)
+    answer = await _unless_left(request, service.teller.whole(asking, question, head))
     return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+
+
+async def _unless_left(request: Request, work: Coroutine[None, None, Answer]) -> Answer | None:
+    """What comes of the work; None as soon as the client has left, and the work is cancelled."""
+
+    async def leaving() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, left = asyncio.create_task(work), asyncio.create_task(leaving())
+    try:
+        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, left):
+            task.cancel()
+        await asyncio.gather(working, left, return_exceptions=True)
 
 
 async def _feedback(service: Service, request: Request) -> Response:
