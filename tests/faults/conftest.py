@@ -16,35 +16,20 @@ A test looks like this:
 
 from __future__ import annotations
 
-import random
 import zlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from faults_forks import Forks
+from faults_ground import Ground
 from faults_kill import KillRunner
 from faults_report import CASES, Entry, write_report
+from faults_shim import build_shim
+from faults_tally import Tally
 
 ENTRIES = pytest.StashKey[dict[str, Entry]]()
-
-
-class Tally:
-    """What one test of the table may ask and must tell."""
-
-    def __init__(self, full: bool, seed: int) -> None:
-        self.full = full
-        self.seed = seed
-        self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-
-    def amount(self, a_few: int, all_of_them: int) -> int:
-        """How many: the first number in `make test`, the second in `make test-faults`."""
-        return all_of_them if self.full else a_few
-
-    def count(self, what: str, number: int = 1) -> None:
-        """So many more were tried; `what` is a plural such as "kills"."""
-        self.counts[what] += number
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +67,14 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     yield found
     entry = config.stash[ENTRIES].setdefault(request.node.nodeid, Entry(_cases_of(request.node)))
     entry.seed, entry.counts = found.seed, dict(found.counts)
+
+
+@pytest.fixture(scope="session")
+def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Ground]]:
+    """The scenarios of `faults_files.py` by name, each prepared when it is first asked for."""
+    library = build_shim(tmp_path_factory.mktemp("shim"))
+    with Forks(library, tmp_path_factory.mktemp("files")) as forks:
+        yield cache(lambda name: Ground(forks, name))
 
 
 @pytest.fixture(scope="session")
