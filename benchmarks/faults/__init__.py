@@ -1,0 +1,1 @@
+"""Faults that other trainers are put to beside Tunesmith."""
