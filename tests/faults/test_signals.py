@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,18 +75,28 @@ def test_a_signal_in_every_stage_of_a_run(
     runner: KillRunner, recipe: Path, whole: Run, tmp_path: Path, tally: Tally
 ) -> None:
     for attempt, (number, blow) in enumerate(blows(tally, whole)):
-        command = command_of("run", recipe, "--runs", tmp_path / str(attempt))
-        struck = runner.do(command, blow)
-        assert struck.struck, blow
+        struck, runs = _struck(runner, recipe, tmp_path / str(attempt), blow)
+        command = command_of("run", recipe, "--runs", runs)
         if number == signal.SIGKILL:
             assert struck.code == -signal.SIGKILL
         else:
             _assert_left_in_words(struck, number, blow)
         resumed = runner.do(command)
         assert resumed.code == 0, (blow, resumed.error)
-        (run,) = list_runs(tmp_path / str(attempt))
+        (run,) = list_runs(runs)
         assert_same(run, whole)
         tally.count("kills" if number == signal.SIGKILL else "signals")
+
+
+def _struck(runner: KillRunner, recipe: Path, folder: Path, blow: Blow) -> tuple[Outcome, Path]:
+    """The outcome, and the folder of the run; where the run came to its end first, once more and sooner."""
+    for number in range(5):
+        runs = folder / str(number)
+        outcome = runner.do(command_of("run", recipe, "--runs", runs), replace(blow, seconds=blow.seconds / 2**number))
+        if outcome.struck and outcome.code != 0:
+            return outcome, runs
+        assert not outcome.struck or outcome.seconds < 0.1, f"a signal was lost: {blow}"
+    raise AssertionError(blow)
 
 
 def _assert_left_in_words(struck: Outcome, number: int, blow: Blow) -> None:
