@@ -29,6 +29,7 @@ _MOST_AHEAD_BYTES = 64 * 1024
 _MOST_UNWANTED_BYTES = 16 * 2**20
 _LEAST_READ_BYTES = 16 * 1024
 _LOOK_SECONDS = 0.25
+_LINGER_SECONDS = 1.0  # that a refused client has to read why
 _SILENT_SECONDS = 1.0  # that a connection may say nothing while there is no room for others
 
 
@@ -114,6 +115,7 @@ class Connection(H11Protocol):
         self.conn = self._wire
         self._ahead = 0
         self._unwanted = 0
+        self._refused_at: float | None = None
         self._awaited: tuple[int, object] | None = None
         self._awaited_since = 0.0
         self._unsent = 0
@@ -142,20 +144,25 @@ class Connection(H11Protocol):
         The rest of a body that was answered unread is thrown away up to a limit: ended at once, the connection would
         take the answer with it.
         """
-        if self._one_too_many:
+        if self._refused_at is None and self._one_too_many:
             self._refuse(TunesmithError("serve.too_many_connections", most=self.rules.connections, seconds=1))
             return
         self._ahead = self._ahead + len(data) if self.conn.their_state is h11.DONE else 0
-        unread = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        unread = answered or self._refused_at is not None
         self._unwanted = self._unwanted + len(data) if unread else 0
         if self._ahead > _MOST_AHEAD_BYTES or self._unwanted > _MOST_UNWANTED_BYTES:
             self.transport.abort()
-            return
-        super().data_received(data)
+        elif self._refused_at is None:
+            super().data_received(data)
 
     def eof_received(self) -> None:
         """A client that ends in the middle of a request is told so; one that waits no longer has left."""
-        if self._awaits() is not None and (self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]):
+        if (
+            self._refused_at is None
+            and self._awaits() is not None
+            and (self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0])
+        ):
             self._refuse(TunesmithError("serve.cut_short"))
 
     def send_400_response(self, msg: str) -> None:
@@ -189,12 +196,21 @@ class Connection(H11Protocol):
         }
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
-        self.transport.close()
+        self.transport.write_eof()  # and no more: closed at once, what the client still sends would cost it the answer
+        self._refused_at = self.loop.time()
+
+    def shutdown(self) -> None:
+        """Close as uvicorn does; one that was refused is only waited for."""
+        if self._refused_at is not None:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def _look(self) -> None:
         """Look at the clock, a few times a second for as long as the connection is open."""
         now = self.loop.time()
-        if self._reads_too_slowly(now):
+        left_over = self._refused_at is not None and now - self._refused_at > _LINGER_SECONDS
+        if left_over or self._reads_too_slowly(now):
             self.transport.abort()
             return
         awaited = self._awaits()
@@ -207,7 +223,7 @@ class Connection(H11Protocol):
 
     def _awaits(self) -> tuple[int, object] | None:
         """Which part of which request has not arrived; None between requests, which uvicorn times itself."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused_at is not None:
             return None
         state = self.conn.their_state
         begun = self._wire.requests == 0 or bool(self.conn.trailing_data[0])
