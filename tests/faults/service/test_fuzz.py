@@ -99,11 +99,11 @@ def requests(description: Description) -> st.SearchStrategy[Asked]:
         headers += [(name, draw(header_values())) for name in operation.headers if draw(st.booleans())]
         method = operation.method
         astray = draw(st.sampled_from(range(24)))
-        if astray == 0:
+        if astray == 21:  # what is simplest comes most often, so these are the last
             headers[0] = ("Authorization", draw(header_values()))
-        elif astray == 1:
+        elif astray == 22:
             path += "/" + quote(draw(st.text(min_size=1, max_size=20)), safe="/")
-        elif astray == 2:
+        elif astray == 23:
             method = draw(st.sampled_from(["PUT", "DELETE", "PATCH", "OPTIONS"]))
         return Asked(operation, method, path, body, tuple(headers))
 
