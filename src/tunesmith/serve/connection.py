@@ -68,6 +68,7 @@ class _Wire(h11.Connection):
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next event of the client. Errors: h11.RemoteProtocolError for what HTTP or this server forbids."""
         try:
+            self._count_lines()
             event = super().next_event()
             if isinstance(event, h11.Request):
                 self._begin(event)
@@ -77,6 +78,14 @@ class _Wire(h11.Connection):
             self.reason = str(error)[:100]
             raise
         return event
+
+    def _count_lines(self) -> None:
+        """Refuse a flood of header lines before any of them is looked at."""
+        if self.their_state is h11.IDLE:
+            waiting = self.trailing_data[0]
+            end = waiting.find(b"\r\n\r\n")
+            if waiting.count(b"\n", 0, end if end >= 0 else len(waiting)) > MOST_HEADER_LINES + 1:
+                raise h11.RemoteProtocolError(f"more than {MOST_HEADER_LINES} header lines")
 
     def _begin(self, request: h11.Request) -> None:
         self.requests += 1
