@@ -40,18 +40,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quiet_machine: measures time or load; only in `make test-faults`")
     config.addinivalue_line("markers", "case(*numbers): the cases of the fault table that a test stands for")
     config.stash[ENTRIES] = {}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder stands for a case that exists."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every test of this folder stands for a case that exists. Those that need a quiet machine wait for `full`."""
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         numbers = _cases_of(item)
         if not numbers or set(numbers) - set(CASES):
             raise pytest.UsageError(f"{item.nodeid} names no case of the fault table: {numbers}")
+    if config.getoption("--faults") == "slice":
+        quiet = [item for item in items if item.get_closest_marker("quiet_machine")]
+        config.hook.pytest_deselected(items=quiet)
+        items[:] = [item for item in items if item not in quiet]
 
 
 def _cases_of(item: pytest.Item) -> tuple[str, ...]:

@@ -89,7 +89,8 @@ class Warm:
             assert child.alive, f"the service is gone: {service.said('err')}"
         finally:
             code = child.end()
-        assert (service.said("err"), service.said("out"), service.alarms()) == ("", "", [])
+        said = (service.said("err"), service.said("out"), service.alarms())
+        assert said == ("", "", []), said
         assert code == 128 + signal.SIGTERM
 
 

@@ -33,6 +33,7 @@ def test_each_is_refused_in_time(service: Service, tally: Tally) -> None:
     assert peak.mb - before < _MOST_MB_MORE
 
 
+@pytest.mark.quiet_machine
 def test_a_neighbour_hardly_notices(service: Service, warm: Warm, tally: Tally) -> None:
     """One attacker at a time; the median answer takes at most twice as long as it does without one."""
     seconds = 2.0 if tally.full else 0.0

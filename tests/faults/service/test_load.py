@@ -197,6 +197,7 @@ def _usual_seconds(service: Service, tokens: int) -> float:
     return statistics.median(once() for _ in range(5))
 
 
+@pytest.mark.quiet_machine
 def test_fifty_times_too_much(small: Service, tally: Tally) -> None:
     tokens = tally.amount(150, 400)
     usual = _usual_seconds(small, 40)
