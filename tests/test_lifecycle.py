@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith import lifecycle
+from tunesmith import lifecycle, proof
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
-from tunesmith.core.files import folder_hashes, sha256_file
+from tunesmith.core.files import folder_hashes, read_manifest, write_manifest
 from tunesmith.core.run import list_runs
 from tunesmith.data.samples.tickets import write_tickets
 from tunesmith.models.tiny import tiny_chat_model
@@ -71,7 +71,7 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     (speed,) = (event.values for event in seen if event.kind == "efficiency")
     useful, kernel, waste = (float(str(speed[name])) for name in ("useful_utilisation", "kernel_efficiency", "waste"))
     assert waste > 0.9 and useful == pytest.approx(kernel / waste, abs=1e-3)
-    certificate = lifecycle.verify(work)
+    certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
 
     seen.clear()
@@ -90,16 +90,15 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(TunesmithError, match="hash_differs"):
-        lifecycle.verify(work, replay=False)
+        proof.verify(work, replay=False)
 
     # A manifest can be made to agree; the gate still sees that this is the base and not the tuned model.
     weights.write_bytes((recipe.parent / "base" / "model.safetensors").read_bytes())
-    manifest = json.loads((weights.parent / "manifest.json").read_text())
-    manifest["files"]["model.safetensors"] = sha256_file(weights)
-    (weights.parent / "manifest.json").write_text(json.dumps(manifest))
-    lifecycle.verify(work, replay=False)
+    manifest = read_manifest(weights.parent)
+    write_manifest(weights.parent, {**manifest, "files": folder_hashes(weights.parent)})
+    proof.verify(work, replay=False)
     with pytest.raises(TunesmithError, match="parity_failed"):
-        lifecycle.verify(work)
+        proof.verify(work)
 
 
 def test_killed_at_any_time_it_ends_as_the_unbroken_run(recipe: Path, tmp_path: Path) -> None:

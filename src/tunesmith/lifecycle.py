@@ -16,14 +16,11 @@ started by several commands ends as the unbroken one would.
 from __future__ import annotations
 
 import os
-import random
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -32,7 +29,7 @@ from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import ASIDE, MANIFEST, read_json, sha256_file, verify_folder, write_atomic, write_json
+from tunesmith.core.files import read_json, read_manifest, sha256_file, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
@@ -42,7 +39,7 @@ from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, ask_all, drawn_questions, read_result, score_answers, write_result
 from tunesmith.evaluate.card import write_cards
-from tunesmith.evaluate.collect import CERTIFICATE, collect_facts
+from tunesmith.evaluate.collect import collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
@@ -61,25 +58,21 @@ from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge_into
-from tunesmith.ship.publish import Shipping, check_published, ship_formats
+from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.ship.yardstick import parity_chats, parity_metric
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.mask_gate import check_masks
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
-from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
-from tunesmith.train.rehearse import Command, Rehearsal, Teller, play, rehearse
-from tunesmith.train.rehearse import as_page as as_certificate
 from tunesmith.train.settle import settled
 from tunesmith.train.validation import answered_metric
 
 LOCK = "recipe.lock.yaml"
 METRICS = "metrics.jsonl"
-CERTIFICATE_PAGE = "resume_certificate.md"
 XRAY_ROWS = 24
 
 
@@ -175,7 +168,7 @@ def _found_or_made(recipe: Recipe, recipe_path: Path, root: Path, *, new: bool) 
     broken_off = None if new else _broken_off(root, lock, sources)
     if broken_off is not None:
         return broken_off
-    machine = _machine_now(lock)
+    machine = machine_now(lock)
     facts = {
         **_base_facts(base),
         "recipe_folder": str(folder),
@@ -266,12 +259,12 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
 def _say_what_changed(work: Work, name: str) -> None:
     """Say, in the run and on its card, that a stage was done under other conditions than the run began with."""
     was = work.run.manifest().get("conditions")
-    found = differences(was, _machine_now(work.recipe)) if isinstance(was, dict) else ()
+    found = differences(was, machine_now(work.recipe)) if isinstance(was, dict) else ()
     if found:
         work.events.emit("alarm", code=MACHINE_CHANGED, stage=name, differences=listed(found))
 
 
-def _machine_now(recipe: Recipe) -> dict[str, str]:
+def machine_now(recipe: Recipe) -> dict[str, str]:
     """This machine as a locked recipe uses it."""
     threads = recipe.runtime.threads or available_cores()
     return machine_conditions(threads, place_of(torch.device(recipe.runtime.device)).processor)
@@ -358,7 +351,7 @@ def evaluate(work: Work) -> None:
 @_stage("ship")
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
-    ship_formats(_shipping(work), work.recipe.ship.formats, work.events)
+    ship_formats(shipping(work), work.recipe.ship.formats, work.events)
 
 
 def make_card(work: Work) -> Verdict:
@@ -370,93 +363,6 @@ def make_card(work: Work) -> Verdict:
     verdict = decide(facts)
     work.events.emit("verdict", verdict=verdict.decision)
     return verdict
-
-
-# ---------------------------------------------------------------------------------------------------- proof
-
-
-def verify(work: Work, *, replay: bool = True) -> Certificate | None:
-    """Check a run again: hashes, ledger, split, checkpoints and artefacts; the resume; the parity of what is published.
-
-    Args:
-        replay: train the steps between the two newest checkpoints again (`certify_resume`), and hold the artefacts
-            against the evaluated model again. Without, only what is on disk is checked and None is returned.
-
-    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
-    ship.parity_failed, and those of `certify_resume`.
-    """
-    work.run.check_files()
-    frames = data_room.load_splits(work.path)
-    Ledger.load(work.path / "ledger.jsonl").check(row for frame in frames.values() for row in frame["row"])
-    for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
-        verify_folder(folder)
-        work.events.emit("verified", folder=str(folder.relative_to(work.path)))
-    if not replay:
-        return None
-    if (work.path / "ship").is_dir():
-        check_published(_shipping(work), work.events)
-    return certify_resume(work)
-
-
-def certify_resume(work: Work) -> Certificate:
-    """Train the steps between the two newest checkpoints again; the certificate is kept in the run and on its card.
-
-    Errors: lifecycle.nothing_to_certify, lifecycle.not_certified.
-    """
-    stage = work.recipe.stages[-1]
-    aside = work.path / f"{ASIDE}replay"
-    runtime = start_runtime(work.recipe.runtime)
-    try:
-        certificate = certify(
-            work.path / stage.name, aside, lambda folder: _build_stage(work, stage, runtime, folder, SILENT)
-        )
-    finally:
-        runtime.close()
-    _keep_proof(work, "replay", asdict(certificate), certificate.equal)
-    if not certificate.equal:
-        files = ", ".join(certificate.differing)
-        raise TunesmithError("lifecycle.not_certified", first=certificate.first, last=certificate.last, files=files)
-    return certificate
-
-
-def certify_kill(work: Work, command: Command) -> Rehearsal:
-    """Kill a short copy of the training with SIGKILL, resume it, and hold it against one that was not killed.
-
-    The certificate is kept in the run, as facts and as a page in both languages. `command` says how the process for a
-    folder is started; it calls `rehearse_in`. Errors: those of `rehearse`, lifecycle.not_resumed.
-    """
-    aside = work.path / f"{ASIDE}rehearsal"
-    machine = _machine_now(work.recipe)
-    try:
-        found = rehearse(aside, command, random.Random())
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    with work.run.replacing(work.path / CERTIFICATE_PAGE):
-        write_atomic(work.path / CERTIFICATE_PAGE, as_certificate(found, machine))
-    _keep_proof(work, "kill", {**asdict(found), "machine": machine}, found.equal)
-    if not found.equal:
-        files = ", ".join(found.differing) or METRICS
-        raise TunesmithError("lifecycle.not_resumed", step=found.killed_after, files=files)
-    return found
-
-
-def rehearse_in(path: Path, folder: Path, like: Path | None, stream: IO[str]) -> None:
-    """One process of `certify_kill`: the short copy of the last stage in a folder, told to a stream."""
-    work = reopen(path, ())
-    runtime = start_runtime(work.recipe.runtime)
-    try:
-        play(_build_stage(work, work.recipe.stages[-1], runtime, folder, Teller(stream)), like)
-    finally:
-        runtime.close()
-
-
-def _keep_proof(work: Work, name: str, facts: Mapping[str, object], equal: bool) -> None:
-    """Enter one proof of resuming into the certificate, which holds when all its proofs do."""
-    path = work.path / CERTIFICATE
-    before = read_json(path).get("proofs") if path.exists() else None
-    proofs = {**(before if isinstance(before, dict) else {}), name: {**facts, "equal": equal}}
-    with work.run.replacing(path):
-        write_json(path, {"equal": all(each["equal"] for each in proofs.values()), "proofs": proofs})
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -496,7 +402,7 @@ def _machine(recipe: Recipe) -> Machine:
 
 def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> None:
     held_before = peak_bytes(runtime)
-    job = _build_stage(work, stage, runtime, work.path / stage.name, work.events)
+    job = build_stage(work, stage, runtime, work.path / stage.name, work.events)
     frozen = frozen_digest(job.policy)
     forecast_holds = runtime.size == 1  # the plan knows of one process
     if forecast_holds and not checkpoint_paths(work.path / stage.name):
@@ -515,7 +421,8 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
         work.events.emit("efficiency", stage=stage.name, **figures)
 
 
-def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
+def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
+    """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
     inputs = StageInputs(
         loaded=work.load_base(),
         base=work.base(),
@@ -534,14 +441,14 @@ def _build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, e
 
 def _conditions(work: Work, runtime: Runtime) -> Conditions:
     """All that a training of this run depends on."""
-    rows = read_json(work.path / data_room.FOLDER / MANIFEST)["files"]
+    rows = read_manifest(work.path / data_room.FOLDER)["files"]
     inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
-    return Conditions(inputs | _base_facts(work.base()), _machine_now(work.recipe))
+    return Conditions(inputs | _base_facts(work.base()), machine_now(work.recipe))
 
 
-def _shipping(work: Work) -> Shipping:
+def shipping(work: Work) -> Shipping:
     """What is published from, and what it is held against."""
     limits = work.recipe.ship.parity
     chats = parity_chats([*work.examples("test"), *work.examples("train")], limits.chats)

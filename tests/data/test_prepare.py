@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import sha256_file, write_json
+from tunesmith.core.files import sha256_file, write_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS
 from tunesmith.data.defects import Reason
@@ -161,9 +161,7 @@ def test_stored_splits_are_checked_when_they_are_loaded(tmp_path: Path) -> None:
     pl.concat([prepared.frames["test"], prepared.frames["train"][:1]]).write_parquet(folder / "test.parquet")
     with pytest.raises(TunesmithError, match=r"core.hash_differs"):
         load_split(tmp_path, "test")
-    write_json(
-        folder / "manifest.json", {"files": {f"{s}.parquet": sha256_file(folder / f"{s}.parquet") for s in SPLITS}}
-    )
+    write_manifest(folder, {"files": {f"{s}.parquet": sha256_file(folder / f"{s}.parquet") for s in SPLITS}})
     with pytest.raises(TunesmithError, match=r"data.leak"):
         load_split(tmp_path, "test")
 

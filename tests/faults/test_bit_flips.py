@@ -13,7 +13,7 @@ import pytest
 from fits import make_job
 from tiny_project import write_tiny_recipe
 
-from tunesmith import lifecycle
+from tunesmith import lifecycle, proof
 from tunesmith.cli.models import open_model
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, folder_hashes
@@ -81,7 +81,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
         ),
         "anything in a verified run": Kept(
             files_below(*(work.path / name for name in ("data", "evaluate", "instruct", "ship"))),
-            lambda: lifecycle.verify(work, replay=False),
+            lambda: proof.verify(work, replay=False),
         ),
     }
 
@@ -136,3 +136,23 @@ def test_one_flipped_bit_is_refused_by_its_hash(kept: dict[str, Kept], tally: Ta
             kept[name].use()
         assert error.value.code == kept[name].code, f"{name}: {path.name}, byte {place}, bit {bit}: {error.value}"
         tally.count("bits flipped")
+
+
+@pytest.mark.case("B2")
+@pytest.mark.timeout(600)
+def test_one_flipped_bit_in_a_manifest_is_refused(kept: dict[str, Kept], tally: Tally) -> None:
+    """The list of the hashes is itself held to one; a run's is looked at by every command."""
+    verified = "anything in a verified run"
+    manifests = {
+        (name, path / MANIFEST) for name, each in kept.items() for path in {file.parent for file in each.files}
+    } | {(verified, kept[verified].files[0].parents[1] / MANIFEST)}
+    found = sorted((name, path) for name, path in manifests if path.is_file() and name != "converted base")
+    assert {name for name, _ in found} >= {"checkpoint", "adapter", "rows", "artefact behind a server", verified}
+    for number in range(tally.amount(len(found), 200)):
+        name, path = found[number % len(found)]
+        place, bit = tally.random.randrange(path.stat().st_size), tally.random.randrange(8)
+        with flipped(path, place, bit), pytest.raises(TunesmithError) as error:
+            kept[name].use()
+        refused = {"core.hash_differs", "core.broken_json", kept[name].code}
+        assert error.value.code in refused, f"{name}: {path}, byte {place}, bit {bit}: {error.value}"
+        tally.count("bits flipped in a manifest")

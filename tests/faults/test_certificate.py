@@ -10,7 +10,7 @@ import pytest
 from tiny_project import write_tiny_recipe
 from typer.testing import CliRunner
 
-from tunesmith import lifecycle
+from tunesmith import lifecycle, proof
 from tunesmith.cli.main import app
 from tunesmith.cli.rehearse import command
 from tunesmith.core.errors import TunesmithError
@@ -49,7 +49,7 @@ def test_verify_resume_kills_resumes_and_certifies(work: lifecycle.Work, tally: 
     for words in ("Resume certificate", "续跑证明", "SIGKILL", "threads: 1", "torch: ", *told["sha256"].values()):
         assert page.count(words) >= (1 if words in ("Resume certificate", "续跑证明") else 2), words
     assert set(told["sha256"]) >= {"adapter_model.safetensors", "masters.safetensors", "optimizer.safetensors"}
-    lifecycle.verify(work, replay=False)  # the certificate itself is among the proven files
+    proof.verify(work, replay=False)  # the certificate itself is among the proven files
     assert not list(work.path.glob(".aside-*"))
 
 
@@ -61,9 +61,9 @@ def test_a_resume_that_comes_out_otherwise_is_told(work: lifecycle.Work, monkeyp
         assert honest(aside / "whole")[-1] == str(aside / "whole")
         return rehearse.Rehearsal(8, 2, 5, 0.1, 4, {}, ("masters.safetensors",), 9, True)
 
-    monkeypatch.setattr(lifecycle, "rehearse", unlike)
+    monkeypatch.setattr(proof, "rehearse", unlike)
     with pytest.raises(TunesmithError) as error:
-        lifecycle.certify_kill(work, honest)
+        proof.certify_kill(work, honest)
     assert error.value.code == "lifecycle.not_resumed" and error.value.facts["files"] == "masters.safetensors"
     assert "NOT EQUAL" in (work.path / "resume_certificate.md").read_text("utf-8")
     assert json.loads((work.path / "resume_certificate.json").read_text("utf-8"))["equal"] is False

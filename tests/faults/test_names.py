@@ -14,7 +14,7 @@ from faults_tally import Tally
 from fits import examples, make_job
 from tiny_project import write_tiny_recipe
 
-from tunesmith import lifecycle
+from tunesmith import lifecycle, proof
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.run import list_runs
 from tunesmith.messages import render
@@ -108,7 +108,7 @@ def test_a_run_is_called(base: Path, tmp_path: Path, tally: Tally) -> None:
         (found,) = list_runs(runs)
         assert found.path.parent.name == name and found.manifest()["name"] == name
         assert lifecycle.start(recipe, [], runs, ()).path == found.path
-        lifecycle.verify(work, replay=False)
+        proof.verify(work, replay=False)
         tally.count("names")
 
 
@@ -139,7 +139,7 @@ def test_rows_lie_in_a_file_called(base: Path, tmp_path: Path, as_folder: bool, 
         work = lifecycle.start(recipe, [], tmp_path / f"runs-{number}", ())
         lifecycle.prepare_data(work)
         assert {each.origin.source for each in work.examples("train")} == {path}
-        lifecycle.verify(work, replay=False)
+        proof.verify(work, replay=False)
         tally.count("names")
 
 

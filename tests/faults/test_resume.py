@@ -21,7 +21,7 @@ from tunesmith import lifecycle
 from tunesmith.core import conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
-from tunesmith.core.files import folder_hashes
+from tunesmith.core.files import folder_hashes, write_manifest
 from tunesmith.core.run import list_runs
 from tunesmith.messages import render, set_language
 from tunesmith.models.tiny import tiny_chat_model
@@ -139,8 +139,7 @@ def project(broken_off: Path, base: Path, tmp_path: Path) -> Path:
     """A copy of it to change; the base stays where it was."""
     shutil.copytree(broken_off, tmp_path / "project")
     for run in list_runs(tmp_path / "project" / "runs"):
-        manifest = (run.path / "manifest.json").read_text("utf-8")
-        (run.path / "manifest.json").write_text(manifest.replace(str(broken_off), str(tmp_path / "project")), "utf-8")
+        write_manifest(run.path, {**run.manifest(), "recipe_folder": str(tmp_path / "project")})
     return tmp_path / "project"
 
 

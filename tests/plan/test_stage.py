@@ -12,7 +12,7 @@ from fits import make_job
 from tunesmith import lifecycle
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
-from tunesmith.core.files import read_json, sha256_file
+from tunesmith.core.files import read_json, sha256_file, write_manifest
 from tunesmith.core.run import Run
 from tunesmith.data.samples.tickets import write_tickets
 from tunesmith.messages import render, set_language
@@ -106,10 +106,9 @@ def test_the_probe_moves_nothing(tmp_path: Path) -> None:
 def test_a_resumed_fit_is_not_probed_again(work: lifecycle.Work) -> None:
     for stage in (lifecycle.prepare_data, lifecycle.plan, lifecycle.train):
         stage(work)
-    manifest = work.path / "manifest.json"
-    values = json.loads(manifest.read_text("utf-8"))
-    del values["stages"]["train"]
-    manifest.write_text(json.dumps(values), "utf-8")
+    manifest = work.run.manifest()
+    stages = {name: facts for name, facts in manifest["stages"].items() if name != "train"}
+    write_manifest(work.path, {**manifest, "stages": stages})
     seen: list[Event] = []
     lifecycle.train(listened(work, seen))
     kinds = [event.kind for event in seen]

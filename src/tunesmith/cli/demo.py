@@ -74,12 +74,12 @@ def demo(folder: FolderOption = Path("tunesmith-demo")) -> None:
 
 def _prove_resume(work: Work) -> Verdict:
     """Train the last steps again from the checkpoint before them, and put the outcome on the card."""
-    from tunesmith import lifecycle
+    from tunesmith import lifecycle, proof
 
     tell()
     tell(say("cli.demo_resume"), "bold cyan")
     prose(say("cli.demo_why_resume"), "dim", indent=4)
-    certificate = lifecycle.certify_resume(work)
+    certificate = proof.certify_resume(work)
     tell(f"    {say('cli.verify_replayed', first=certificate.first, last=certificate.last)}", "green")
     return lifecycle.make_card(work)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.manner import tell
+from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import LOCK, find_run, ready
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Events
 from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.core.types import Message
 from tunesmith.messages import say
@@ -54,6 +56,7 @@ def open_model(named: str, max_length: int = 1 << 30) -> Asked:
     tell(say("cli.loading"), "dim")
     import torch
 
+    from tunesmith.models.clean_room import tell_unused
     from tunesmith.models.load import load_model, resolve_base
     from tunesmith.tasks.chat import ChatTask
 
@@ -61,6 +64,8 @@ def open_model(named: str, max_length: int = 1 << 30) -> Asked:
         verify_folder(folder)
     else:
         folder = resolve_base(named).path
+        with Terminal() as listener:
+            tell_unused(folder, Events(None, (listener,)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
     return Asked(loaded, ChatTask(loaded.tokenizer, loaded.end_token_ids, max_length), system)

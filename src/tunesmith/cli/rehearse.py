@@ -30,9 +30,9 @@ def main(run: Path, folder: Path, like: Path | None = None) -> int:
     """Run the short copy; an error is told as a line of its own."""
     try:
         ready(load_recipe(run / LOCK).runtime.threads)
-        from tunesmith import lifecycle
+        from tunesmith import proof
 
-        lifecycle.rehearse_in(run, folder, like, sys.stdout)
+        proof.rehearse_in(run, folder, like, sys.stdout)
     except TunesmithError as error:
         sys.stdout.write(json.dumps({"kind": "error", "code": error.code, "facts": error.facts}) + "\n")
         return 2

@@ -16,7 +16,7 @@ from tunesmith.cli.terminal import STAGES
 from tunesmith.cli.words import percent
 from tunesmith.cli.work import LOCK, find_run
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import fsync_path, read_json
+from tunesmith.core.files import fsync_path, read_manifest
 from tunesmith.core.run import Run, list_runs
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
@@ -74,7 +74,7 @@ def _shown(value: object) -> str:
 
 def _facts(path: Path) -> dict[str, object]:
     """Everything that two runs can differ in, flat: settings, versions, metrics."""
-    manifest = read_json(path / "manifest.json")
+    manifest = read_manifest(path)
     facts = {
         "recipe": load_recipe(path / LOCK).model_dump(mode="json"),
         "versions": manifest.get("versions"),

@@ -23,13 +23,13 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="cli.opt_resume")]
 def verify(run: RunArgument, replay: ReplayOption = True, resume: ResumeOption = False) -> None:
     """Check a run again; with `--resume` the proof is a training that is killed and resumed, in place of a replay."""
     with Terminal() as listener, opened(run, listener) as work:
-        from tunesmith import lifecycle
+        from tunesmith import proof
 
         tell(say("cli.verifying", path=str(work.path)))
-        certificate = lifecycle.verify(work, replay=replay and not resume)
+        certificate = proof.verify(work, replay=replay and not resume)
         if resume:
             tell(say("cli.verify_killing"))
-        killed = lifecycle.certify_kill(work, command(work.path)) if resume else None
+        killed = proof.certify_kill(work, command(work.path)) if resume else None
     tell(say("cli.verify_hashes"))
     steps = None
     if certificate is not None:
@@ -37,7 +37,7 @@ def verify(run: RunArgument, replay: ReplayOption = True, resume: ResumeOption =
         tell(say("cli.verify_replayed", **steps))
     if killed is not None:
         tell()
-        tell((work.path / lifecycle.CERTIFICATE_PAGE).read_text("utf-8"))
-        tell(say("cli.verify_certificate", path=str(work.path / lifecycle.CERTIFICATE_PAGE)))
+        tell((work.path / proof.CERTIFICATE_PAGE).read_text("utf-8"))
+        tell(say("cli.verify_certificate", path=str(work.path / proof.CERTIFICATE_PAGE)))
     resumed = None if killed is None else {**asdict(killed), "equal": killed.equal}
     answer({"run": str(work.path), "verified": True, "replayed": steps, "resumed": resumed})

@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.exchange import exchange
@@ -26,6 +27,7 @@ MANIFEST = "manifest.json"
 ASIDE = ".aside-"
 """Prefix of everything that is still being written; such a name is rubbish after a crash and may be removed."""
 
+_SEAL = "manifest_sha256"
 _OLDER = "older"
 _PROCESS = uuid.uuid4().hex[:8]
 """Tells this process from an earlier one of the same number, as containers give out again."""
@@ -167,6 +169,29 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
+def write_manifest(folder: Path, content: Mapping[str, object]) -> None:
+    """Write a folder's manifest, sealed with a hash of its own. Errors: those of `write_atomic`."""
+    write_json(folder / MANIFEST, {**content, _SEAL: _seal(content)})
+
+
+def read_manifest(folder: Path) -> dict[str, object]:
+    """A folder's manifest without its seal.
+
+    Errors: core.missing_file, core.broken_json, core.hash_differs where it is not as it was written.
+    """
+    path = folder / MANIFEST
+    content = read_json(path)
+    if not isinstance(content.get("files"), dict):
+        raise TunesmithError("core.broken_json", path=str(path), reason="no list of files")
+    if content.pop(_SEAL, None) != _seal(content):
+        raise TunesmithError("core.hash_differs", path=str(path))
+    return content
+
+
+def _seal(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def folder_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below the folder, by its relative path, the folder's own manifest left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -194,7 +219,7 @@ def new_folder(path: Path, needed: int = 0, **facts: object) -> Iterator[Path]:
             make_folders(path.parent)
             aside.mkdir()
             yield aside
-            write_json(aside / MANIFEST, {"files": folder_hashes(aside), **facts})
+            write_manifest(aside, {"files": folder_hashes(aside), **facts})
             for entry in aside.rglob("*"):
                 if entry.is_file():
                     # safetensors leaves 0600; another user (a server, say) may read what this one may share
@@ -247,12 +272,10 @@ def _aside(path: Path, rest: str) -> Path:
 def verify_folder(folder: Path) -> dict[str, object]:
     """Check every file of a folder against its manifest and return the manifest.
 
-    Errors: core.missing_file (no manifest, or a file gone), core.hash_differs, core.unknown_file.
+    Errors: those of `read_manifest`, core.missing_file, core.hash_differs, core.unknown_file.
     """
-    manifest = read_json(folder / MANIFEST)
-    stated = manifest.get("files")
-    if not isinstance(stated, dict):
-        raise TunesmithError("core.broken_json", path=str(folder / MANIFEST), reason="no list of files")
+    manifest = read_manifest(folder)
+    stated = cast(dict[str, str], manifest["files"])
     found = folder_hashes(folder)
     for name, digest in stated.items():
         if name not in found:

@@ -25,10 +25,10 @@ from tunesmith.core.files import (
     MANIFEST,
     disk_errors,
     new_folder,
-    read_json,
+    read_manifest,
     remove_rubbish,
     sha256_file,
-    write_json,
+    write_manifest,
 )
 from tunesmith.core.process import available_cores, is_alive
 
@@ -88,8 +88,8 @@ class Run:
         return cls(path)
 
     def manifest(self) -> dict[str, object]:
-        """What the manifest says now."""
-        return read_json(self.path / MANIFEST)
+        """What the manifest says now. Errors: those of `read_manifest`."""
+        return read_manifest(self.path)
 
     def record_files(self, *paths: Path) -> None:
         """Enter the hashes of files of this run into the manifest."""
@@ -97,7 +97,7 @@ class Run:
         files = _table(manifest, "files")
         for path in paths:
             files[path.relative_to(self.path).as_posix()] = sha256_file(path)
-        write_json(self.path / MANIFEST, manifest)
+        write_manifest(self.path, manifest)
 
     @contextmanager
     def replacing(self, *paths: Path) -> Iterator[None]:
@@ -111,7 +111,7 @@ class Run:
         for name in known:
             del files[name]
         if known:
-            write_json(self.path / MANIFEST, manifest)
+            write_manifest(self.path, manifest)
         yield
         self.record_files(*paths)
 
@@ -123,7 +123,7 @@ class Run:
             "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
         }
-        write_json(self.path / MANIFEST, manifest)
+        write_manifest(self.path, manifest)
 
     def stage(self, stage: str) -> Mapping[str, object] | None:
         """Facts of a finished stage; None when it is not finished."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
 from tunesmith.core.events import Event, read_events
-from tunesmith.core.files import MANIFEST, read_json
+from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS
 from tunesmith.data.prepare import load_splits
@@ -45,7 +45,7 @@ _CORPUS_METRIC = "bleu_4"
 
 def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
     """The card of a run. Errors: core.missing_file where a stage that the card needs has not run."""
-    manifest = read_json(path / MANIFEST)
+    manifest = read_manifest(path)
     questions = drawn_questions(
         to_examples(load_splits(path)["test"]), recipe.evaluate.max_rows, recipe.data.split.seed
     )

@@ -73,16 +73,21 @@ def _check_stated(key: str) -> None:
 
 
 def _make_key(path: Path) -> bool:
-    """Write a random key unless there is one; True when it was written. Never readable by others, not even once."""
+    """Write a random key unless there is one; True when it was written. Whole at once, and never readable by others."""
+    if path.exists():
+        return False
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"ts-{secrets.token_urlsafe(32)}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)  # unlike a rename it fails where another first start was quicker
     except FileExistsError:
         return False
-    try:
-        os.write(descriptor, f"ts-{secrets.token_urlsafe(32)}\n".encode())
-        os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        aside.unlink()
     fsync_path(path.parent)
     return True
 

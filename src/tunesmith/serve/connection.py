@@ -33,6 +33,10 @@ _LINGER_SECONDS = 1.0  # that a refused client has to read why
 _SILENT_SECONDS = 1.0  # that a connection may say nothing while there is no room for others
 
 
+def _crowded(most: int) -> TunesmithError:
+    return TunesmithError("serve.too_many_connections", most=most, seconds=1)
+
+
 @dataclass(frozen=True)
 class ConnectionRules:
     """What one client may take.
@@ -129,6 +133,7 @@ class Connection(H11Protocol):
         self._awaited_since = 0.0
         self._unsent = 0
         self._unsent_since = 0.0
+        self._clock = self._looked_at = 0.0
         self._next_look: asyncio.TimerHandle | None = None
 
     @property
@@ -139,6 +144,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the clock."""
         super().connection_made(transport)
+        self._looked_at = self.loop.time()
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -154,7 +160,7 @@ class Connection(H11Protocol):
         take the answer with it.
         """
         if self._refused_at is None and self._one_too_many:
-            self._refuse(TunesmithError("serve.too_many_connections", most=self.rules.connections, seconds=1))
+            self._refuse(_crowded(self.rules.connections))
             return
         self._ahead = self._ahead + len(data) if self.conn.their_state is h11.DONE else 0
         answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
@@ -206,7 +212,7 @@ class Connection(H11Protocol):
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.write_eof()  # and no more: closed at once, what the client still sends would cost it the answer
-        self._refused_at = self.loop.time()
+        self._refused_at = self._clock
 
     def shutdown(self) -> None:
         """Close as uvicorn does; one that was refused is only waited for."""
@@ -216,19 +222,30 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def _look(self) -> None:
-        """Look at the clock, a few times a second for as long as the connection is open."""
-        now = self.loop.time()
-        left_over = self._refused_at is not None and now - self._refused_at > _LINGER_SECONDS
-        if left_over or self._reads_too_slowly(now):
+        """Look at the clock, a few times a second for as long as the connection is open.
+
+        Only time in which this server listened counts: when its loop is late, it is not the client who is slow.
+        """
+        looked_at = self.loop.time()
+        self._clock += min(looked_at - self._looked_at, _LOOK_SECONDS)
+        self._looked_at = looked_at
+        left_over = self._refused_at is not None and self._clock - self._refused_at > _LINGER_SECONDS
+        if left_over or self._reads_too_slowly():
             self.transport.abort()
             return
         awaited = self._awaits()
-        patience = _SILENT_SECONDS if self._one_too_many else self.rules.seconds
         if awaited != self._awaited:
-            self._awaited, self._awaited_since = awaited, now
-        elif awaited is not None and now - self._awaited_since > patience:
-            self._refuse(TunesmithError("serve.too_slow", seconds=self.rules.seconds))
+            self._awaited, self._awaited_since = awaited, self._clock
+        elif awaited is not None:
+            self._lose_patience(self._clock - self._awaited_since)
         self._next_look = self.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _lose_patience(self, waited: float) -> None:
+        """Refuse a request that was waited for too long; a shorter wait is too long where there is no room."""
+        if self._one_too_many and waited > _SILENT_SECONDS:
+            self._refuse(_crowded(self.rules.connections))
+        elif waited > self.rules.seconds:
+            self._refuse(TunesmithError("serve.too_slow", seconds=self.rules.seconds))
 
     def _awaits(self) -> tuple[int, object] | None:
         """Which part of which request has not arrived; None between requests, which uvicorn times itself."""
@@ -238,14 +255,14 @@ class Connection(H11Protocol):
         begun = self._wire.requests == 0 or bool(self.conn.trailing_data[0])
         return (self._wire.requests, state) if state is h11.SEND_BODY or (state is h11.IDLE and begun) else None
 
-    def _reads_too_slowly(self, now: float) -> bool:
+    def _reads_too_slowly(self) -> bool:
         """Whether the client has left the same bytes of an answer unread for too long."""
         waiting = self.transport.get_write_buffer_size()
         if waiting == 0 or self._unsent == 0 or self._unsent - waiting >= _LEAST_READ_BYTES:
-            self._unsent, self._unsent_since = waiting, now
+            self._unsent, self._unsent_since = waiting, self._clock
             return False
         self._unsent = max(self._unsent, waiting)
-        return now - self._unsent_since > self.rules.seconds
+        return self._clock - self._unsent_since > self.rules.seconds
 
 
 def ruled_by(given: ConnectionRules) -> type[Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
+            await asyncio.sleep(0)  # one turn of the loop: it learns that a client has gone before the next message
 
         try:
             refused = self._refusal(scope)

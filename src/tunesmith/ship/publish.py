@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
-from tunesmith.core.files import MANIFEST, new_folder, read_json, remove_rubbish, require_space
+from tunesmith.core.files import MANIFEST, new_folder, read_manifest, remove_rubbish, require_space
 from tunesmith.core.types import Message
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.clean_room import tell_unopened
@@ -217,7 +217,7 @@ def _facts(job: _Job, kind: str) -> dict[str, object]:
 
 
 def _artifact(kind: ShipFormat, path: Path, weights: str, parity: Parity) -> Artifact:
-    files = read_json(path / "manifest.json")["files"]
+    files = read_manifest(path)["files"]
     size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
     digest = str(files[weights]) if isinstance(files, dict) else ""
     return Artifact(kind, path, parity, digest, size)

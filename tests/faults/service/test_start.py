@@ -13,6 +13,7 @@ import pytest
 from faults_service import Warm
 from faults_tally import Tally
 
+from tunesmith.core.files import write_manifest
 from tunesmith.messages import explain
 
 pytestmark = [pytest.mark.case("G7"), pytest.mark.timeout(600)]
@@ -55,7 +56,7 @@ class Ground:
         """A run with a published model, and what stands in its lock."""
         path = self._fresh("run")
         shutil.copytree(self.model, path / "ship" / "safetensors")
-        (path / "manifest.json").write_text("{}")
+        write_manifest(path, {"files": {}})
         (path / "recipe.lock.yaml").write_text(lock)
         return str(path)
 
