@@ -24,6 +24,7 @@ from benchmarks.systems import (
     FASTER_THAN,
     HAND,
     HAND_ALLOCATOR,
+    HAND_FLOAT32,
     LLAMA_FACTORY,
     OURS,
     OURS_PLAIN,
@@ -36,6 +37,8 @@ from benchmarks.systems import (
 from tunesmith.recipe.specs.train import TrainSpec
 
 METRICS = ("tokens_per_s", "rss_gb", "seconds", "train_loss")
+FINAL = (OURS, HAND_FLOAT32, HAND_ALLOCATOR)
+"""Whose held-out losses are compared: the first two train the same numbers."""
 LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
 """Largest difference of a row's loss before the first step, by number format."""
 MOST_SECONDS_OF_HELP = 0.5
@@ -198,27 +201,28 @@ def _furthest(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def final_losses(bench: Bench) -> None:
-    """Loss of held-out rows after a longer training, over seeds: the product against the hand-written loop."""
+    """Loss of held-out rows after a longer training, over seeds: the product against loops written by hand."""
     sizes = bench.sizes
     for shape in bench.shapes:
         rows = make_rows(
             shape, bench.workshop.task, warm_up=sizes.warm_up, train=sizes.seed_rows, held_out=sizes.held_out
         )
         path = bench.workshop.keep(f"{shape}-seeds", rows)
-        ours, hand = list[float](), list[float]()
+        case = f"final losses {shape}"
         for seed in sizes.seeds:
-            for system, values in ((OURS, ours), (HAND_ALLOCATOR, hand)):
+            for system in FINAL:
                 figures = bench.workshop.measure(system, "train", path, seed=seed, epochs=sizes.seed_epochs)
                 if figures:
-                    values.append(statistics.fmean(numbers(figures, "held_out_losses")))
-                    case = f"final losses {shape}"
-                    bench.results.add(case, system.name, system.setting, "held_out_loss", values[-1])
+                    loss = statistics.fmean(numbers(figures, "held_out_losses"))
+                    bench.results.add(case, system.name, system.setting, "held_out_loss", loss)
         bench.results.write()
-        if ours and hand:
+        print(f"\n{shape}: {sizes.seed_rows} rows, {sizes.seed_epochs} epochs, {sizes.held_out} held-out rows")
+        ours, hand, rounded = (bench.results.runs(case, each.name, each.setting, "held_out_loss") for each in FINAL)
+        if ours and hand and rounded:
             noise = max(max(ours) - min(ours), max(hand) - min(hand), 0.01)
             away = abs(statistics.fmean(ours) - statistics.fmean(hand))
-            print(f"\n{shape}: {sizes.seed_rows} rows, {sizes.seed_epochs} epochs, {sizes.held_out} held-out rows")
             print(f"  held-out loss, ours {spread(ours, 4)}, hand loop {spread(hand, 4)}")
+            print(f"  with adapters and optimizer in bfloat16 by hand: {spread(rounded, 4)}")
             verdict_within(f"{shape}: means of {len(ours)} seeds apart by less than the seeds are", away, noise)
 
 

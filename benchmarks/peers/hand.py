@@ -1,8 +1,8 @@
 """A loop that somebody who knows transformers and PEFT writes by hand: bfloat16, sdpa, sorted rows, fused AdamW.
 
 Adapters are kept in bfloat16 (`autocast_adapter_dtype=False`): faster than PEFT's default of float32 beside a bfloat16
-base. `head: answers` computes logits only where the loss falls, by some more lines; without it the model does its own
-loss from `labels`.
+base, which `adapters: float32` gives back. `head: answers` computes logits only where the loss falls, by some more
+lines; without it the model does its own loss from `labels`.
 """
 
 from __future__ import annotations

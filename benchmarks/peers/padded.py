@@ -20,13 +20,15 @@ def plain_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def adapted_model(job: Job) -> PeftModel:
-    """The base in bfloat16 with fresh adapters in bfloat16, by PEFT."""
+    """The base in bfloat16 with fresh adapters by PEFT, in bfloat16 unless the job asks for float32."""
     torch.manual_seed(job.seed)
     config = LoraConfig(
         r=job.rank, lora_alpha=job.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     adapted: PeftModel = get_peft_model(
-        plain_model(job.base_folder, torch.bfloat16), config, autocast_adapter_dtype=False
+        plain_model(job.base_folder, torch.bfloat16),
+        config,
+        autocast_adapter_dtype=job.options.get("adapters") == "float32",
     )
     return adapted
 
