@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-demo ## install, then watch a model become better / 安
 
 test: $(VENV)/.installed-dev check ## install, static checks, all tests / 安装、静态检查、全部测试
 	@echo "Tests / 测试 ..."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-faults: $(VENV)/.installed-dev ## the whole table of faults, long; writes faults-report.md / 全部故障用例，耗时较长
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --faults full --faults-report faults-report.md $(ARGS)

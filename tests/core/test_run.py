@@ -84,7 +84,11 @@ def test_one_process_holds_a_run_and_its_death_frees_it(run: Run) -> None:
         assert (run.path / ".owner").read_text() == str(os.getpid())
 
 
-@pytest.mark.parametrize("left", ["", "1", str(os.getpid()), str(os.getppid()), "99999999999999999999", "rubbish\0"])
+@pytest.mark.parametrize(
+    "left",
+    ["", "1", str(os.getpid()), str(os.getppid()), "99999999999999999999", "rubbish\0"],
+    ids=["nothing", "init", "own number", "parent", "no number", "rubbish"],
+)
 def test_what_a_dead_owner_wrote_holds_nothing(run: Run, left: str) -> None:
     """Its number may be empty, a living stranger's by now, or ours: only the lock counts."""
     (run.path / ".owner").write_text(left)
