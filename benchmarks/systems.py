@@ -50,8 +50,8 @@ HAND_ALLOCATOR = System("hand loop", "sorted, allocator", "hand", hold_memory=Tr
 HAND_FLOAT32 = System(
     "hand loop", "sorted, allocator, float32 adapters", "hand", hold_memory=True, options={"adapters": "float32"}
 )
-"""PEFT's own default. With adapters in bfloat16 every update is rounded to what bfloat16 holds, and held-out losses come
-out elsewhere: by 0.015 on long-prompt, with the same rows in the same order from the same start."""
+"""PEFT's own default. With adapters in bfloat16 every update is rounded to what bfloat16 holds, and held-out losses
+come out elsewhere: by 0.015 on long-prompt, with the same rows in the same order from the same start."""
 HAND_EXPERT = System(
     "hand loop", "sorted, allocator, answer logits", "hand", hold_memory=True, options={"head": "answers"}
 )
