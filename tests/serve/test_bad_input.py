@@ -96,6 +96,17 @@ TABLE: list[tuple[str, int, str]] = [
     (body(response_format=schema({"type": "string", "pattern": "(a"})), 400, "serve.bad_schema"),
     (body(response_format=schema({"allOf": [{"type": "string"}, {"type": "number"}]})), 400, "serve.bad_schema"),
     (body(response_format=schema({"enum": ["x" * 100_000]})), 400, "serve.schema_too_large"),
+    (body(response_format=schema({"const": float("nan")})), 400, "serve.bad_schema"),
+    (body(response_format=schema({"type": "number", "maximum": float("inf")})), 400, "serve.bad_schema"),
+    (body(response_format=schema({"type": "number", "maximum": 10**400})), 400, "serve.bad_schema"),
+    (
+        body(
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {"const": float("nan")}}}],
+            tool_choice="required",
+        ),
+        400,
+        "serve.bad_schema",
+    ),
     (body(messages=[{"role": "user", "content": "x" * 2**20}]), 413, "serve.body_too_large"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -58,6 +59,19 @@ def test_a_repeated_request_stores_once(http: httpx.Client) -> None:
 def test_senseless_feedback_is_refused(http: httpx.Client, changes: dict[str, object]) -> None:
     answer = http.post("/v1/feedback", json={**LIKE, **changes})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "serve.bad_request")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"comment": "a\0b"},
+        {"messages": [{"role": "user", "content": "\\\0"}]},
+        {"messages": [{"role": "user", "content": "a", "annotations": [float("nan")]}]},
+    ],
+)
+def test_what_not_every_database_holds_is_refused(http: httpx.Client, changes: dict[str, object]) -> None:
+    answer = http.post("/v1/feedback", content=json.dumps({**LIKE, **changes}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "store.unstorable")
 
 
 def test_feedback_for_another_model_and_a_long_key(http: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,7 +19,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Event, Events
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.serve.access import find_key, host_allowed
-from tunesmith.serve.server import open_service
+from tunesmith.serve.measures import Measures
+from tunesmith.serve.server import _rules, open_service
 from tunesmith.serve.tool_calls import find_tool_calls
 from tunesmith.store.database import sqlite_url
 
@@ -51,6 +53,12 @@ def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
 def test_addresses_and_keys_that_are_refused(tmp_path: Path, host: str, key: str | None, code: str) -> None:
     with pytest.raises(TunesmithError, match=code.replace(".", r"\.")):
         find_key(tmp_path, host, key)
+
+
+@pytest.mark.parametrize(("files", "connections"), [(64, 1), (150, 50), (1024, 924), (resource.RLIM_INFINITY, 1000)])
+def test_connections_leave_files_for_the_server(files: int, connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert _rules(ServeSpec(), Measures()).connections == connections
 
 
 def test_local_names_only() -> None:
@@ -150,6 +158,9 @@ def test_a_signal_ends_the_server_cleanly(model_folder: Path, tmp_path: Path, nu
         ('{"name": "unknown", "arguments": {}}', '{"name": "unknown", "arguments": {}}', []),
         ("<tool_call>broken</tool_call>", "<tool_call>broken</tool_call>", []),
         ("[" * 5000, "[" * 5000, []),
+        ('{"name": {"a": 1}}', '{"name": {"a": 1}}', []),
+        ('{"name": ["f"]}', '{"name": ["f"]}', []),
+        ('{"name": "f", "arguments": "\\ud800"}', '{"name": "f", "arguments": "\\ud800"}', []),
         ("plain", "plain", []),
     ],
 )

@@ -46,6 +46,27 @@ def test_a_repeated_key_stores_once_even_under_threads(engine: Engine) -> None:
         store.add(replace(LIKE, answer="other"), "key-0")
 
 
+@pytest.mark.parametrize("text", ["a\0", "\\\0", "\ud800"])
+def test_what_not_every_database_holds_is_refused(engine: Engine, text: str) -> None:
+    with pytest.raises(TunesmithError, match=r"store\.unstorable"):
+        FeedbackStore(engine).add(replace(LIKE, comment=text))
+    with pytest.raises(TunesmithError, match=r"store\.unstorable"):
+        FeedbackStore(engine).add(replace(LIKE, messages=({text: 1.0},)))
+
+
+def test_words_about_a_nul_are_kept(engine: Engine) -> None:
+    about = replace(LIKE, comment="\\u0000 and \\\\u0000")
+    FeedbackStore(engine).add(about)
+    assert [row.feedback for row in FeedbackStore(engine).rows()] == [about]
+
+
+def test_a_refused_row_without_a_key_is_no_repetition(engine: Engine) -> None:
+    store = FeedbackStore(engine)
+    store.add(LIKE)
+    with pytest.raises(TunesmithError, match=r"store\.cannot_write"):
+        store.add(replace(LIKE, answer=None))  # type: ignore[arg-type]
+
+
 def test_the_file_is_in_wal_mode_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     FeedbackStore(open_database(sqlite_url(path))).add(LIKE)

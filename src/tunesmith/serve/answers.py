@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
 from tunesmith.core.types import ToolCall
 from tunesmith.models.generate import Completion, Progress
 from tunesmith.models.sampling import Chosen
@@ -71,24 +72,22 @@ class Asking:
         self._engine.cancel(self._tickets)
 
     async def events(self) -> AsyncIterator[tuple[int, Progress]]:
-        """Each choice's tokens as they come; raises the engine's error. Given up when its reader is cancelled."""
-        try:
-            while self._open:
-                place, item = await self._queue.get()
-                if isinstance(item, TunesmithError):
-                    raise item
-                if item.completion is not None:
-                    self._open -= 1
-                yield place, item
-        finally:
-            self.cancel()
+        """Each choice's tokens as they come; raises the engine's error."""
+        while self._open:
+            place, item = await self._queue.get()
+            if isinstance(item, TunesmithError):
+                raise item
+            if item.completion is not None:
+                self._open -= 1
+            yield place, item
 
 
 class Teller:
     """Writes answers of one model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, emitter: Emitter) -> None:
         self._tokenizer = tokenizer
+        self._emitter = emitter
 
     async def whole(self, asking: Asking, question: Question, head: Head) -> dict[str, object]:
         """The answer as one object."""
@@ -113,7 +112,10 @@ class Teller:
         }
 
     async def stream(self, asking: Asking, question: Question, head: Head, *, with_usage: bool) -> AsyncIterator[str]:
-        """The answer as server-sent events. Where tools are offered, the text is sent when it is whole."""
+        """The answer as server-sent events, an error as the last of them.
+
+        Where tools are offered, the text is sent when it is whole.
+        """
         tokens = 0
 
         def piece(place: int, delta: dict[str, object], logprobs: object = None, reason: str | None = None) -> str:
@@ -142,8 +144,9 @@ class Teller:
             yield "data: [DONE]\n\n"
         except TunesmithError as error:
             yield _event(error_body(error))
-        finally:
-            asking.cancel()
+        except Exception as error:  # what has begun ends with a word: nobody else can say one any more
+            self._emitter.emit("alarm", code="serve.route_fault", reason=f"{type(error).__name__}: {error}"[:500])
+            yield _event(error_body(TunesmithError("serve.route_fault", reason=type(error).__name__)))
 
     def _logprobs(self, chosen: Sequence[Chosen]) -> dict[str, object] | None:
         listed = [each for each in chosen if each.logprob is not None]

@@ -24,6 +24,7 @@ _STATUS = {
     "serve.model_fault": 500,
     "serve.route_fault": 500,
     "serve.bodies_full": 503,
+    "serve.model_gone": 503,
     "store.cannot_write": 503,
     "serve.stopping": 503,
     "serve.too_many_connections": 503,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith import __version__
 from tunesmith.core.errors import TunesmithError
@@ -50,6 +50,21 @@ class Service:
     emitter: Emitter
 
 
+class _Stream(StreamingResponse):
+    """Server-sent events of a question, which is given up when they end, even before the first was read."""
+
+    def __init__(self, asking: Asking, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._asking = asking
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._asking.cancel()  # not in the generator: it never begins where the client leaves early
+
+
 def build_app(service: Service) -> ASGIApp:
     """The whole application, guard outermost."""
     return Guard(build_routes(service), service.access, service.measures, service.emitter)
@@ -70,6 +85,7 @@ def build_routes(service: Service) -> FastAPI:
 
 def _handlers(service: Service) -> dict[str, Handler]:
     async def health(request: Request) -> Response:
+        service.engine.check()
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
@@ -119,9 +135,11 @@ async def _chat(service: Service, request: Request) -> Response:
     head = Head.new(service.name)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        events = service.teller.stream(asking, question, head, with_usage=with_usage)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    answer = await _unless_left(request, service.teller.whole(asking, question, head))
+        return _Stream(asking, service.teller.stream(asking, question, head, with_usage=with_usage))
+    try:
+        answer = await _unless_left(request, service.teller.whole(asking, question, head))
+    finally:
+        asking.cancel()
     return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
 

@@ -83,16 +83,18 @@ class ConstraintMaker:
 
     def schema(self, schema: Mapping[str, object]) -> JsonConstraint:
         """JSON that keeps to a schema. Errors: serve.bad_schema, serve.schema_too_large."""
-        text = json.dumps(schema, sort_keys=False)
-        if len(text) > _MOST_SCHEMA_CHARACTERS:
-            raise RequestError(
-                "serve.schema_too_large", "response_format", characters=len(text), most=_MOST_SCHEMA_CHARACTERS
-            )
-        grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE})
+        text = _spelled(schema, "response_format")
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE})
+        except ValueError as error:  # a number that it cannot hold
+            raise _refused(str(error), "response_format") from error
         return self._matcher(grammar, "response_format")
 
     def tool_call(self, functions: Mapping[str, Mapping[str, object]]) -> JsonConstraint:
-        """One call of one of these functions (name to schema of its arguments), in the Hermes form."""
+        """One call of one of these functions (name to schema of its arguments), in the Hermes form.
+
+        Errors: serve.bad_schema, serve.schema_too_large.
+        """
         calls = [
             {
                 "type": "object",
@@ -102,9 +104,7 @@ class ConstraintMaker:
             }
             for name, parameters in functions.items()
         ]
-        body = json.dumps({"anyOf": calls, "x-guidance": {"whitespace_pattern": _WHITESPACE}})
-        if len(body) > _MOST_SCHEMA_CHARACTERS:
-            raise RequestError("serve.schema_too_large", "tools", characters=len(body), most=_MOST_SCHEMA_CHARACTERS)
+        body = _spelled({"anyOf": calls, "x-guidance": {"whitespace_pattern": _WHITESPACE}}, "tools")
         lark = f'start: "<tool_call>\\n" call "\\n</tool_call>"\ncall: %json {body}\n'
         return self._matcher(LLMatcher.grammar_from_lark(lark), "tools")
 
@@ -114,10 +114,24 @@ class ConstraintMaker:
             if fresh is None:
                 fresh = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
                 if fresh.is_error():
-                    reason = fresh.get_error().splitlines()[0][:300]
-                    raise RequestError("serve.bad_schema", field, reason=reason)
+                    raise _refused(fresh.get_error(), field)
                 self._compiled[grammar] = fresh
                 if len(self._compiled) > _KEPT_SCHEMAS:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(grammar)
             return JsonConstraint(fresh.deep_copy())
+
+
+def _spelled(schema: Mapping[str, object], field: str) -> str:
+    """The schema as JSON. Errors: serve.bad_schema, serve.schema_too_large."""
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except ValueError as error:
+        raise _refused(str(error), field) from error
+    if len(text) > _MOST_SCHEMA_CHARACTERS:
+        raise RequestError("serve.schema_too_large", field, characters=len(text), most=_MOST_SCHEMA_CHARACTERS)
+    return text
+
+
+def _refused(reason: str, field: str) -> RequestError:
+    return RequestError("serve.bad_schema", field, reason=reason.splitlines()[0][:300])

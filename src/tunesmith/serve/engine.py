@@ -1,6 +1,7 @@
 """One thread owns the model: requests come in by a queue, join the running batch, and their tokens go out by callback.
 
-A fault in a forward pass ends the answers that were under way, each with an error; the next ones are served.
+A fault in a forward pass ends the answers that were under way, each with an error; the next ones are served. Where not
+even that is possible any more, everybody is told so.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Engine:
         self._tickets = 0
         self._mean_seconds = 1.0
         self._stop_at: float | None = None
+        self._fault = ""
         self._decoder = self._new_decoder()
         self._numbers: dict[int, int] = {}  # the decoder's number of an answer to its ticket
         self._thread = threading.Thread(target=self._run, name="tunesmith-engine", daemon=True)
@@ -76,12 +78,18 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def check(self) -> None:
+        """Nothing, while answers can be given. Errors: serve.model_gone."""
+        if self._fault:
+            raise TunesmithError("serve.model_gone", reason=self._fault)
+
     def submit(self, works: Sequence[Work]) -> list[int]:
         """Enter all of these or none; returns their tickets.
 
-        Errors: serve.queue_full, serve.stopping, serve.too_many_choices.
+        Errors: serve.queue_full, serve.stopping, serve.too_many_choices, serve.model_gone.
         """
         with self._wake:
+            self.check()
             if self._stop_at is not None:
                 raise TunesmithError("serve.stopping", seconds=5)
             if len(works) > self._most:
@@ -109,13 +117,16 @@ class Engine:
         return Decoder(self._loaded.model, self._loaded.tokenizer, batch_size=self._max_batch)
 
     def _run(self) -> None:
-        with generating(self._loaded.model):
-            while self._take_orders():
-                try:
-                    for progress in self._decoder.step():
-                        self._hand_out(progress)
-                except Exception as error:  # whatever a forward pass raises must not end the server
-                    self._fail_all(error)
+        try:
+            with generating(self._loaded.model):
+                while self._take_orders():
+                    try:
+                        for progress in self._decoder.step():
+                            self._hand_out(progress)
+                    except Exception as error:  # whatever a forward pass raises must not end the server
+                        self._fail_all(error)
+        except Exception as error:  # a device that is lost, for example: there is no way to go on
+            self._give_up(error)
 
     def _take_orders(self) -> bool:
         """Wait for something to do; False when it is time to end."""
@@ -172,6 +183,14 @@ class Engine:
             self._end(ticket, TunesmithError("serve.model_fault", reason=type(error).__name__))
         self._numbers.clear()
         self._decoder = self._new_decoder()
+
+    def _give_up(self, error: Exception) -> None:
+        """End what is under way, and take nothing new."""
+        with self._wake:
+            self._fault = type(error).__name__
+        for ticket in list(self._active):
+            self._end(ticket, TunesmithError("serve.model_gone", reason=self._fault))
+        self._alarm(error)
 
     def _alarm(self, error: Exception) -> None:
         self._emitter.emit("alarm", code="serve.model_fault", reason=f"{type(error).__name__}: {error}"[:500])

@@ -167,7 +167,7 @@ def _rules(spec: ServeSpec, measures: Measures) -> ConnectionRules:
     room = _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files - _OTHER_FILES)
     return ConnectionRules(
         seconds=spec.request_seconds,
-        connections=max(room, _OTHER_FILES),
+        connections=max(room, 1),
         refused=lambda status: measures.requests.labels("other", str(status)).inc(),
     )
 
@@ -181,7 +181,7 @@ def _service(
         name=name,
         created=int(time.time()),
         reader=QuestionReader(loaded, name, context=engine.context, max_new_tokens=spec.max_new_tokens),
-        teller=Teller(loaded.tokenizer),
+        teller=Teller(loaded.tokenizer, emitter),
         engine=engine,
         feedback=feedback,
         measures=measures,

@@ -25,16 +25,18 @@ def find_tool_calls(text: str, names: Collection[str]) -> tuple[str, tuple[ToolC
 def _calls(text: str, names: Collection[str]) -> list[ToolCall]:
     try:
         value = json.loads(text)
+        calls = [_call(each, names) for each in (value if isinstance(value, list) else [value])]
     except (ValueError, RecursionError):
         return []
-    listed = value if isinstance(value, list) else [value]
-    calls = [_call(each, names) for each in listed]
     return [call for call in calls if call is not None] if all(calls) else []
 
 
 def _call(value: object, names: Collection[str]) -> ToolCall | None:
-    if not isinstance(value, dict) or value.get("name") not in names:
+    """A call of one of these functions, or None. Raises ValueError where half of a character stands in it."""
+    name = value.get("name") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(name, str) or name not in names:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(str(value["name"]), text, f"call_{uuid.uuid4().hex[:24]}")
+    text.encode()
+    return ToolCall(name, text, f"call_{uuid.uuid4().hex[:24]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.store.schema import feedback
+
+# NUL as JSON spells it: an even number of backslashes before it are backslashes of the text.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 FeedbackKind = Literal["like", "dislike", "correction", "choice", "comment"]
 
@@ -61,10 +65,9 @@ class FeedbackStore:
     def add(self, item: Feedback, idempotency_key: str | None = None) -> tuple[str, bool]:
         """Store and return the id, and whether it is new: the same key with the same content gives the first id.
 
-        Errors: store.key_reused when the key came with other content before, store.cannot_write.
+        Errors: store.unstorable, store.key_reused when the key came with other content before, store.cannot_write.
         """
-        content = json.dumps(asdict(item), sort_keys=True, ensure_ascii=False, default=dict)
-        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        digest = hashlib.sha256(_content(item)).hexdigest()
         values = {**vars(item), "messages": [dict(message) for message in item.messages]}
         number = str(uuid.uuid4())
         row = {"id": number, "time": time.time(), "idempotency_key": idempotency_key, "content_sha256": digest}
@@ -74,12 +77,14 @@ class FeedbackStore:
                     connection.execute(insert(feedback).values(**row, **values))
                 return number, True
             except IntegrityError as error:
+                if idempotency_key is None:  # then it is no repetition that the database refuses
+                    raise
                 return self._first(idempotency_key, digest, str(error.orig)), False
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise TunesmithError("store.cannot_write", reason=reason) from error
 
-    def _first(self, idempotency_key: str | None, digest: str, reason: str) -> str:
+    def _first(self, idempotency_key: str, digest: str, reason: str) -> str:
         """The id under which the same was stored before."""
         wanted = select(feedback.c.id, feedback.c.content_sha256).where(feedback.c.idempotency_key == idempotency_key)
         with self._engine.connect() as connection:
@@ -104,6 +109,18 @@ class FeedbackStore:
         with self._engine.connect() as connection:
             for row in connection.execute(wanted).mappings():
                 yield StoredFeedback(str(row["id"]), float(row["time"]), _feedback(row))
+
+
+def _content(item: Feedback) -> bytes:
+    """What the item says. Errors: store.unstorable for what PostgreSQL cannot hold: all databases take the same."""
+    try:
+        text = json.dumps(asdict(item), sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
+        content = text.encode()
+    except ValueError as error:
+        raise TunesmithError("store.unstorable") from error
+    if _NUL.search(text):
+        raise TunesmithError("store.unstorable")
+    return content
 
 
 def _feedback(row: RowMapping) -> Feedback:
