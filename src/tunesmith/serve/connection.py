@@ -256,12 +256,15 @@ class Connection(H11Protocol):
         return (self._wire.requests, state) if state is h11.SEND_BODY or (state is h11.IDLE and begun) else None
 
     def _reads_too_slowly(self) -> bool:
-        """Whether the client has left the same bytes of an answer unread for too long."""
+        """Whether the client has left the same bytes of an answer unread for too long.
+
+        What a stream adds would hide what the client reads, so its clock stands still until the buffer is full.
+        """
         waiting = self.transport.get_write_buffer_size()
-        if waiting == 0 or self._unsent == 0 or self._unsent - waiting >= _LEAST_READ_BYTES:
+        adding = self.conn.our_state is h11.SEND_BODY and not self.flow.write_paused
+        if adding or waiting == 0 or self._unsent == 0 or self._unsent - waiting >= _LEAST_READ_BYTES:
             self._unsent, self._unsent_since = waiting, self._clock
             return False
-        self._unsent = max(self._unsent, waiting)
         return self._clock - self._unsent_since > self.rules.seconds
 
 
