@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,16 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     skipped = [event.values["stage"] for event in seen if event.kind == "stage_skipped"]
     assert skipped == ["data", "plan", "baseline", "train", "evaluate", "ship"]
 
+    for missing in ("instruct/best", "ship/safetensors", "ship/safetensors/parity.json"):
+        aside = (work.path / missing).rename(recipe.parent / "aside")
+        with pytest.raises(TunesmithError, match="missing_file"):
+            proof.verify(work, replay=False)
+        if missing != "instruct/best":
+            with pytest.raises(TunesmithError, match="missing_file"):
+                lifecycle.make_card(work)
+        aside.rename(work.path / missing)
+    _refuse_another_runs_folders(work, recipe.parent / "others")
+
     with (recipe.parent / "train.jsonl").open("a") as rows:
         rows.write(" \n")
     assert begin(recipe).path != work.path, "an edited source is another run"
@@ -96,9 +107,30 @@ def test_a_recipe_becomes_a_run_with_proof(recipe: Path) -> None:
     weights.write_bytes((recipe.parent / "base" / "model.safetensors").read_bytes())
     manifest = read_manifest(weights.parent)
     write_manifest(weights.parent, {**manifest, "files": folder_hashes(weights.parent)})
+    with pytest.raises(TunesmithError, match="hash_differs"):
+        proof.verify(work, replay=False)
+    work.run.record_files(weights.parent / "manifest.json")
     proof.verify(work, replay=False)
     with pytest.raises(TunesmithError, match="parity_failed"):
         proof.verify(work)
+
+
+def _refuse_another_runs_folders(work: lifecycle.Work, others: Path) -> None:
+    """Whole in themselves, and of another run."""
+    for name in ("instruct/best", "ship/safetensors"):
+        shutil.copytree(work.path / name, others / name)
+        manifest = read_manifest(others / name)
+        write_manifest(others / name, {**manifest, "base_sha256": "another"})
+        (work.path / name).rename(others / "kept")
+        shutil.copytree(others / name, work.path / name)
+        with pytest.raises(TunesmithError, match="hash_differs"):
+            proof.verify(work, replay=False)
+        shutil.rmtree(work.path / name)
+        (others / "kept").rename(work.path / name)
+    shutil.copytree(work.path / "ship/safetensors", work.path / "ship/more")
+    with pytest.raises(TunesmithError, match="unknown_file"):
+        lifecycle.make_card(work)
+    shutil.rmtree(work.path / "ship/more")
 
 
 def test_killed_at_any_time_it_ends_as_the_unbroken_run(recipe: Path, tmp_path: Path) -> None:
@@ -139,6 +171,43 @@ def test_a_base_that_changed_is_refused(recipe: Path) -> None:
     tiny_chat_model(recipe.parent / "base", spread=0.2, context=2048, seed=9)
     with pytest.raises(TunesmithError, match="base_changed"):
         lifecycle.measure_baseline(work)
+
+
+def test_a_source_edited_before_it_is_read_is_refused(recipe: Path) -> None:
+    """The run is named by the rows that it found when it began."""
+    work = begin(recipe)
+    register, rows = recipe.parent / "dataset_info.json", recipe.parent / "test.jsonl"
+    register.write_text("{}")
+    with pytest.raises(TunesmithError, match="source_changed"):
+        lifecycle.prepare_data(work)
+    register.unlink()
+    rows.write_bytes(rows.read_bytes() + b" \n")
+    with pytest.raises(TunesmithError, match="source_changed"):
+        lifecycle.prepare_data(work)
+    assert work.run.stage("data") is None and begin(recipe).path != work.path
+
+
+def test_a_split_that_encoding_empties_is_refused_before_training(recipe: Path) -> None:
+    rows = [json.loads(line) for line in (recipe.parent / "validation.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        row["messages"][-2]["content"] += " ?" * 3000
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (recipe.parent / "validation.jsonl").write_text(text, "utf-8")
+    with pytest.raises(TunesmithError) as error:
+        lifecycle.prepare_data(begin(recipe))
+    assert error.value.code == "data.nothing_left" and error.value.facts["split"] == "validation"
+
+
+def test_a_damaged_run_stands_in_no_other_recipes_way(recipe: Path) -> None:
+    (begin(recipe).path / "manifest.json").write_text("{")
+    other = recipe.with_name("other.yaml")
+    other.write_text(recipe.read_text("utf-8").replace("小型-tiny 🎻", "other"), "utf-8")
+    assert begin(other).recipe.name == "other"
+    changed = lifecycle.start(recipe, ["stages.0.train.epochs=1"], recipe.parent / "runs", ())
+    assert changed.recipe.name == "小型-tiny 🎻", "nor of one that is called alike"
+    with pytest.raises(TunesmithError, match="broken_json"):
+        begin(recipe)
+    assert lifecycle.start(recipe, (), recipe.parent / "runs", (), new=True).path.is_dir()
 
 
 def test_an_edited_lock_is_refused(recipe: Path) -> None:

@@ -29,11 +29,11 @@ from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import read_json, read_manifest, sha256_file, write_atomic
+from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
-from tunesmith.core.run import Run, list_runs, one_at_a_time
+from tunesmith.core.run import CERTIFICATE, LOCK, METRICS, Run, list_runs, one_at_a_time
 from tunesmith.core.types import SPLITS, Example, SplitName
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
@@ -51,13 +51,14 @@ from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
-from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
+from tunesmith.recipe.identity import anchored, identity, refuse_changed_sources, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge_into
+from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.ship.yardstick import parity_chats, parity_metric
 from tunesmith.tasks.chat import ChatTask
@@ -71,8 +72,6 @@ from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.settle import settled
 from tunesmith.train.validation import answered_metric
 
-LOCK = "recipe.lock.yaml"
-METRICS = "metrics.jsonl"
 XRAY_ROWS = 24
 
 
@@ -120,10 +119,9 @@ class Work:
             )
         return base
 
-    def load_base(self) -> Loaded:
+    def load(self, base: BaseFolder) -> Loaded:
         """The base in memory in the locked number format."""
-        dtype = DTYPES[self.recipe.model.dtype]
-        return load_model(self.base().path, dtype=dtype, device=self.recipe.runtime.device)
+        return load_model(base.path, dtype=DTYPES[self.recipe.model.dtype], device=self.recipe.runtime.device)
 
     @cached_property
     def task(self) -> ChatTask:
@@ -153,25 +151,30 @@ def start(
     folder = recipe_path.resolve().parent
     recipe = anchored(load_recipe(recipe_path, overrides), folder)
     check(recipe)
-    with one_at_a_time(root):
-        return reopen(_found_or_made(recipe, recipe_path, root, new=new).path, listeners)
+    sources = source_hashes(recipe, folder)
+    key = identity(recipe, sources)
+    run = None if new else _newest(root, recipe.name, key)
+    if run is None:
+        # Before the lock: nobody need wait while a base is downloaded.
+        base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
+        lock = settled(recipe, base.revision)
+        with one_at_a_time(root):
+            run = None if new else _newest(root, recipe.name, key) or _broken_off(root, lock, sources)
+            run = run or _make(root, key, lock, recipe_path, base, sources)
+    return reopen(run.path, listeners)
 
 
-def _found_or_made(recipe: Recipe, recipe_path: Path, root: Path, *, new: bool) -> Run:
-    folder = recipe_path.resolve().parent
-    key = identity(recipe, folder)
-    found = [run for run in list_runs(root) if run.manifest().get("recipe_sha256") == key]
-    if found and not new:
-        return found[-1]
-    base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
-    lock, sources = settled(recipe, base.revision), source_hashes(recipe, folder)
-    broken_off = None if new else _broken_off(root, lock, sources)
-    if broken_off is not None:
-        return broken_off
+def _newest(root: Path, name: str, key: str) -> Run | None:
+    """The newest run of this very recipe and these very files."""
+    found = [run for run in list_runs(root, name, key) if run.manifest().get("recipe_sha256") == key]
+    return found[-1] if found else None
+
+
+def _make(root: Path, key: str, lock: Recipe, recipe_path: Path, base: BaseFolder, sources: Mapping[str, str]) -> Run:
     machine = machine_now(lock)
     facts = {
         **_base_facts(base),
-        "recipe_folder": str(folder),
+        "recipe_folder": str(recipe_path.resolve().parent),
         "base": base.name,
         "base_licence": base.licence,
         "base_origin": vars(base.origin),
@@ -180,7 +183,7 @@ def _found_or_made(recipe: Recipe, recipe_path: Path, root: Path, *, new: bool) 
         "threads": int(machine["threads"]),
     }
     files = {"recipe.yaml": recipe_path.read_bytes(), LOCK: lock.as_yaml().encode()}
-    return Run.create(root, recipe.name, key, facts, files)
+    return Run.create(root, lock.name, key, facts, files)
 
 
 def _base_facts(base: BaseFolder) -> dict[str, str]:
@@ -193,11 +196,10 @@ def _broken_off(root: Path, lock: Recipe, sources: Mapping[str, str]) -> Run | N
 
     Errors: lifecycle.run_differs; it is not left behind in silence because its recipe or rows have changed since.
     """
-    for run in reversed(list_runs(root)):
-        manifest = run.manifest()
-        begun = run.stage("train") is None and any(run.path.glob("*/checkpoint-*"))
-        if manifest.get("name") != lock.name or not begun or run.is_owned():
+    for run in reversed(list_runs(root, lock.name)):
+        if run.is_owned() or not any(run.path.glob("*/checkpoint-*")) or run.stage("train") is not None:
             continue
+        manifest = run.manifest()
         stated = manifest.get("sources")
         was = {**settings(load_recipe(run.path / LOCK)), **(stated if isinstance(stated, dict) else {})}
         found = differences(was, {**settings(lock), **sources})
@@ -230,8 +232,11 @@ def run_to_release(work: Work) -> Verdict:
     return make_card(work)
 
 
-def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], None]]:
-    """Make a function a stage: said when it starts and ends, skipped when it is done."""
+def _stage(name: str, *proven: str) -> Callable[[Callable[[Work], None]], Callable[[Work], None]]:
+    """Make a function a stage: said when it starts and ends, skipped when it is done.
+
+    `proven` are patterns of files that the run's manifest vouches for from then on.
+    """
 
     def decorate(function: Callable[[Work], None]) -> Callable[[Work], None]:
         def stage(work: Work) -> None:
@@ -246,7 +251,8 @@ def _stage(name: str) -> Callable[[Callable[[Work], None]], Callable[[Work], Non
             function(work)
             _say_what_changed(work, name)
             seconds = round(time.perf_counter() - started, 3)
-            work.run.finish_stage(name, seconds=seconds)
+            files = [path for pattern in proven for path in sorted(work.path.glob(pattern))]
+            work.run.finish_stage(name, *files, seconds=seconds)
             work.events.emit("stage_end", stage=name, seconds=seconds)
 
         stage.__doc__ = function.__doc__
@@ -283,11 +289,13 @@ def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     task, ledger = work.task, Ledger()
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger)
+    refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     examples = {split: to_examples(frame) for split, frame in prepared.frames.items()}
     encoded = {split: task.encode_all(rows, ledger) for split, rows in examples.items()}
     report = check_masks(task, examples["train"], encoded["train"], folder_template(work.base().path))
     kept = set(ledger.kept_rows())
     frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
+    data_room.refuse_empty(frames, ledger)
     lengths = {split: [len(item.features.token_ids) for item in items] for split, items in encoded.items()}
     ledger.check(row for frame in frames.values() for row in frame["row"])
     written = data_room.write(replace(prepared, frames=frames), work.path, lengths)
@@ -319,13 +327,13 @@ def plan(work: Work) -> None:
 @_stage("baseline")
 def measure_baseline(work: Work) -> None:
     """The base alone, and the base with solved examples in its prompt, on the test questions."""
-    loaded = work.load_base()
+    loaded = work.load(work.base())
     _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
 
 
-@_stage("train")
+@_stage("train", f"*/{BEST}/{MANIFEST}")
 def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)
@@ -348,15 +356,21 @@ def evaluate(work: Work) -> None:
     _answer(work, load_tuned(work), "tuned")
 
 
-@_stage("ship")
+@_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
     ship_formats(shipping(work), work.recipe.ship.formats, work.events)
 
 
 def make_card(work: Work) -> Verdict:
-    """Gather the facts, decide, and write the release card. Made anew each time: it costs nothing."""
-    work.run.check_files("evaluate", "ledger.jsonl")
+    """Gather the facts, decide, and write the release card. Made anew each time: it costs nothing.
+
+    Errors: those of `Run.check_files` and `collect_facts`; core.unknown_file for a proof that no stage has left.
+    """
+    work.run.check_files("evaluate", "ledger.jsonl", "ship", CERTIFICATE)
+    for proof in (work.path / CERTIFICATE, *work.path.glob(f"ship/*/{PARITY}")):
+        if proof.exists() and not work.run.recorded(proof):
+            raise TunesmithError("core.unknown_file", path=str(proof))
     facts = collect_facts(work.path, work.recipe)
     with work.run.replacing(work.path / "release_card.html", work.path / "release_card.md"):
         write_cards(work.path, facts)
@@ -375,7 +389,17 @@ def test_questions(work: Work) -> list[Question]:
 
 def load_tuned(work: Work) -> Loaded:
     """The base with the best change of the last stage merged into its weights, as the artefacts have it."""
-    return merge_into(work.load_base(), work.base(), work.change)
+    base = work.base()
+    return merge_into(work.load(base), base, _proven_change(work))
+
+
+def _proven_change(work: Work) -> Path:
+    """The best change, its manifest held against the run's; its files are held against that where they are read.
+
+    Errors: core.missing_file, core.hash_differs.
+    """
+    work.run.check_files(f"{work.recipe.stages[-1].name}/{BEST}")
+    return work.change
 
 
 def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
@@ -423,14 +447,15 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
 
 def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
     """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
+    base = work.base()
     inputs = StageInputs(
-        loaded=work.load_base(),
-        base=work.base(),
+        loaded=work.load(base),
+        base=base,
         task=work.task,
         train_rows=work.features("train"),
         validation_rows=work.features("validation"),
         folder=folder,
-        conditions=_conditions(work, runtime),
+        conditions=_conditions(work, base, runtime),
         task_metric=answered_metric(
             work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
         ),
@@ -439,13 +464,13 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
     return build(stage, inputs, runtime, emitter)
 
 
-def _conditions(work: Work, runtime: Runtime) -> Conditions:
+def _conditions(work: Work, base: BaseFolder, runtime: Runtime) -> Conditions:
     """All that a training of this run depends on."""
     rows = read_manifest(work.path / data_room.FOLDER)["files"]
     inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
-    return Conditions(inputs | _base_facts(work.base()), machine_now(work.recipe))
+    return Conditions(inputs | _base_facts(base), machine_now(work.recipe))
 
 
 def shipping(work: Work) -> Shipping:
@@ -458,4 +483,4 @@ def shipping(work: Work) -> Shipping:
     questions, spec = test_questions(work), work.recipe.evaluate
     work.run.check_files("evaluate")
     tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
-    return Shipping(work.path, work.base(), work.change, chats, parity_metric(spec, questions, tuned), limits)
+    return Shipping(work.path, work.base(), _proven_change(work), chats, parity_metric(spec, questions, tuned), limits)

@@ -13,9 +13,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT
 from tunesmith.core.files import ASIDE, MANIFEST, read_json, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.evaluate.collect import CERTIFICATE
-from tunesmith.lifecycle import METRICS, Work, build_stage, machine_now, reopen, shipping
+from tunesmith.lifecycle import Work, build_stage, machine_now, reopen, shipping
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.publish import check_published
 from tunesmith.train.certify import Certificate, certify

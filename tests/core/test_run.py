@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import ASIDE, sha256_file, write_atomic
-from tunesmith.core.run import Run, list_runs
+from tunesmith.core.run import Run, list_runs, one_at_a_time
 
 HASH = "abcdef0123456789"
 HOLD = """
@@ -112,3 +112,19 @@ def test_rubbish_goes_when_the_run_is_held_and_never_by_looking(run: Run) -> Non
     assert rubbish.exists(), "whoever only reads must not touch what an owner may be writing"
     with run.owned():
         assert not rubbish.exists()
+
+
+def test_the_folder_that_is_locked_is_there_for_whoever_comes_later(tmp_path: Path) -> None:
+    """Else the first would lock a folder farther up than those that come after it."""
+    with one_at_a_time(tmp_path / "deep" / "down" / "runs"):
+        assert (tmp_path / "deep" / "down").is_dir() and not (tmp_path / "deep" / "down" / "runs").exists()
+
+
+def test_runs_are_listed_by_age_across_names_and_found_by_name_and_hash(tmp_path: Path) -> None:
+    folders = ("b/20260101-000000-abcdef01", "a [x]/20260102-000000-abcdef01-2", "b/20260103-000000-00000000")
+    for each in folders:
+        write_atomic(tmp_path / each / "recipe.lock.yaml", "name: x\n")
+        write_atomic(tmp_path / each / "manifest.json", "damaged")
+    assert [run.path for run in list_runs(tmp_path)] == [tmp_path / each for each in folders]
+    assert [run.path for run in list_runs(tmp_path, "b", HASH)] == [tmp_path / folders[0]]
+    assert [run.path for run in list_runs(tmp_path, "a [x]", HASH)] == [tmp_path / folders[1]]

@@ -11,13 +11,13 @@ from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.terminal import Terminal
-from tunesmith.cli.work import LOCK, find_run, opened
+from tunesmith.cli.work import find_run, opened
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_atomic
 from tunesmith.core.ledger import Ledger
-from tunesmith.core.run import Run
+from tunesmith.core.run import LOCK, Run
 from tunesmith.messages import say
-from tunesmith.recipe.identity import source_hashes
+from tunesmith.recipe.identity import refuse_changed_sources
 from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
     found = Run.open(find_run(run))
     recipe, manifest = load_recipe(found.path / LOCK), found.manifest()
     folder = Path(str(manifest["recipe_folder"]))
-    now = source_hashes(recipe, folder)
-    stated = manifest.get("sources")
-    if isinstance(stated, dict) and stated != now:
-        odd = sorted(name for name in {*stated, *now} if stated.get(name) != now.get(name))
-        raise TunesmithError("data.source_changed", path=odd[0])
+    refuse_changed_sources(recipe, folder, manifest.get("sources"))
     rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl")))
     write_atomic(out, "".join(f"{row}\n" for row in rows))
     tell(say("cli.rejected_written", rows=len(rows), path=str(out)))

@@ -19,6 +19,7 @@ from tunesmith.cli.words import duration
 from tunesmith.cli.work import started
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
+from tunesmith.core.run import CERTIFICATE
 from tunesmith.messages import say
 from tunesmith.models.catalog import bundled_file, find
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tunesmith.lifecycle import Work
 
 MODEL = "smollm2-135m"
-CERTIFICATE = "resume_certificate.json"
 PACKAGES = ("openai", "xllamacpp")
 SHOWN = 3
 LONGEST_SHOWN = 300

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli.manner import tell
 from tunesmith.cli.terminal import Terminal
-from tunesmith.cli.work import LOCK, find_run, ready
+from tunesmith.cli.work import find_run, ready
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Events
 from tunesmith.core.files import MANIFEST, verify_folder
+from tunesmith.core.run import LOCK
 from tunesmith.core.types import Message
 from tunesmith.messages import say
 

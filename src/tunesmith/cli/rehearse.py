@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunesmith.cli.work import LOCK, ready
+from tunesmith.cli.work import ready
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.run import LOCK
 from tunesmith.recipe.load import load_recipe
 
 
@@ -21,7 +22,8 @@ def command(run: Path) -> Callable[[Path], Sequence[str]]:
     def start(folder: Path) -> Sequence[str]:
         whole = folder.with_name("whole")
         like = [str(whole)] if whole.is_dir() else []
-        return [sys.executable, "-m", "tunesmith.cli.rehearse", str(run), str(folder), *like]
+        # -P: nothing in the folder that the program was called from takes the place of a module.
+        return [sys.executable, "-P", "-m", "tunesmith.cli.rehearse", str(run), str(folder), *like]
 
     return start
 

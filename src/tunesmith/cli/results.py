@@ -11,11 +11,11 @@ from tunesmith.cli.manner import console, manner
 from tunesmith.cli.words import percent
 from tunesmith.core.events import read_events
 from tunesmith.core.files import read_json
+from tunesmith.core.run import METRICS
 from tunesmith.messages import say
 
 MODELS = ("base", "base_with_examples", "tuned")
 CARD = "release_card.html"
-METRICS = "metrics.jsonl"
 
 
 def measured(run: Path) -> dict[str, dict[str, float]]:

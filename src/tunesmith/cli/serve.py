@@ -11,8 +11,9 @@ import typer
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.models import published_folder
 from tunesmith.cli.terminal import Terminal
-from tunesmith.cli.work import LOCK, ready
+from tunesmith.cli.work import ready
 from tunesmith.core.events import Events
+from tunesmith.core.run import LOCK
 from tunesmith.messages import say
 from tunesmith.models.catalog import cache_folder
 from tunesmith.recipe.load import load_recipe
@@ -56,7 +57,8 @@ def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None
 
 def settings_of(folder: Path, host: str | None, port: int | None) -> ServeSpec:
     """The recipe's settings where the model comes from a run, with address and port of this call in their place."""
-    lock = folder.parents[1] / LOCK
+    folder = folder.resolve()
+    lock = folder.parent.parent / LOCK
     spec = load_recipe(lock).serve if folder.parent.name == "ship" and lock.is_file() else ServeSpec()
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     return spec.model_copy(update=changes)

@@ -16,16 +16,14 @@ from tunesmith.cli.terminal import Terminal
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import ASIDE, MANIFEST, remove_folder
 from tunesmith.core.process import prepare
-from tunesmith.core.run import Run, list_runs
+from tunesmith.core.run import LOCK, METRICS, Run, list_runs
 from tunesmith.messages import say
-from tunesmith.recipe.identity import anchored, identity
+from tunesmith.recipe.identity import anchored, identity, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from tunesmith.lifecycle import Work
-
-LOCK = "recipe.lock.yaml"
 
 
 def ready(threads: int | None = None) -> None:
@@ -103,13 +101,10 @@ def _alone(recipe: Recipe) -> bool:
 
 def _refuse_if_in_use(recipe: Recipe, folder: Path, runs: Path) -> None:
     """Say at once that another process works on this very run. Errors: core.run_in_use."""
-    owned = [run for run in list_runs(runs) if run.is_owned()] if _alone(recipe) else []
-    if not owned:
+    if not _alone(recipe) or not any(run.is_owned() for run in list_runs(runs, recipe.name)):
         return
-    key = identity(anchored(recipe, folder), folder)
-    for run in owned:
-        if run.manifest().get("recipe_sha256") == key:
-            run.refuse_if_owned()
+    for run in list_runs(runs, recipe.name, identity(anchored(recipe, folder), source_hashes(recipe, folder))):
+        run.refuse_if_owned()
 
 
 def _forget_if_empty(run: Run, runs: Path) -> None:
@@ -126,7 +121,6 @@ def _forget_if_empty(run: Run, runs: Path) -> None:
 def _held(work: Work, listener: Terminal) -> Iterator[Work]:
     """Hold the run, and let TensorBoard listen beside the terminal."""
     from tunesmith.core.events import Events
-    from tunesmith.lifecycle import METRICS
     from tunesmith.train.tensorboard import TensorBoard
 
     if not work.leads:  # another rank of a distributed launch writes and shows

@@ -11,10 +11,11 @@ done and `tunesmith verify` knows what must be there.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from tunesmith.core.files import (
     ASIDE,
     MANIFEST,
     disk_errors,
+    make_folders,
     new_folder,
     read_manifest,
     remove_rubbish,
@@ -31,6 +33,11 @@ from tunesmith.core.files import (
     write_manifest,
 )
 from tunesmith.core.process import available_cores, is_alive
+
+# Files of a run that several rooms read.
+LOCK = "recipe.lock.yaml"
+METRICS = "metrics.jsonl"
+CERTIFICATE = "resume_certificate.json"
 
 _RECORDED_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "polars")
 _OWNER = ".owner"
@@ -69,7 +76,6 @@ class Run:
             "versions": installed_versions(),
             "python": platform.python_version(),
             "machine": {"platform": platform.platform(), "cores": available_cores()},
-            "threads": int(os.environ.get("OMP_NUM_THREADS", available_cores())),
             "stages": {},
             **(facts or {}),
         }
@@ -83,7 +89,7 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> Run:
         """The run in `path`. Only reads: another process may be working there. Errors: core.not_a_run."""
-        if not (path / MANIFEST).is_file() or not (path / "recipe.lock.yaml").is_file():
+        if not (path / MANIFEST).is_file() or not (path / LOCK).is_file():
             raise TunesmithError("core.not_a_run", path=str(path))
         return cls(path)
 
@@ -94,10 +100,13 @@ class Run:
     def record_files(self, *paths: Path) -> None:
         """Enter the hashes of files of this run into the manifest."""
         manifest = self.manifest()
+        self._enter_files(manifest, paths)
+        write_manifest(self.path, manifest)
+
+    def _enter_files(self, manifest: dict[str, object], paths: Iterable[Path]) -> None:
         files = _table(manifest, "files")
         for path in paths:
             files[path.relative_to(self.path).as_posix()] = sha256_file(path)
-        write_manifest(self.path, manifest)
 
     @contextmanager
     def replacing(self, *paths: Path) -> Iterator[None]:
@@ -117,8 +126,8 @@ class Run:
 
     def finish_stage(self, stage: str, *paths: Path, **facts: object) -> None:
         """Mark a stage done, with the hashes of its files and what is worth knowing of it."""
-        self.record_files(*paths)
         manifest = self.manifest()
+        self._enter_files(manifest, paths)
         _table(manifest, "stages")[stage] = {
             "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
@@ -230,25 +239,27 @@ def installed_versions() -> dict[str, str]:
 def one_at_a_time(root: Path) -> Iterator[None]:
     """Wait until no other process finds or makes a run below `root`: two that start one recipe get one run.
 
-    The folder above is locked, since `root` itself may not be there yet. Errors: those of `disk_errors`.
+    The folder above is locked, since `root` goes again with its only run. Errors: those of `disk_errors`.
     """
     folder = root.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
     with disk_errors(folder):
+        make_folders(folder)
         descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with disk_errors(folder):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def list_runs(root: Path) -> list[Run]:
-    """Every run below `root`, oldest first."""
-    folders = [path.parent for path in sorted(root.glob(f"*/*/{MANIFEST}"))]
-    return [
-        Run(folder)
-        for folder in folders
-        if not folder.name.startswith(ASIDE) and (folder / "recipe.lock.yaml").exists()
-    ]
+def list_runs(root: Path, name: str | None = None, recipe_hash: str = "") -> list[Run]:
+    """Every run below `root`, or those of one name and of one recipe's hash, oldest first.
+
+    Names of folders tell them apart: no manifest is opened, so that a damaged one stands in nobody's way.
+    """
+    names = "*" if name is None else glob.escape(name)
+    folders = f"*-{recipe_hash[:8]}*" if recipe_hash else "*"
+    found = [path.parent for path in root.glob(f"{names}/{folders}/{MANIFEST}")]
+    whole = [each for each in found if not each.name.startswith(ASIDE) and (each / LOCK).exists()]
+    return [Run(each) for each in sorted(whole, key=lambda each: (each.name, each))]

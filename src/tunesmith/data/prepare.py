@@ -52,12 +52,17 @@ def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
         frames[split] = _clean(work, split, frame)
     _keep_apart(work, frames)
     frames = _split(work, frames)
-    for split, frame in frames.items():
-        if frame.is_empty():
-            raise TunesmithError("data.nothing_left", split=split, reason=_main_reason(ledger))
+    refuse_empty(frames, ledger)
     check_leaks(frames)
     ledger.check(row for frame in frames.values() for row in frame["row"])
     return Prepared({split: frames[split] for split in SPLITS}, ledger, tuple(work.sources), tuple(work.notes))
+
+
+def refuse_empty(frames: Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
+    """Errors: data.nothing_left where a split has lost all its rows."""
+    for split, frame in frames.items():
+        if frame.is_empty():
+            raise TunesmithError("data.nothing_left", split=split, reason=_main_reason(ledger))
 
 
 def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:

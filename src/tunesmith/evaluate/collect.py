@@ -9,6 +9,7 @@ from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
 from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS
 from tunesmith.data.prepare import load_splits
 from tunesmith.data.table import to_examples
@@ -36,8 +37,6 @@ from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.adapt import LoraSpec
 
-METRICS_FILE = "metrics.jsonl"
-CERTIFICATE = "resume_certificate.json"
 _SHOWN_EXAMPLES = 4
 _CORPUS_METRIC = "bleu_4"
 """Its value is of the whole corpus, so the mean of its rows has no business beside it."""
@@ -123,7 +122,7 @@ def _support(tuned: Result, base: Result, metric: str) -> SupportRate:
 
 
 def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> TrainingFacts:
-    events = read_events(path / METRICS_FILE)
+    events = read_events(path / METRICS)
     # The last telling of each stage: one that was killed after its last step tells its end twice.
     ends = list({event.values["stage"]: event for event in events if event.kind == "fit_end"}.values())
     counts = _last(events, "parameters")
@@ -247,13 +246,13 @@ def _same_bytes(path: Path) -> bool | None:
 
 
 def _frozen_unchanged(path: Path) -> bool | None:
-    found = [event.values["unchanged"] for event in read_events(path / METRICS_FILE, "frozen")]
+    found = [event.values["unchanged"] for event in read_events(path / METRICS, "frozen")]
     return bool(all(found)) if found else None
 
 
 def _changed_conditions(path: Path) -> tuple[str, ...]:
     """What was done under other versions, on another processor or with other threads than the run began with."""
-    alarms = [event.values for event in read_events(path / METRICS_FILE, "alarm")]
+    alarms = [event.values for event in read_events(path / METRICS, "alarm")]
     stages = [f"{each['stage']}: {each['differences']}" for each in alarms if each["code"] == MACHINE_CHANGED]
     resumes = [f"{each['checkpoint']}: {each['differences']}" for each in alarms if each["code"] == MACHINE_ACCEPTED]
     return tuple(dict.fromkeys([*resumes, *stages]))

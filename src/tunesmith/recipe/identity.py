@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
 from tunesmith.recipe.recipe import Recipe
+
+REGISTER = "dataset_info.json"
+"""LLaMA-Factory's register of layouts. It stands beside a file and says how that is read, so it is a source itself."""
 
 
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
@@ -20,26 +24,39 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": str((folder / base).resolve())})})
 
 
-def identity(recipe: Recipe, folder: Path) -> str:
-    """SHA-256 of the recipe and of every file it reads: an edited source is another run."""
+def identity(recipe: Recipe, sources: Mapping[str, str]) -> str:
+    """SHA-256 of the recipe and of its `source_hashes`: an edited source is another run."""
     digest = hashlib.sha256(recipe.as_json().encode())
-    for found in source_hashes(recipe, folder).values():
+    for found in sources.values():
         digest.update(found.encode())
     return digest.hexdigest()
 
 
 def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
-    """SHA-256 of each source, by its place in the recipe and its path; of a folder, of the list of its files."""
+    """SHA-256 of each source, by its place in the recipe and its path; of a folder, of the list of its files.
+
+    Of a file also that of the register beside it, where there is one.
+    """
     found: dict[str, str] = {}
     for name in ("sources", "validation_sources", "test_sources"):
         for number, source in enumerate(getattr(recipe.data, name)):
-            path = user_path(source.path, folder)
+            path, place = user_path(source.path, folder), f"data.{name}.{number}"
             if os.path.isdir(path):
                 listed = repr(sorted(folder_hashes(path).items()))
-                found[f"data.{name}.{number} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()
+                found[f"{place} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()
             elif os.path.isfile(path):
-                found[f"data.{name}.{number} ({source.path})"] = sha256_file(path)
+                found[f"{place} ({source.path})"] = sha256_file(path)
+                if path.with_name(REGISTER).is_file():
+                    found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def refuse_changed_sources(recipe: Recipe, folder: Path, stated: object) -> None:
+    """Hold the sources against the hashes that a run's manifest states. Errors: data.source_changed."""
+    now = source_hashes(recipe, folder)
+    if isinstance(stated, dict) and stated != now:
+        odd = sorted(name for name in {*stated, *now} if stated.get(name) != now.get(name))
+        raise TunesmithError("data.source_changed", path=odd[0])
 
 
 def settings(recipe: Recipe, *parts: str) -> dict[str, str]:
