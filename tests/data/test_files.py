@@ -32,6 +32,7 @@ def as_csv(separator: str) -> str:
     [
         ("a.json", json.dumps(ROWS, indent=1)),
         ("a.json", json.dumps({"data": ROWS})),
+        ("a.json", json.dumps({"version": "1", "train": ROWS, "authors": ["a"]}, indent=1)),
         ("a.json", lines(ROWS)),
         ("a.jsonl", lines(ROWS)),
         ("a.jsonl", lines(ROWS).replace("\n", "\r\n")),
@@ -121,6 +122,9 @@ def test_nesting_without_end_costs_its_row_alone(tmp_path: Path) -> None:
         ("a.json", "[]", "data.empty_file"),
         ("a.csv", "query,response\n", "data.empty_file"),
         ("a.json", '[{"a": 1}, {"a": ]', "data.broken_json"),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}), "data.several_lists .*names=test, train"),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS, "data": []}, indent=1), "data.several_lists"),
+        ("a.json", '{"train": [{"a": 1}], "train": [{"a": 2}]}', "data.several_lists"),
         ("a.jsonl", "once upon\na time\n", "data.broken_json"),
         ("a.csv", 'a,b\n"x,y\n', "data.broken_csv"),
         ("a.csv", "a,a\n1,2\n", "data.duplicate_columns"),
@@ -152,6 +156,21 @@ def test_a_document_keeps_what_was_wrong_with_its_rows(tmp_path: Path) -> None:
     assert rows == [{"a": 1}, Unread("duplicate_key", '{"b": {"a": 1, "a": [2, "二"]}}'), Unread("not_an_object", "3")]
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_document_may_be_one_row(tmp_path: Path, indent: int | None) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]}
+    assert read_file(write(tmp_path, "a.json", json.dumps(row, indent=indent))).rows == [row]
+
+
+@pytest.mark.parametrize("space", ["", "\n"])
+def test_a_doubled_key_in_a_list_of_rows_costs_its_row_alone(tmp_path: Path, space: str) -> None:
+    content = '{"data": [{"a": 1},' + space + '{"a": 1, "a": 2}]}'
+    assert read_file(write(tmp_path, "a.json", content)).rows == [
+        {"a": 1},
+        Unread("duplicate_key", '{"a": 1, "a": 2}'),
+    ]
+
+
 def test_columns_that_are_no_names_are_counted_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(TunesmithError) as caught:
         read_file(write(tmp_path, "a.csv", "my secret,a,a,my secret\n1,2,3,4\n"))
@@ -159,12 +178,12 @@ def test_columns_that_are_no_names_are_counted_and_not_shown(tmp_path: Path) -> 
 
 
 def test_folders(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a/x.csv", ".hidden/y.jsonl", "README.md", "dataset_info.json"):
+    for name in ("b.jsonl", "a/x.csv", ".hidden/y.jsonl", "a/.z.csv", ".gitkeep", "README.md", "dataset_info.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path, name, "{}")
     taken, passed_over = list_files(tmp_path)
     assert [path.name for path in taken] == ["x.csv", "b.jsonl"]
-    assert {path.name for path in passed_over} == {"README.md", "dataset_info.json"}
+    assert {path.name for path in passed_over} == {"y.jsonl", ".z.csv", "README.md", "dataset_info.json"}
     with pytest.raises(TunesmithError, match=r"data.missing_path"):
         list_files(tmp_path / "nowhere")
     with pytest.raises(TunesmithError, match=r"data.unknown_suffix"):

@@ -80,8 +80,8 @@ CHAT_ROWS: list[tuple[str, dict[str, object], list[tuple[str, str]]]] = [
     ),
     (
         "prompt_completion",
-        {"prompt": "[1, 2]", "completion": '{"a": 1}'},
-        [("user", "[1, 2]"), ("assistant", '{"a": 1}')],
+        {"prompt": "[1, 2]", "completion": '{"a": 1, "a": 2}'},
+        [("user", "[1, 2]"), ("assistant", '{"a": 1, "a": 2}')],
     ),
     ("query_response", {"query": "q", "response": "a"}, ASKED),
     ("query_response", {"question": "q", "answer": "a", "system": "s"}, [("system", "s"), *ASKED]),
@@ -218,6 +218,8 @@ DEEP = "[" * 5000 + "]" * 5000
         ("bad_tool_call", {"messages": [U, {**A, "tool_calls": [{"function": "x"}]}]}),
         ("bad_tool_call", {"messages": [{**U, "tool_calls": [{"name": "x"}]}, A]}),
         ("bad_tools", {"messages": [U, A], "tools": "[3]"}),
+        ("duplicate_key", {"messages": '[{"role": "user", "role": "assistant", "content": "q"}]'}),
+        ("duplicate_key", {"messages": [U, A], "tools": '[{"name": "f", "name": "g"}]'}),
         ("lone_surrogate", {"messages": [{"role": "user", "content": "\ud800"}, A]}),
     ],
 )
@@ -274,6 +276,17 @@ def test_files_of_the_wrong_kind_and_mixed_files(tmp_path: Path) -> None:
         read(tmp_path, [{"x": 1}, {"y": 2}])
     examples, _, _ = read(tmp_path, [{"messages": [U, A], "label": "billing"}])
     assert len(examples) == 1  # a class is no like
+
+
+def test_hidden_files_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "rows" / ".later").mkdir(parents=True)
+    for name in ("a.jsonl", ".b.jsonl", ".later/c.jsonl", ".DS_Store"):
+        (tmp_path / "rows" / name).write_text('{"query": "q", "response": "a"}\n')
+    source = SourceSpec.model_validate({"path": "rows"})
+    frame, report = read_source(source, "train", tmp_path, Reading("chat", None, 1), Ledger())
+    assert len(frame) == 1
+    hidden = [note.facts["path"] for note in report.notes if note.code == "data.hidden"]
+    assert hidden == ["rows/.b.jsonl", "rows/.later/c.jsonl"]
 
 
 def test_examples_survive_the_table() -> None:

@@ -17,6 +17,7 @@ import polars as pl
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import sha256_file
 from tunesmith.data.defects import Reason, RowDefect
+from tunesmith.data.formats.doubled_keys import DoubledKeys, has_doubled_keys, object_of, spelled
 from tunesmith.data.formats.encoding import Text, decode
 from tunesmith.messages import say
 
@@ -60,13 +61,23 @@ class RawFile:
 def list_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of rows at a path (itself, or everything readable in the folder) and the files passed over.
 
+    A hidden file (a name on its way begins with a dot) is passed over, and told of where its ending is one of rows.
+
     Errors: data.missing_path, data.empty_folder, data.unknown_suffix, data.name_no_text.
     """
     if os.path.isdir(path):  # which takes a name that no system can have for a missing one
-        found = sorted(each for each in path.rglob("*") if each.is_file() and not _hidden(each.relative_to(path)))
+        found = sorted(
+            each
+            for each in path.rglob("*")
+            if each.is_file() and (each.suffix.lower() in SUFFIXES or not is_hidden(each, path))
+        )
         for each in found:
             _check_name(each, path)
-        taken = [each for each in found if each.suffix.lower() in SUFFIXES and each.name not in _NOT_ROWS]
+        taken = [
+            each
+            for each in found
+            if each.suffix.lower() in SUFFIXES and each.name not in _NOT_ROWS and not is_hidden(each, path)
+        ]
         if not taken:
             raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
         return taken, [each for each in found if each not in taken]
@@ -86,8 +97,9 @@ def _check_name(file: Path, folder: Path) -> None:
         raise TunesmithError("data.name_no_text", path=str(folder), name=ascii(name)) from error
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether the name of a file, or of a folder between, begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def read_file(path: Path) -> RawFile:
@@ -170,7 +182,10 @@ def _separated(cells: list[str], separator: str) -> str:
 
 
 def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
-    """A JSON list of objects, or one object a line; the suffix only says which is tried first."""
+    """A JSON list of objects, one object that holds such a list or is itself a row, or one object a line.
+
+    The suffix only says what is tried first.
+    """
     content = text.text
     if content.isspace():
         raise TunesmithError("data.empty_file", path=str(path))
@@ -179,18 +194,33 @@ def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
     if lines:
         return _rows_of_lines(content, path)
     try:
-        document = _parse(content)
-    except (ValueError, RowDefect):  # several lines, or one object that is no row
+        document = json.loads(content, object_pairs_hook=object_of)
+    except (ValueError, RecursionError):  # several lines
         return _rows_of_lines(content, path)
-    listed = next((document[name] for name in _ROW_LISTS if isinstance(document.get(name), list)), None)
-    if not isinstance(listed, list):
-        return _rows_of_lines(content, path)
-    return [_as_row(value) for value in listed]
+    return _rows_of_object(document, path) if isinstance(document, dict) else _rows_of_lines(content, path)
+
+
+def _rows_of_object(document: Mapping[str, object], path: Path) -> list[RawRow]:
+    """The rows of the one list in an object; without a list of a known name it is a row itself.
+
+    Errors: data.several_lists, where rows of the others would be lost.
+    """
+    pairs = document.pairs if isinstance(document, DoubledKeys) else document.items()
+    lists = [(name, value) for name, value in pairs if isinstance(value, list) and _may_be_rows(name, value)]
+    if not any(name in _ROW_LISTS for name, _ in lists):
+        return [_as_row(document)]
+    if len(lists) > 1:
+        raise TunesmithError("data.several_lists", path=str(path), names=listed(name for name, _ in lists))
+    return [_as_row(value) for value in lists[0][1]]
+
+
+def _may_be_rows(name: str, value: list[object]) -> bool:
+    return name in _ROW_LISTS or any(isinstance(each, dict) for each in value)
 
 
 def _rows_of_document(content: str, path: Path) -> list[RawRow]:
     try:
-        document = json.loads(content, object_pairs_hook=_object)
+        document = json.loads(content, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         raise TunesmithError("data.broken_json", path=str(path), line=error.lineno, offset=error.pos) from error
     except RecursionError as error:
@@ -245,7 +275,7 @@ def _rows_of_lines(content: str, path: Path) -> list[RawRow]:
 def _parse(line: str) -> Mapping[str, object]:
     """One row of a line. Raises ValueError where the line is no JSON, RowDefect where it is no row."""
     try:
-        value = json.loads(line, object_pairs_hook=_object)
+        value = json.loads(line, object_pairs_hook=object_of)
     except RecursionError:
         raise RowDefect("too_deep") from None
     row = _as_row(value)
@@ -254,39 +284,10 @@ def _parse(line: str) -> Mapping[str, object]:
     return row
 
 
-class _DoubledKeys(dict[str, object]):
-    """An object in which a key stood twice: JSON says nothing of which one counts."""
-
-    def __init__(self, pairs: list[tuple[str, object]]) -> None:
-        super().__init__(pairs)
-        self.pairs = pairs
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _DoubledKeys(pairs)
-
-
 def _as_row(value: object) -> RawRow:
     try:
         if not isinstance(value, dict):
-            return Unread("not_an_object", _spelled(value))
-        return Unread("duplicate_key", _spelled(value)) if _has_doubled_keys(value) else value
+            return Unread("not_an_object", spelled(value))
+        return Unread("duplicate_key", spelled(value)) if has_doubled_keys(value) else value
     except RecursionError:
         return Unread("too_deep", "")
-
-
-def _spelled(value: object) -> str:
-    """JSON of a value, with keys that stand twice standing twice."""
-    if isinstance(value, dict):
-        pairs = value.pairs if isinstance(value, _DoubledKeys) else value.items()
-        return "{" + ", ".join(f"{json.dumps(key)}: {_spelled(each)}" for key, each in pairs) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_spelled, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _has_doubled_keys(value: object) -> bool:
-    if isinstance(value, dict):
-        return isinstance(value, _DoubledKeys) or any(map(_has_doubled_keys, value.values()))
-    return isinstance(value, list) and any(map(_has_doubled_keys, value))

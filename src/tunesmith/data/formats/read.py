@@ -16,7 +16,7 @@ from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Message, RowKind, SplitName
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
-from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, list_files, read_file
+from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, is_hidden, list_files, read_file
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
@@ -88,7 +88,7 @@ def read_source(
     name = source.name or source.path
     taken, passed_over = list_files(path)
     notes = [
-        Note("data.passed_over", {"path": _shown(each, path, source.path)})
+        Note("data.hidden" if is_hidden(each, path) else "data.passed_over", {"path": _shown(each, path, source.path)})
         for each in passed_over
         if each.suffix.lower() != ".md"
     ]

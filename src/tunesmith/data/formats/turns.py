@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tunesmith.core.types import Message, Role, ToolCall
 from tunesmith.data.defects import RowDefect
+from tunesmith.data.formats.doubled_keys import has_doubled_keys, object_of
 
 _FUNCTION_CALL = "function_call"
 _ROLES: Mapping[str, Role] = {
@@ -63,21 +64,31 @@ def read_turns(value: object, keys: TurnKeys = USUAL_KEYS) -> tuple[Message, ...
 
 
 def from_text(value: object) -> object:
-    """The value of a JSON text (tables keep nested values so); everything else as it is."""
+    """The value of a JSON text (tables keep nested values so); everything else as it is. Raises RowDefect."""
+    found = _parsed(value)
+    if found is not value and has_doubled_keys(found):
+        raise RowDefect("duplicate_key")
+    return found
+
+
+def _parsed(value: object) -> object:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(value)
+            return json.loads(value, object_pairs_hook=object_of)
         except ValueError:
             return value
     return value
 
 
 def turns_or_text(value: object) -> object:
-    """A list of turns kept as JSON text becomes the list; any other text stays the text, JSON or not."""
-    found = from_text(value)
+    """A list of turns kept as JSON text becomes the list; any other text stays the text, JSON or not.
+
+    Raises RowDefect.
+    """
+    found = _parsed(value)
     first = found[0] if isinstance(found, list) and found else found
     is_turn = isinstance(first, Mapping) and ("role" in first or "from" in first)
-    return found if is_turn else value
+    return from_text(value) if is_turn else value
 
 
 def _pair(pair: Mapping[str, object]) -> tuple[Message, Message]:
