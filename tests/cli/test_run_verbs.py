@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny_project import Program, write_tiny_recipe
 
 from tunesmith.core.run import Run, list_runs
+from tunesmith.lifecycle import reopen
+from tunesmith.models.load import load_tokenizer
 
 
 def test_run_ends_with_a_card_and_a_second_call_continues(
@@ -51,6 +54,24 @@ def test_xray_shows_tokens_and_mask(call: Program, run: Path) -> None:
     tokens = call("data", "xray", run, "--rows", "1", "--json").json["rows"][0]["tokens"]  # type: ignore[index]
     learned = "".join(token["text"] for token in tokens if token["weight"])
     assert learned.endswith("<|im_end|>") and json.loads(learned.removesuffix("<|im_end|>"))["intent"]
+
+
+def test_xray_shows_the_mask_that_is_trained(call: Program, base: Path, tmp_path: Path) -> None:
+    """Also of a base whose tokenizer does not know how a turn ends, as in Gemma, Phi and Llama 3."""
+    other = shutil.copytree(base, tmp_path / "base", ignore=shutil.ignore_patterns("manifest.json"))
+    path = other / "tokenizer_config.json"
+    stated = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**stated, "eos_token": "<|endoftext|>"}), "utf-8")
+    tokenizer = load_tokenizer(base)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": end}), "utf-8")
+    recipe, runs = write_tiny_recipe(tmp_path, other), tmp_path / "runs"
+    rows = call("data", "xray", recipe, "--rows", "2", "--runs", runs, "--json").json["rows"]
+    trained = reopen(list_runs(runs)[0].path, ()).features("train")
+    for row, features in zip(rows, trained, strict=False):  # type: ignore[call-overload]
+        learned = [token for token, weight in zip(features.token_ids, features.weights, strict=True) if weight]
+        shown = "".join(token["text"] for token in row["tokens"] if token["weight"])
+        assert shown == tokenizer.decode(learned) and shown.endswith("<|im_end|>")
 
 
 def test_verify_proves_and_finds_a_changed_byte(call: Program, base: Path, run: Path, tmp_path: Path) -> None:

@@ -68,22 +68,16 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
 
 def _show(work: Work, rows: int) -> list[dict[str, object]]:
     """Print the rows; returns their tokens with weights for JSON."""
-    from tunesmith.data.prepare import load_splits
-    from tunesmith.data.table import to_examples
-    from tunesmith.models.load import load_tokenizer
-    from tunesmith.tasks.chat import ChatTask
     from tunesmith.tasks.xray import as_terminal_text, pieces
 
-    tokenizer = load_tokenizer(work.base().path)
-    task = ChatTask(tokenizer, [int(tokenizer.eos_token_id)], work.recipe.stages[0].train.max_length)
     found: list[dict[str, object]] = []
-    for example in to_examples(load_splits(work.path)["train"].head(rows)):
-        encoded = task.encode(example)
+    for example in work.examples("train")[:rows]:
+        encoded = work.task.encode(example)
         if not manner().as_json:
             console().print()
             console().print(f"#{example.row}", style="bold")
-            console().print(as_terminal_text(task, encoded))
-        tokens = [{"text": each.text, "weight": each.weight} for each in pieces(task, encoded)]
+            console().print(as_terminal_text(work.task, encoded))
+        tokens = [{"text": each.text, "weight": each.weight} for each in pieces(work.task, encoded)]
         found.append({"row": example.row, "tokens": tokens})
     tell()
     tell(say("tasks.xray_legend"), "dim")
