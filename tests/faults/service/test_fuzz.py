@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.case("G2"), pytest.mark.timeout(1800)]
 _KINDS = ("string", "integer", "number", "boolean", "array", "object", "null")
 _NO_OBJECT = ("Invalid JSON", "should be an object")
 _NOT_ROUTED = frozenset({"serve.wrong_key", "serve.host_refused", "serve.unknown_path", "serve.wrong_method"})
-_FIELDLESS = frozenset({"serve.body_too_large", "serve.queue_full", "store.key_reused", *_NOT_ROUTED})
+_FIELDLESS = frozenset(
+    {"serve.body_too_large", "serve.queue_full", "store.key_reused", "store.unstorable", *_NOT_ROUTED}
+)
 
 
 @dataclass(frozen=True)
