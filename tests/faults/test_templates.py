@@ -19,7 +19,8 @@ from tunesmith.core.types import Message, ToolCall
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.chat_template import ChatTemplate, _as_dict
-from tunesmith.tasks.limited_template import CHARACTERS, LimitedTemplate
+from tunesmith.tasks.limited_template import LimitedTemplate
+from tunesmith.tasks.template_budget import CHARACTERS
 
 pytestmark = pytest.mark.case("F3")
 
@@ -103,6 +104,23 @@ def test_one_that_waits_for_a_word(tally: Tally) -> None:
     assert caught.value.code == CUT
     assert template.render([Message("user", "later")]) == "later"
     tally.count("hostile templates")
+
+
+def test_arguments_too_deep_or_of_too_many_values(tally: Tally) -> None:
+    """What is too deep stays text, as what is no JSON; what holds too much is cut before it takes memory."""
+    template = ChatTemplate(tokenizer_for(SHAPES["qwen3"]))
+    for text, answer in (("[" * 100_000, ""), ("[" + "[]," * 300_000 + "1]", CUT)):
+        turns = [Message("user", "a"), Message("assistant", "", tool_calls=(ToolCall("find", text, "c1"),))]
+        tally.count("hostile templates")
+        if not answer:
+            assert text in template.render(turns)
+            continue
+        with pytest.raises(TunesmithError) as caught:
+            template.render(turns)
+        assert caught.value.code == answer
+        with pytest.raises(TunesmithError) as caught:
+            template.render(turns[:1], text)
+        assert caught.value.code == answer
 
 
 TOOLS = '[{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]'

@@ -11,6 +11,10 @@ def _loop(body: str, times: int = 99_999) -> str:
     return f"{{% for i in range({times}) %}}{body}{{% endfor %}}"
 
 
+_LONG = "{% set l = range(99999)|list %}{% set m = range(99999)|list %}"
+_PAIR = "{% set ns = namespace(t=('a', 'b')) %}" + _loop("{% set ns.t = (ns.t, ns.t) %}", 16) + "{% set t = ns.t %}"
+
+
 HOSTILE: dict[str, tuple[str, str]] = {
     # out of the sandbox
     "class of a text": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", FAILED),
@@ -39,7 +43,38 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "sorting again and again": (_loop("{% set x = range(99999)|sort|list %}"), CUT),
     "joining again and again": (_loop("{% set x = range(9999)|join('-') %}"), CUT),
     "comparing": (_loop("{% if range(9999)|list == range(9999)|list %}{% endif %}"), CUT),
+    "the test of a loop": ("{% for i in range(99999) if 'a' in range(99999) %}{% endfor %}", CUT),
+    "tests of a filter": ("{{ range(99999)|map('string')|select('in', range(99999))|list|length }}", CUT),
+    "looking again and again": ("{{ [" + "'a' in range(99999)," * 1000 + "] }}", CUT),
+    "comparing in one expression": (_LONG + "{{ [" + "l==m," * 2000 + "] }}", CUT),
+    "counting in one expression": (_LONG + "{{ [" + "l.count(0)," * 2000 + "] }}", CUT),
+    "the largest in one expression": (_LONG + "{{ [" + "l|max," * 2000 + "] }}", CUT),
+    "keys without keys": ("{% set k = {'a': 1}.keys() %}{{ k - k }}", CUT),
+    "pairs as keys": (_PAIR + "{{ [" + "{t: 1}," * 2000 + "]|length }}", CUT),
+    "changes in one expression": (
+        _LONG + "{% for i in [1] %}{{ [" + "loop.changed(l,m)," * 2000 + "] }}{% endfor %}",
+        CUT,
+    ),
+    "a thousand attributes": ("{{ range(200)|sort(attribute='" + "a," * 9000 + "') }}", CUT),
+    "attributes of everything": ("{{ range(99999)|sort(attribute='" + "a," * 60 + "')|list|length }}", CUT),
+    "attributes in a path": ("{{ range(99999)|map(attribute='" + "a." * 9000 + "')|list|length }}", CUT),
+    "long defaults": (
+        "{% set x = 'x' * 900000 %}{{ range(9999)|map(attribute='a', default=x)|map('upper')|map('length')|list }}",
+        CUT,
+    ),
+    "unique defaults": ("{% set x = 'x' * 900000 %}{{ range(9999)|map(attribute='a', default=x)|unique|list }}", CUT),
+    "stripping many letters": ("{{ ('a' * 900000)|trim('b' * 450000 ~ 'a') }}", CUT),
+    "stripping by method": ("{{ ('a' * 900000).strip('b' * 450000 ~ 'a') }}", CUT),
+    "looking from behind": ("{{ ('a' * 900000).rfind('ab' ~ 'a' * 450000) }}", CUT),
+    "parting from behind": ("{{ ('a' * 900000).rsplit(sep='ab' ~ 'a' * 450000)|length }}", CUT),
+    "a budget refilled by a filter": ("{{ [-1000000000]|map('\x00tick')|list }}" + _loop(_loop("")), FAILED),
+    "a budget refilled by an indent": ("{{ 'a'|indent(-1000000000) }}{{ 'x' * 1000000000 }}", CUT),
+    "a budget refilled again and again": (_loop("{{ 'a'|indent(-1000000000) }}{% set x = 'x' * 900000 %}"), CUT),
     # without bounds
+    "format by a test": ("{{ '%1000000000d' is odd }}", CUT),
+    "format by another test": ("{{ ['%1000000000d']|select('divisibleby', 7)|list }}", CUT),
+    "a number of 10^6 bits": ("{{ ('f' * 300000)|int(0, 16) % 7 }}", CUT),
+    "numbers as text": ("{% set l = [10 ** 300] * 90000 %}{{ [l, l, l, l, l, l, l, l, l] }}", CUT),
     "10^9 characters": ("{{ 'x' * 1000000000 }}", CUT),
     "10^9 items": ("{{ [0] * 1000000000 }}", CUT),
     "10^9 blanks by filter": ("{{ 'x'|center(1000000000) }}", REFUSED),

@@ -18,6 +18,8 @@ from tunesmith.messages import say
 from tunesmith.tasks.limited_template import LimitedTemplate
 
 _PROBE = "probe_of_tool_support"
+_MOST_VALUES = 200_000
+"""Values in the JSON of tools or arguments, each of which takes far more memory than its text."""
 _TOOLS_AS_TEXT = """You may call these functions:
 <tools>
 {tools}
@@ -60,7 +62,7 @@ class ChatTemplate:
         if not messages:
             raise TunesmithError("tasks.template_failed", reason=say("tasks.reason_no_messages"))
         try:
-            described = json.loads(tools) if tools else None
+            described = _parse(tools) if tools else None
         except (ValueError, RecursionError) as error:
             raise TunesmithError("tasks.template_failed", reason=str(error)) from error
         # names and values as transformers gives them to a chat template
@@ -105,9 +107,16 @@ def _as_dict(message: Message) -> dict[str, object]:
 
 def _arguments(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
+        return _parse(text)
+    except (ValueError, RecursionError):
         return text
+
+
+def _parse(text: str) -> object:
+    """The value of a JSON text. Errors: tasks.template_cut; ValueError, RecursionError for what is no JSON."""
+    if sum(map(text.count, "[{,")) > _MOST_VALUES:  # at least as many as there are values
+        raise TunesmithError("tasks.template_cut", reason=say("tasks.reason_values", values=_MOST_VALUES))
+    return json.loads(text)
 
 
 def tool_call_text(call: ToolCall) -> str:

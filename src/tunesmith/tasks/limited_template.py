@@ -5,9 +5,13 @@ characters. A thread that runs a template cannot be stopped from outside, so not
 
     before parsing      length, and the depth of brackets
     after parsing       only known parts of the language, known filters and known methods; depth of the tree
-    while it writes     loops and macros count at each round, operations before they are carried out: the time of this
-                        thread's processor, the characters made, the size of each value counted as often as it is
-                        referred to (a list of lists of one list is small in memory and endless as text)
+    while it writes     loops and macros count at each round, filters, tests, comparisons, methods and sums count what
+                        they read and what they make: the time of this thread's processor, the characters made, the
+                        size of each value counted as often as it is referred to (a list of lists of one list is small
+                        in memory and endless as text)
+
+The clock is looked at between operations, so none may take long by itself: texts that are searched for from behind,
+stripped off or taken for names are short, and every other operation takes about as long as what it reads.
 
 What is left is Jinja as transformers sets it up for chat templates, and writes the same text.
 """
@@ -16,167 +20,83 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from contextvars import ContextVar
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
-from itertools import chain
-from typing import NoReturn
+from functools import lru_cache, wraps
+from typing import NoReturn, cast
 
-from jinja2 import Template, TemplateError, nodes, pass_context, pass_eval_context
+from jinja2 import Template, TemplateError, TemplateRuntimeError, nodes, pass_context, pass_eval_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import FILTERS
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro, Undefined
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.tests import TESTS
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import say
-
-SECONDS = 0.1
-"""Processor time of one rendering, and as much again for each 100,000 characters that it was given."""
-
-CHARACTERS = 1_000_000
-"""Characters that a template may write beyond eight times what it was given."""
-
-_GIVEN = 8
-_MADE = 16
-"""So many times the longest text may pass through all operations of one rendering together."""
-
-_ITEM = 8
-"""Characters that an item of a list counts for."""
+from tunesmith.tasks.template_budget import BUDGET, MOST_BITS, Budget, CutError, read, refuse_long, take
 
 _LONGEST_TEMPLATE = 65_536
 _DEEPEST_BRACKETS = 64
 _DEEPEST_TREE = 120
-_MOST_BITS = 1024
 _WIDEST_INDENT = 64
-
-
-class _CutError(Exception):
-    """A limit is reached; the text says which, in the user's language."""
-
-
-class _Budget:
-    """What one rendering has used, and what it may."""
-
-    def __init__(self, given: Mapping[str, object]) -> None:
-        self._sizes: dict[int, tuple[object, int]] = {}
-        self.longest = CHARACTERS
-        self._left = self.longest
-        characters = self.size(given, limited=False)
-        self.longest = CHARACTERS + _GIVEN * characters
-        self._left = _MADE * self.longest
-        self._until = time.thread_time() + SECONDS * (1 + characters / 100_000)
-        self._operations = 0
-
-    def spend(self, characters: int) -> None:
-        """Count an operation that makes so many characters or items, before it is carried out."""
-        self._left -= characters
-        if self._left < 0 or characters > self.longest:
-            raise _CutError(say("tasks.reason_size", characters=self.longest))
-        self._operations += 1
-        if (self._operations % 16 == 0 or characters > 10_000) and time.thread_time() > self._until:
-            raise _CutError(say("tasks.reason_time", milliseconds=round(SECONDS * 1000)))
-
-    def size(self, value: object, *, limited: bool = True) -> int:
-        """Characters and items of a value, each counted as often as it would be written."""
-        if isinstance(value, str):
-            return len(value)
-        if value is None or isinstance(value, int | float | range | Undefined):
-            return 1
-        if isinstance(value, Mapping):
-            return self._size_of_all(value, chain(value.keys(), value.values()), limited)
-        if isinstance(value, list | tuple | KeysView | ValuesView | ItemsView):
-            return self._size_of_all(value, value, limited)
-        raise _CutError(say("tasks.reason_no_text", kind=type(value).__name__))
-
-    def _size_of_all(self, value: object, parts: Iterable[object], limited: bool) -> int:
-        known = self._sizes.get(id(value))
-        if known is not None:
-            return known[1]
-        total = 1
-        for part in parts:
-            total += 1 + self.size(part, limited=limited)
-            if limited and total > 2 * self.longest:
-                raise _CutError(say("tasks.reason_size", characters=self.longest))
-        self._sizes[id(value)] = (value, total)  # the value is kept too, so that its number is not given out again
-        return total
-
-    def made(self, value: object) -> object:
-        """Count what an operation has made, and give it back."""
-        if isinstance(value, str):
-            self.spend(len(value))
-        elif isinstance(value, list | tuple | dict):
-            self.spend(_ITEM * len(value))
-            self.size(value)
-        return value
-
-
-_BUDGET: ContextVar[_Budget] = ContextVar("budget")
 
 # -------------------------------------------------------------------------- what a template may call, and how
 
-_TICK, _MAKE, _TAKE, _JOIN = "\0tick", "\0make", "\0take", "\0join"
-"""Filters that the tree is given after parsing; a template cannot name them."""
+_TICK, _MAKE, _TAKE, _READ, _JOIN = "\0tick", "\0make", "\0take", "\0read", "\0join"
+"""Filters that the tree is given after parsing; a template cannot write such names, and `map` refuses them."""
 
 
 def _tick(characters: int) -> str:
-    _BUDGET.get().spend(characters)
+    BUDGET.get().spend(characters)
     return ""
 
 
 def _make(value: object) -> object:
-    return _BUDGET.get().made(value)
-
-
-def _take(value: object) -> object:
-    """Let a filter have a value: one that it could not turn into text within bounds is refused."""
-    if not isinstance(value, Iterator):
-        _BUDGET.get().size(value)
-    return value
+    return BUDGET.get().made(value)
 
 
 def _join_texts(values: list[object]) -> str:
-    budget = _BUDGET.get()
+    budget = BUDGET.get()
     budget.spend(sum(map(budget.size, values)))
     return "".join(map(str, values))
 
 
 @pass_context
 def _finalize(context: Context, value: object) -> object:
-    budget = _BUDGET.get()
+    budget = BUDGET.get()
     budget.spend(budget.size(value))
     return value
 
 
 @pass_eval_context
 def _join(eval_context: EvalContext, value: Iterable[object], d: object = "", attribute: str | None = None) -> object:
-    budget, items = _BUDGET.get(), list(value)
+    refuse_long((attribute,))
+    budget, items = BUDGET.get(), list(value)
     budget.spend(budget.size(items) + len(items) * budget.size(d))
     return FILTERS["join"](eval_context, items, d, attribute)
 
 
 @pass_eval_context
 def _replace(eval_context: EvalContext, s: object, old: object, new: object, count: int | None = None) -> object:
-    _before_replace(str(s), str(_take(old)), str(_take(new)))
+    _before_replace(str(s), str(take(old)), str(take(new)))
     return FILTERS["replace"](eval_context, s, old, new, count)
 
 
 def _before_replace(text: str, old: str, new: str) -> None:
     times = text.count(old) if old else len(text) + 1
-    _BUDGET.get().spend(len(text) + times * len(new))
+    BUDGET.get().spend(len(text) + times * len(new))
 
 
 def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> object:
     wide = len(width) if isinstance(width, str) else width
     if wide > _WIDEST_INDENT:
-        raise _CutError(say("tasks.reason_size", characters=_WIDEST_INDENT))
-    _BUDGET.get().spend(len(s) + (s.count("\n") + 1) * wide)
+        raise CutError(say("tasks.reason_size", characters=_WIDEST_INDENT))
+    BUDGET.get().spend(len(s) + (s.count("\n") + 1) * wide)
     return FILTERS["indent"](s, width, first, blank)
 
 
@@ -190,7 +110,7 @@ def _to_json(
     """As transformers has it: no escapes for HTML."""
     wide = len(indent) if isinstance(indent, str) else indent or 0
     if max(wide, *(len(each) for each in separators or ("", ""))) > _WIDEST_INDENT:
-        raise _CutError(say("tasks.reason_size", characters=_WIDEST_INDENT))
+        raise CutError(say("tasks.reason_size", characters=_WIDEST_INDENT))
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=bool(sort_keys)
     )
@@ -198,19 +118,19 @@ def _to_json(
         return encoder.encode(x)
     pieces = []
     for piece in encoder.iterencode(x):
-        _BUDGET.get().spend(len(piece))
+        BUDGET.get().spend(len(piece))
         pieces.append(piece)
     return "".join(pieces)
 
 
 def _raise_exception(message: object) -> NoReturn:
-    _take(message)
+    take(message)
     raise TemplateError(str(message))
 
 
 def _strftime_now(format: str) -> str:
     if len(format) > 100 or re.search(r"%[^%A-Za-z]", format):
-        raise _CutError(say("tasks.reason_part", part="strftime_now"))
+        raise CutError(say("tasks.reason_part", part="strftime_now"))
     return datetime.now().strftime(format)
 
 
@@ -222,16 +142,70 @@ def _namespace(*args: Mapping[str, object], **kwargs: object) -> Namespace:
     return Namespace(*args, **kwargs)
 
 
+def _with_short_words(name: str, most: int) -> Callable[..., object]:
+    """Jinja's filter, with short texts alone in its first arguments and as an attribute."""
+    plain = FILTERS[name]
+    first = 2 if hasattr(plain, "jinja_pass_arg") else 1  # behind the environment or the context, and the value
+
+    @wraps(plain)
+    def limited(*args: object, **kwargs: object) -> object:
+        refuse_long((*args[first : first + most], kwargs.get("attribute"), kwargs.get("chars")))
+        return plain(*args, **kwargs)
+
+    return limited
+
+
+def _counted_test(name: str) -> Callable[..., object]:
+    """Jinja's test, which goes through all that it is given."""
+    plain = cast(Callable[..., object], TESTS[name])
+
+    def counted(*args: object, **kwargs: object) -> object:
+        return plain(*map(read, args), **{key: read(value) for key, value in kwargs.items()})
+
+    return counted
+
+
+def _is_divisible(value: int, num: int) -> bool:
+    _before_operation(BUDGET.get(), "%", value, num)  # which writes a text where the value is one
+    return value % num == 0
+
+
 _PLAIN_FILTERS = (
-    "abs capitalize count d default dictsort e escape first float int items last length list lower map max min reject"
-    " rejectattr reverse safe select selectattr sort string title trim unique upper"
+    "abs capitalize count d default dictsort e escape first float int items last length list lower reject reverse safe"
+    " select string title upper"
 ).split()
-"""Jinja's filters whose result is no longer than what goes in."""
+"""Jinja's filters whose result is at most a few times as long as what goes in."""
+
+_WORDS = {
+    "map": 0,
+    "max": 2,
+    "min": 2,
+    "rejectattr": 1,
+    "selectattr": 1,
+    "sort": 3,
+    "trim": 1,
+    "unique": 2,
+}
+"""Such filters as take the names of attributes or letters, by the number of arguments that are so."""
+
+_AT_A_GLANCE = frozenset({"count", "d", "default", "first", "last", "length"})
+"""Filters that take as long for much as for little, or have any value at all."""
+
+_COMPARING = frozenset({"dictsort", "max", "min", "sort", "unique"})
 
 _FILTERS = {
     **{name: FILTERS[name] for name in _PLAIN_FILTERS},
+    **{name: _with_short_words(name, most) for name, most in _WORDS.items()},
     **{"join": _join, "replace": _replace, "indent": _indent, "tojson": _to_json},
-    **{_TICK: _tick, _MAKE: _make, _TAKE: _take, _JOIN: _join_texts},
+    **{_TICK: _tick, _MAKE: _make, _TAKE: take, _READ: read, _JOIN: _join_texts},
+}
+_READING_TESTS = "in == eq equalto != ne > gt greaterthan >= ge < lt lessthan <= le lower upper".split()
+_TESTS = {
+    **TESTS,
+    **{name: _counted_test(name) for name in _READING_TESTS},
+    "divisibleby": _is_divisible,
+    "even": lambda value: _is_divisible(value, 2),
+    "odd": lambda value: not _is_divisible(value, 2),
 }
 _GLOBALS = {
     "range": safe_range,
@@ -279,7 +253,10 @@ class _Counting(NodeTransformer):
     """Puts the counting filters where loops turn and values are made."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        return self._turning(node)
+        self._turning(node)
+        if node.test is not None:
+            node.test = nodes.Or(_tick_of(1, node), node.test, lineno=node.lineno)
+        return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         return self._turning(node)
@@ -294,7 +271,22 @@ class _Counting(NodeTransformer):
         return self._made(node, node.items) if node.ctx == "load" else self.generic_visit(node)
 
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
-        return self._made(node, [pair.value for pair in node.items])
+        return self._made(node, [part for pair in node.items for part in (pair.key, pair.value)])
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _unless_constant(node.key)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        with_constant = any(isinstance(each, nodes.Const) for each in (node.expr, node.ops[0].expr))
+        if with_constant and len(node.ops) == 1 and node.ops[0].op not in ("in", "notin"):
+            return node  # it takes no longer than the constant is long
+        node.expr = _unless_constant(node.expr)
+        for each in node.ops:
+            each.expr = _unless_constant(each.expr)
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -306,15 +298,14 @@ class _Counting(NodeTransformer):
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
         self.generic_visit(node)
-        if node.node is not None and node.name not in ("d", "default"):
-            node.node = _filter(node.node, _TAKE)
+        if node.node is not None and node.name not in _AT_A_GLANCE:
+            node.node = _filter(node.node, _READ if node.name in _COMPARING else _TAKE)
         return _filter(node, _MAKE)
 
     def _turning(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         characters = 1 + sum(len(each.data) for each in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        tick = _filter(nodes.Const(characters, lineno=node.lineno), _TICK)
-        node.body.insert(0, nodes.ExprStmt(tick, lineno=node.lineno))
+        node.body.insert(0, nodes.ExprStmt(_tick_of(characters, node), lineno=node.lineno))
         return node
 
     def _made(self, node: nodes.Expr, parts: Iterable[nodes.Expr]) -> nodes.Node:
@@ -325,6 +316,14 @@ class _Counting(NodeTransformer):
 
 def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _tick_of(characters: int, place: nodes.Node) -> nodes.Filter:
+    return _filter(nodes.Const(characters, lineno=place.lineno), _TICK)
+
+
+def _unless_constant(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _filter(node, _READ)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -341,6 +340,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             finalize=_finalize,
         )
         self.filters = dict(_FILTERS)
+        self.tests = dict(_TESTS)
         self.globals = dict(_GLOBALS)
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
@@ -354,42 +354,87 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         """`format` is no method that a template may call."""
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
-        _before_operation(_BUDGET.get(), operator, left, right)
-        return _BUDGET.get().made(super().call_binop(context, operator, left, right))
+        _before_operation(BUDGET.get(), operator, left, right)
+        return BUDGET.get().made(super().call_binop(context, operator, left, right))
+
+    def call_filter(
+        self,
+        name: str,
+        value: object,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> object:
+        """What `map` does with every item: counted as a filter in the tree is."""
+        if name in (_TICK, _MAKE, _TAKE, _READ, _JOIN):
+            raise TemplateRuntimeError(f"No filter named {name!r}.")
+        if name not in _AT_A_GLANCE:
+            value = read(value) if name in _COMPARING else take(value)
+        return _make(super().call_filter(name, value, args, kwargs, context, eval_ctx))
+
+    def call_test(
+        self,
+        name: str,
+        value: object,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> object:
+        """What `select` and its like do with every item."""
+        BUDGET.get().spend(1)
+        return super().call_test(name, value, args, kwargs, context, eval_ctx)
+
+    def getitem(self, obj: object, argument: object) -> object:
+        """An item, or an attribute of a path that a filter goes; a pair as a key is gone through."""
+        budget = BUDGET.get()
+        budget.spend(budget.reading(argument) if isinstance(argument, tuple) else 1)
+        return super().getitem(obj, argument)
 
     def call(self, context: Context, obj: object, /, *args: object, **kwargs: object) -> object:
-        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
-        if isinstance(owner, str):
-            args = _before_method(owner, name, args)
-        return _BUDGET.get().made(super().call(context, obj, *args, **kwargs))
+        budget = BUDGET.get()
+        if not isinstance(obj, Macro | LoopContext):  # which only hand on what they are given
+            owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+            read = (*args, *kwargs.values()) if isinstance(owner, dict) else (owner, *args, *kwargs.values())
+            budget.spend(sum(map(budget.reading, read)))
+            if isinstance(owner, str):
+                args = _before_method(owner, name, args, kwargs)
+        return budget.made(super().call(context, obj, *args, **kwargs))
 
 
-def _before_operation(budget: _Budget, operator: str, left: object, right: object) -> None:
+def _before_operation(budget: Budget, operator: str, left: object, right: object) -> None:
     for one, other in ((left, right), (right, left)):
         if isinstance(one, str | list | tuple):
             if operator == "*" and isinstance(other, int):
                 budget.spend(max(0, other) * max(1, budget.size(one)))
             elif operator == "%":
-                raise _CutError(say("tasks.reason_part", part="%"))
+                raise CutError(say("tasks.reason_part", part="%"))
             else:
                 budget.size(one)
-        elif isinstance(one, int) and one.bit_length() > _MOST_BITS:
-            raise _CutError(say("tasks.reason_size", characters=_MOST_BITS))
+        elif isinstance(one, KeysView | ItemsView):
+            raise CutError(say("tasks.reason_part", part=operator))
+        elif isinstance(one, int) and one.bit_length() > MOST_BITS:
+            raise CutError(say("tasks.reason_size", characters=MOST_BITS))
     if operator == "**" and isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() * max(1, right) > _MOST_BITS:
-            raise _CutError(say("tasks.reason_size", characters=_MOST_BITS))
+        if left.bit_length() * max(1, right) > MOST_BITS:
+            raise CutError(say("tasks.reason_size", characters=MOST_BITS))
 
 
-def _before_method(owner: str, name: str, args: tuple[object, ...]) -> tuple[object, ...]:
-    budget = _BUDGET.get()
+_SLOW_METHODS = frozenset("lstrip rfind rindex rpartition rsplit rstrip strip".split())
+"""Methods that may look at every letter of what they are given at every place of the text."""
+
+
+def _before_method(owner: str, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[object, ...]:
+    budget = BUDGET.get()
     if name == "replace" and len(args) > 1:
-        _before_replace(owner, str(_take(args[0])), str(_take(args[1])))
+        _before_replace(owner, str(take(args[0])), str(take(args[1])))
     elif name == "join" and args and isinstance(args[0], Iterable):
         items = list(args[0])
         budget.spend(budget.size(items) + len(items) * len(owner))
         return (items, *args[1:])
-    else:
-        budget.spend(len(owner))
+    elif name in _SLOW_METHODS:
+        refuse_long((*args, *kwargs.values()))
     return args
 
 
@@ -411,18 +456,18 @@ class LimitedTemplate:
         Errors: tasks.template_failed with the template's own complaint, tasks.template_cut at a limit.
         """
         try:
-            budget = _Budget(values)
-        except (_CutError, RecursionError) as error:
+            budget = Budget(values)
+        except (CutError, RecursionError) as error:
             raise TunesmithError("tasks.template_cut", reason=_reason(error)) from error
-        token = _BUDGET.set(budget)
+        token = BUDGET.set(budget)
         try:
             return "".join(_within(self._template.generate(values), budget.longest))
-        except (_CutError, RecursionError, MemoryError, OverflowError) as error:
+        except (CutError, RecursionError, MemoryError, OverflowError) as error:
             raise TunesmithError("tasks.template_cut", reason=_reason(error)) from error
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TunesmithError("tasks.template_failed", reason=_reason(error)) from error
         finally:
-            _BUDGET.reset(token)
+            BUDGET.reset(token)
 
 
 def _within(pieces: Iterator[str], most: int) -> Iterator[str]:
@@ -430,7 +475,7 @@ def _within(pieces: Iterator[str], most: int) -> Iterator[str]:
     for piece in pieces:
         written += len(piece)
         if written > most:
-            raise _CutError(say("tasks.reason_size", characters=most))
+            raise CutError(say("tasks.reason_size", characters=most))
         yield piece
 
 
@@ -445,7 +490,7 @@ def _compiled(text: str) -> Template:
         _Counting().visit(tree)
         tree.set_environment(_SANDBOX)
         return _SANDBOX.from_string(tree)
-    except (_CutError, TemplateError, SyntaxError, RecursionError, MemoryError, OverflowError, ValueError) as error:
+    except (CutError, TemplateError, SyntaxError, RecursionError, MemoryError, OverflowError, ValueError) as error:
         raise _refused(_reason(error)) from error
 
 
@@ -457,7 +502,7 @@ def _check_brackets(text: str) -> None:
             depth += token in ("(", "[", "{")
             depth -= token in (")", "]", "}")
         if depth > _DEEPEST_BRACKETS:
-            raise _CutError(say("tasks.reason_deep", depth=_DEEPEST_BRACKETS))
+            raise CutError(say("tasks.reason_deep", depth=_DEEPEST_BRACKETS))
 
 
 def _check_tree(tree: nodes.Node) -> None:
@@ -466,11 +511,11 @@ def _check_tree(tree: nodes.Node) -> None:
     for _ in range(_DEEPEST_TREE):
         for node in level:
             if type(node).__name__ not in _PARTS:
-                raise _CutError(say("tasks.reason_part", part=type(node).__name__.lower()))
+                raise CutError(say("tasks.reason_part", part=type(node).__name__.lower()))
         level = [child for node in level for child in node.iter_child_nodes()]
         if not level:
             return
-    raise _CutError(say("tasks.reason_deep", depth=_DEEPEST_TREE))
+    raise CutError(say("tasks.reason_deep", depth=_DEEPEST_TREE))
 
 
 def _refused(reason: str) -> TunesmithError:
