@@ -162,7 +162,7 @@ def read_json(path: Path) -> dict[str, object]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise TunesmithError("core.missing_file", path=str(path)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TunesmithError("core.broken_json", path=str(path), reason=str(error)) from error
     if not isinstance(value, dict):
         raise TunesmithError("core.broken_json", path=str(path), reason="not an object")
