@@ -14,10 +14,10 @@ from tunesmith.cli.options import RUNS, RunsOption
 from tunesmith.cli.results import measured
 from tunesmith.cli.terminal import STAGES
 from tunesmith.cli.words import percent
-from tunesmith.cli.work import LOCK, find_run
+from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import fsync_path, read_manifest
-from tunesmith.core.run import Run, list_runs
+from tunesmith.core.run import LOCK, Run, list_runs
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
 
