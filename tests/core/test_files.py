@@ -90,7 +90,7 @@ def test_a_full_device_is_a_full_disk() -> None:
     assert code_of(error) == "core.disk_full" and isinstance(error.value.facts["free_mb"], int)
 
 
-def test_what_rust_libraries_say_is_understood_too(tmp_path: Path) -> None:
+def test_what_libraries_say_of_the_system_is_understood_too(tmp_path: Path) -> None:
     for words, code in {
         "Error while serializing: I/O error: No space left on device (os error 28)": "core.disk_full",
         "Permission denied (os error 13)": "core.not_writable",
@@ -98,6 +98,9 @@ def test_what_rust_libraries_say_is_understood_too(tmp_path: Path) -> None:
         with pytest.raises(TunesmithError) as error, disk_errors(tmp_path):
             raise RuntimeError(words)
         assert code_of(error) == code
+    with pytest.raises(TunesmithError) as error, disk_errors(tmp_path):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")])
+    assert code_of(error) == "core.disk_full", "a copied folder has no number of its own"
     with pytest.raises(RuntimeError, match="shapes differ"), disk_errors(tmp_path):
         raise RuntimeError("shapes differ")
     with pytest.raises(TunesmithError) as error, disk_errors(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,29 @@ def test_verify_resume_kills_resumes_and_certifies(work: lifecycle.Work, tally: 
     assert set(told["sha256"]) >= {"adapter_model.safetensors", "masters.safetensors", "optimizer.safetensors"}
     proof.verify(work, replay=False)  # the certificate itself is among the proven files
     assert not list(work.path.glob(".aside-*"))
+
+
+TELLING = """
+import json, os, sys
+for step in range(1, int(sys.argv[1]) + 1):
+    print(json.dumps({"kind": "step", "step": step}), flush=True)
+"""
+
+
+@pytest.mark.case("A1")
+@pytest.mark.parametrize(
+    ("ending", "stated"), [("sys.exit(3)", 3), ("sys.exit(0)", 0), ("os.kill(os.getpid(), 9)", -9)]
+)
+def test_no_certificate_for_a_process_that_we_did_not_kill(tmp_path: Path, ending: str, stated: int) -> None:
+    """The process that was to be killed tells of one step only and ends by itself."""
+
+    def start(folder: Path) -> list[str]:
+        program, steps = (TELLING, "8") if folder.name == "whole" else (TELLING + ending, "1")
+        return [sys.executable, "-c", program, steps]
+
+    with pytest.raises(TunesmithError) as error:
+        rehearse.rehearse(tmp_path, start, random.Random(1))
+    assert (error.value.code, error.value.facts["code"]) == ("lifecycle.rehearsal_failed", stated)
 
 
 @pytest.mark.case("A1")

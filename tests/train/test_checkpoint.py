@@ -198,6 +198,22 @@ def test_damaged_ones_are_named_passed_over_and_do_not_push_whole_ones_out(tmp_p
     assert found is not None and found.step == 15, "a whole one is still there after the next rotation"
 
 
+def test_one_that_the_disk_does_not_give_back_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = checkpoints(tmp_path)
+    for step in (1, 2):
+        store.save(snapshot(step))
+    hashed = files.sha256_file
+
+    def refuse(path: Path) -> str:
+        if path.parent.name == "checkpoint-2":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return hashed(path)
+
+    monkeypatch.setattr(files, "sha256_file", refuse)
+    found = store.newest()
+    assert found is not None and found.step == 1
+
+
 def test_all_damaged_is_said_and_nothing_is_removed(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     for step in (1, 2):

@@ -187,6 +187,21 @@ def test_a_signal_saves_the_step_and_leaves(base: Path, tmp_path: Path, number: 
     assert list((tmp_path / "fit").glob("checkpoint-*"))
 
 
+def test_a_signal_after_a_step_that_was_no_good_saves_nothing_and_says_so(base: Path, tmp_path: Path) -> None:
+    def spoil(event: Event) -> None:
+        if event.kind == "step" and event.values["step"] == 2:
+            next(iter(job.policy.parameters())).data.fill_(float("nan"))
+        if event.kind == "step" and event.values["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {**SETTINGS, "max_grad_norm": 1e30}
+    job = make_job(base, tmp_path, local(), settings=settings, emitter=Events(None, (spoil,)))
+    with pytest.raises(TunesmithError) as error:
+        fit(job)
+    assert (error.value.code, error.value.facts["step"]) == ("train.interrupted", 2)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_all_damaged_is_an_error(base: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
     job = make_job(base, tmp_path, local(), settings=SETTINGS)
@@ -250,7 +265,7 @@ def test_lora_and_full_learn_and_write_what_the_ecosystem_reads(base: Path, tmp_
         plain = AutoModelForCausalLM.from_pretrained(base if kind == "lora" else tmp_path / kind / "best", dtype=dtype)
         if kind == "lora":
             plain = PeftModel.from_pretrained(plain, tmp_path / kind / "best", autocast_adapter_dtype=False)
-        batch = job.pack(job.source.window(0)[:1])
+        batch = pack(job.source.window(0)[:1])
         logits = plain(input_ids=batch.token_ids[None]).logits[0][batch.keep].float()
         with job.policy.answering() as model:
             own = model(input_ids=batch.token_ids[None]).logits[0][batch.keep].float()

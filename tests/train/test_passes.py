@@ -19,7 +19,7 @@ from torch import Tensor
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.messages import render
-from tunesmith.models.packed import Features, Packed
+from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.train import TrainSpec
@@ -57,7 +57,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) ->
 
 
 def tokens_of(job: Job, step: int = 0) -> int:
-    return job.pack(job.source.window(step)).num_tokens
+    return pack(job.source.window(step)).num_tokens
 
 
 class Seen:
@@ -399,6 +399,26 @@ def test_a_resumed_fit_goes_on_with_the_limit(base: Path, tmp_path: Path) -> Non
     fit(again, until=2)
     assert len(load_state(tmp_path / "checkpoint-2")) >= 1
     assert load_state(tmp_path / "checkpoint-2")[0] == load_state(tmp_path / "checkpoint-1")[0]
+    assert again.passes.state() == {**job.passes.state(), "limits": load_state(tmp_path / "checkpoint-2")}
+
+
+def test_a_resumed_fit_validates_in_the_pieces_of_the_unbroken_one(base: Path, tmp_path: Path) -> None:
+    def pieces(job: Job) -> list[int]:
+        return list(job.passes.each(job.source.window(0), lambda batch: batch.num_tokens))
+
+    job = make_job(base, tmp_path, local(), settings=AUTO)
+    most = tokens_of(job) // 2
+
+    def look(batch: Packed) -> None:
+        if batch.num_tokens > most:
+            raise MemoryError
+
+    assert len(pieces(job)) == 1
+    list(job.passes.each(job.source.window(0), look))
+    fit(job, until=1)
+    again = make_job(base, tmp_path, local(), settings=AUTO)
+    fit(again, until=2)
+    assert len(pieces(again)) == len(pieces(job)) > 1
 
 
 RANK_PROGRAM = """

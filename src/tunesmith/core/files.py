@@ -35,9 +35,9 @@ _ASIDE_NAME = re.compile(rf"{re.escape(ASIDE)}(?P<pid>\d{{1,10}})-(?P<process>[0
 
 _CHUNK_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NUMBER_IN_WORDS = re.compile(r"\(os error (\d+)\)")
-"""How libraries written in Rust (safetensors, tokenizers, polars) name what the operating system refused: they raise
-classes of their own, which are no OSError."""
+_NUMBER_IN_WORDS = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
+"""How what the operating system refused is named by libraries written in Rust (safetensors, tokenizers, polars), whose
+classes are no OSError, and by shutil, whose error is a list of others."""
 
 
 def user_path(text: str, folder: Path) -> Path:
@@ -91,10 +91,10 @@ def disk_errors(path: Path, needed: Callable[[], int] = lambda: 1) -> Iterator[N
 
 def _number_of(error: Exception) -> int | None:
     """The operating system's number of a refusal, from the error or from its words; None where there is none."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     in_words = _NUMBER_IN_WORDS.search(str(error))
-    return int(in_words[1]) if in_words else None
+    return int(in_words[1] or in_words[2]) if in_words else None
 
 
 def require_space(path: Path, needed: int) -> None:
@@ -272,11 +272,14 @@ def _aside(path: Path, rest: str) -> Path:
 def verify_folder(folder: Path) -> dict[str, object]:
     """Check every file of a folder against its manifest and return the manifest.
 
-    Errors: those of `read_manifest`, core.missing_file, core.hash_differs, core.unknown_file.
+    Errors: those of `read_manifest`, core.missing_file, core.hash_differs, core.unknown_file, core.unreadable.
     """
     manifest = read_manifest(folder)
     stated = cast(dict[str, str], manifest["files"])
-    found = folder_hashes(folder)
+    try:
+        found = folder_hashes(folder)
+    except OSError as error:
+        raise TunesmithError("core.unreadable", path=str(error.filename or folder), reason=str(error)) from error
     for name, digest in stated.items():
         if name not in found:
             raise TunesmithError("core.missing_file", path=str(folder / name))

@@ -64,9 +64,10 @@ class Source:
 
     @cached_property
     def _units(self) -> list[list[int]]:
-        """Rows that stay together: those that mostly share their beginning, the others alone.
+        """Rows that stand next to each other in the order: those that mostly share their beginning, the others alone.
 
-        More rows than a window holds meet often enough without help.
+        Where a window ends in such a unit, its rows meet in two steps. More rows than a window holds meet often enough
+        without help.
         """
         alphabetical = sorted(range(len(self._rows)), key=lambda index: self._rows[index].token_ids)
         clusters: list[list[int]] = []
@@ -88,11 +89,13 @@ class Source:
 def _parts(units: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
     """Units in runs that hold about so many rows."""
     part: list[list[int]] = []
+    held = 0
     for unit in units:
         part.append(unit)
-        if sum(map(len, part)) >= rows:
+        held += len(unit)
+        if held >= rows:
             yield part
-            part = []
+            part, held = [], 0
     if part:
         yield part
 

@@ -82,7 +82,6 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         objective=objective,
         runtime=runtime,
         source=source,
-        pack=inputs.task.pack,
         passes=passes,
         optimizer=optimizer,
         stopper=Stopper.of(spec.early_stopping),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import folder_hashes
+from tunesmith.core.files import disk_errors, folder_hashes
 from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths, checkpoint_step
 from tunesmith.train.loop import Job, fit
 
@@ -38,14 +38,15 @@ def certify(folder: Path, aside: Path, build: Callable[[Path], Job]) -> Certific
         aside: empty folder to work in; it is removed afterwards.
         build: assembles the stage's fit over another folder.
 
-    Errors: lifecycle.nothing_to_certify, and those of `fit`.
+    Errors: lifecycle.nothing_to_certify, those of `disk_errors` and of `fit`.
     """
     paths = checkpoint_paths(folder)
     if len(paths) < 2:
         raise TunesmithError("lifecycle.nothing_to_certify", path=str(folder))
     earlier, later = paths[-2:]
     try:
-        shutil.copytree(earlier, aside / earlier.name)
+        with disk_errors(aside):
+            shutil.copytree(earlier, aside / earlier.name)
         job = build(aside)
         job.passes.replay(checkpoint_facts(later).get("passes", {}))
         fit(job, until=checkpoint_step(later))

@@ -102,10 +102,14 @@ class Checkpoints:
             self._save_tokenizer(aside)
         return path
 
-    def require_space(self, masters: Mapping[str, Tensor], optimizer_bytes: int) -> None:
-        """Refuse before the first step what the disk cannot hold until the end. Errors: core.too_little_space."""
+    def require_space(self, masters: Mapping[str, Tensor], optimizer_bytes: int, saves: int) -> None:
+        """Refuse before the first step what the disk cannot hold until the end. Errors: core.too_little_space.
+
+        `saves` is how many checkpoints are still to be saved.
+        """
         # The newest is whole before the oldest goes, and the best before the one it replaces.
-        most = (self._keep + 1) * _checkpoint_bytes(masters, optimizer_bytes) + 2 * _bytes(masters)
+        together = min(self._keep + 1, len(checkpoint_paths(self._folder)) + saves)
+        most = together * _checkpoint_bytes(masters, optimizer_bytes) + 2 * _bytes(masters)
         require_space(self._folder, max(0, most - folder_bytes(self._folder)))
 
     def newest(self) -> Snapshot | None:

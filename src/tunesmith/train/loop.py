@@ -19,7 +19,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
-from tunesmith.models.packed import Features, Packed
+from tunesmith.models.packed import Packed
 from tunesmith.objectives.base import Objective
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
@@ -43,7 +43,6 @@ class Job:
     objective: Objective
     runtime: Runtime
     source: Source
-    pack: Callable[[Sequence[Features]], Packed]
     passes: Passes
     optimizer: MasterOptimizer
     stopper: Stopper
@@ -61,10 +60,11 @@ class Progress:
     """Where the loop is. Seconds, tokens and FLOPs add up over interruptions.
 
     `skipped_steps` were not applied, because their loss or gradient was no number; `bad_steps` is how many of them came
-    last, one after the other.
+    last, one after the other. `saved_step` is that of the newest checkpoint.
     """
 
     step: int = 0
+    saved_step: int = 0
     tokens: int = 0
     shared_tokens: int = 0
     needed_flops: float = 0.0
@@ -89,11 +89,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a fit ended. `last_loss` is that of the last step."""
+    """How a fit ended."""
 
     progress: Progress
     stopper: Stopper
-    last_loss: float
 
     def facts(self) -> dict[str, Value]:
         """For the event that ends a fit."""
@@ -115,22 +114,20 @@ def fit(job: Job, until: int | None = None) -> FitResult:
         train.no_good_validation where no validation gave a number; train.interrupted after a signal, with all saved.
     """
     progress = _resume(job)
-    _require_space(job)
-    loss = math.nan
+    _require_space(job, progress)
     with listening() as request:
         while progress.step < min(until or job.total_steps, job.total_steps) and not progress.stopped_early:
             started = time.perf_counter()
             update = _step(job, progress)
             progress.seconds += time.perf_counter() - started
-            loss = sum(update.losses.values())
             _note(job, progress, update)
-            saved = _look_around(job, progress)
-            _obey(job, progress, request, saved)
+            _look_around(job, progress)
+            _obey(job, progress, request)
     if until is not None:
-        _save(job, progress)
+        _save_unless_saved(job, progress)
     elif job.stopper.best_value is None:
         raise TunesmithError("train.no_good_validation", metric=job.stopper.metric, step=progress.step)
-    return FitResult(progress, job.stopper, loss)
+    return FitResult(progress, job.stopper)
 
 
 @dataclass(frozen=True)
@@ -228,21 +225,23 @@ def _last_good(job: Job, progress: Progress) -> str:
     return say("train.no_good_state") if found is None else str(found)
 
 
-def _look_around(job: Job, progress: Progress) -> bool:
+def _look_around(job: Job, progress: Progress) -> None:
     """Validate and save where the recipe says so: after every epoch and at the end unless it names steps.
 
-    Nothing is saved after a step that was not applied: it would push good checkpoints out. True when it is saved.
+    Nothing is saved after a step that was not applied: it would push good checkpoints out.
     """
-    step, spec = progress.step, job.spec
-    at_end = step == job.total_steps
-    every = spec.eval_steps or job.source.windows_per_epoch
-    validates = at_end or step % every == 0
-    if validates:
+    if _validates_at(job, progress.step):
         _validate(job, progress)
-    saves = not progress.bad_steps and (validates or bool(spec.save_steps and step % spec.save_steps == 0))
-    if saves:
+    if _saves_at(job, progress.step) and not progress.bad_steps:
         _save(job, progress)
-    return saves
+
+
+def _validates_at(job: Job, step: int) -> bool:
+    return step == job.total_steps or step % (job.spec.eval_steps or job.source.windows_per_epoch) == 0
+
+
+def _saves_at(job: Job, step: int) -> bool:
+    return _validates_at(job, step) or bool(job.spec.save_steps and step % job.spec.save_steps == 0)
 
 
 def _validate(job: Job, progress: Progress) -> None:
@@ -257,25 +256,33 @@ def _validate(job: Job, progress: Progress) -> None:
         job.emitter.emit("alarm", code="train.validation_not_finite", step=progress.step)
 
 
+def _save_unless_saved(job: Job, progress: Progress) -> None:
+    if progress.saved_step != progress.step:
+        _save(job, progress)
+
+
 def _save(job: Job, progress: Progress) -> None:
     """Write a checkpoint; weights that are no numbers are never saved as if they were good."""
     if not job.optimizer.finite:
         job.emitter.emit("alarm", code="train.weights_not_finite", step=progress.step)
-    elif job.runtime.rank == 0:
+    else:
         facts = {
-            "progress": vars(progress).copy(),
+            "progress": {**vars(progress), "saved_step": progress.step},
             "stopper": job.stopper.state(),
             "objective": job.objective.state(),
             "passes": job.passes.state(),
         }
-        job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
+        if job.runtime.rank == 0:
+            job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
+        progress.saved_step = progress.step
     job.runtime.barrier()
 
 
-def _require_space(job: Job) -> None:
+def _require_space(job: Job, progress: Progress) -> None:
     if job.runtime.rank == 0:
         held = sum(each.nbytes for each in job.optimizer.state().values())
-        job.checkpoints.require_space(job.optimizer.masters, held + job.optimizer.coming_bytes)
+        saves = sum(_saves_at(job, step) for step in range(progress.step + 1, job.total_steps + 1))
+        job.checkpoints.require_space(job.optimizer.masters, held + job.optimizer.coming_bytes, saves)
 
 
 def _resume(job: Job) -> Progress:
@@ -292,9 +299,9 @@ def _resume(job: Job) -> Progress:
     return progress
 
 
-def _obey(job: Job, progress: Progress, request: StopRequest, saved: bool) -> None:
-    """A signal on any rank: save where we are, unless that is done, and leave."""
+def _obey(job: Job, progress: Progress, request: StopRequest) -> None:
+    """A signal on any rank: save where we are, unless that is done or the last step was no good, and leave."""
     if job.runtime.agree(bool(request)):
-        if not saved:
-            _save(job, progress)
-        raise TunesmithError("train.interrupted", step=progress.step, signal=int(request.signal_number or 15))
+        if not progress.bad_steps:
+            _save_unless_saved(job, progress)
+        raise TunesmithError("train.interrupted", step=progress.saved_step, signal=int(request.signal_number or 15))

@@ -179,7 +179,8 @@ class FittedPasses:
         """As few micro-batches as are expected to fit; as recorded in a replay. Errors: train.out_of_memory."""
         rows = self._share(window)
         if self._recorded:
-            return [batch for _, batch in self._pieces(rows, _in_force(self._recorded, step))]
+            self._limit = _in_force(self._recorded, step)
+            return [batch for _, batch in self._pieces(rows, self._limit)]
         self._begin(step)
         batches = [batch for _, batch in self._pieces(rows, self._limit)]
         if not self._budget.measured:
@@ -374,11 +375,23 @@ class FittedPasses:
     # -------------------------------------------------------------------------------------------- remembering
 
     def state(self) -> dict[str, object]:
-        """From which step on which limit was in force."""
-        return {"limits": [list(each) for each in self._changes]}
+        """From which step on which limit was in force, and what decides about the next."""
+        return {
+            "limits": [list(each) for each in self._changes],
+            "most": self._most,
+            "looking_limit": self._looking_limit,
+            "patience": self._patience,
+            "no_growth_before": self._no_growth_before,
+            "grown": self._grown,
+        }
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on with the limit that was in force."""
+        """Go on with the limits that were in force."""
+        self._most = min(self._most, _number(state, "most", self._most))
+        self._looking_limit = _number(state, "looking_limit", self._looking_limit)
+        self._patience = _number(state, "patience", self._patience)
+        self._no_growth_before = _number(state, "no_growth_before", self._no_growth_before)
+        self._grown = bool(_number(state, "grown", self._grown))
         self._changes = _limits_of(state)
         if self._changes:
             self._limit = min(self._most, self._changes[-1][1])
@@ -388,15 +401,19 @@ class FittedPasses:
         self._recorded = _limits_of(state)
 
     def _remember(self, step: int) -> None:
-        limit = _in_force(self._recorded, step) if self._recorded else self._limit
         self._changes = [each for each in self._changes if each[0] < step]
-        if not self._changes or self._changes[-1][1] != limit:
-            self._changes.append((step, limit))
+        if not self._changes or self._changes[-1][1] != self._limit:
+            self._changes.append((step, self._limit))
 
 
 def _limits_of(state: Mapping[str, object]) -> list[tuple[int, int]]:
     stated = state.get("limits")
     return [(int(step), int(limit)) for step, limit in stated] if isinstance(stated, list) else []
+
+
+def _number(state: Mapping[str, object], name: str, otherwise: int) -> int:
+    value = state.get(name)
+    return value if isinstance(value, int) else otherwise
 
 
 def _in_force(limits: Sequence[tuple[int, int]], step: int) -> int:

@@ -27,7 +27,7 @@ from typing import IO
 from tunesmith.core.errors import Fact, TunesmithError
 from tunesmith.core.events import Value
 from tunesmith.core.files import folder_hashes
-from tunesmith.messages import LANGUAGES, both
+from tunesmith.messages import LANGUAGES, both, say
 from tunesmith.train.certify import differing_files
 from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths
 from tunesmith.train.loop import Job, fit
@@ -101,11 +101,12 @@ def play(job: Job, like: Path | None) -> None:
 def rehearse(aside: Path, command: Command, draw: random.Random) -> Rehearsal:
     """Run the copy whole, then broken and resumed; `draw` chooses the moment of the kill.
 
-    Errors: those that the processes tell; lifecycle.rehearsal_failed where one ends otherwise than it should.
+    Errors: those that the processes tell; lifecycle.rehearsal_failed where one ends otherwise than it should, or none
+        could be killed before it was done.
     """
     whole, broken = aside / "whole", aside / "broken"
     began = time.monotonic()
-    expected = _figures(_run(command(whole)))
+    expected = _figures(_run(command(whole)).lines)
     steps = len(expected)
     a_step = (time.monotonic() - began) / (2 * steps)  # about half of the time goes into loading
     every = _saved_every(steps)
@@ -113,11 +114,15 @@ def rehearse(aside: Path, command: Command, draw: random.Random) -> Rehearsal:
         shutil.rmtree(broken, ignore_errors=True)
         last = draw.randint(min(every + 1, max(1, steps - 1)), max(1, steps - 1))
         delay = draw.random() * a_step
-        killed = _run(command(broken), _Kill(last, delay))
-        if len(_figures(killed)) < steps:
+        ran = _run(command(broken), _Kill(last, delay))
+        killed = ran.lines
+        if ran.killed and len(_figures(killed)) < max(2, steps):
             break
         a_step /= 4
-    resumed = _run(command(broken))
+    else:
+        reason = say("lifecycle.always_missed", tries=_TRIES)
+        raise TunesmithError("lifecycle.rehearsal_failed", code=0, reason=reason)
+    resumed = _run(command(broken)).lines
     left, right = (checkpoint_paths(folder)[-1] for folder in (whole, broken))
     compared = [*_steps(killed), *_steps(resumed)]
     return Rehearsal(
@@ -180,10 +185,21 @@ class _Kill:
     delay: float
 
 
-def _run(command: Sequence[str], kill: _Kill | None = None) -> list[Told]:
-    """Run a process in a group of its own, kill the group if asked to, and return what it told."""
+@dataclass(frozen=True)
+class _Ran:
+    """What a process told, and whether our kill ended it."""
+
+    lines: list[Told]
+    killed: bool
+
+
+def _run(command: Sequence[str], kill: _Kill | None = None) -> _Ran:
+    """Run a process in a group of its own, and kill the group if asked to; it may have come to its end before.
+
+    Errors: lifecycle.rehearsal_failed where anything else has ended it.
+    """
     found: list[Told] = []
-    words = "-"
+    words, struck = "-", False
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         encoding="utf-8", errors="replace", start_new_session=True,
@@ -198,12 +214,14 @@ def _run(command: Sequence[str], kill: _Kill | None = None) -> list[Told]:
                 if kill is not None and line["kind"] == "step" and int(str(line["step"])) == kill.step:
                     time.sleep(kill.delay)
                     os.killpg(process.pid, signal.SIGKILL)
+                    struck = True
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    if process.returncode != 0 and kill is None:
+    killed = struck and process.returncode == -signal.SIGKILL
+    if process.returncode != 0 and not killed:
         raise TunesmithError("lifecycle.rehearsal_failed", code=process.returncode, reason=words[:300])
-    return found
+    return _Ran(found, killed)
 
 
 def _told(text: str) -> Told | None:
