@@ -124,7 +124,7 @@ def test_the_notes_of_a_conversion(tmp_path: Path, marker: Path, tally: Tally) -
     for name, read in (("origin.json", read_origin),):
         plant(tmp_path / name, pickled(marker))
         tally.count("canary files")
-        assert refused(read, tmp_path).code == "core.broken_json"
+        assert refused(read, tmp_path).code == "models.broken_config"
     plant(tmp_path / "cache" / "calibration.json", pickled(marker))
     tally.count("canary files")
     assert calibration.load(tmp_path / "cache") == []

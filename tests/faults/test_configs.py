@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import tracemalloc
 from dataclasses import fields
 from pathlib import Path
@@ -90,6 +91,27 @@ def same(one: Loaded, other: Loaded) -> None:
     assert one.tokenizer(text).input_ids == other.tokenizer(text).input_ids
 
 
+def test_a_configuration_that_leaves_sizes_out(tiny: Path, tmp_path: Path, tally: Tally) -> None:
+    """What transformers takes for a missing size is billions of weights, and none of them is made."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    (folder / CONFIG).write_text(json.dumps({"model_type": "llama"}))
+    tally.count("hostile configurations")
+    with pytest.raises(TunesmithError) as caught:
+        load(folder)
+    assert caught.value.code == "models.broken_config" and "6.6" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "answer"), [("origin.json", "models.broken_config"), (MANIFEST, "core.broken_json")])
+def test_files_of_ours_that_others_wrote(tiny: Path, tmp_path: Path, tally: Tally, name: str, answer: str) -> None:
+    for text in ("[" * 200_000, '{"files":' * 100_000, '{"a": "\\'):
+        folder = Path(shutil.copytree(tiny, tmp_path / str(len(text))))
+        (folder / name).write_text(text)
+        tally.count("hostile configurations")
+        with pytest.raises(TunesmithError) as caught:
+            load(folder)
+        assert caught.value.code == answer
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 200_000, '{"a":' * 100_000, '{"x": "' + "y" * (2 << 20) + '"}', "{" + '"a":1,' * 9]
 )
@@ -104,6 +126,16 @@ def test_a_configuration_that_is_too_deep_too_long_or_cut(tiny: Path, tmp_path: 
         with pytest.raises(TunesmithError) as caught:
             load(folder)
         assert caught.value.code == "models.broken_config" and name in str(caught.value)
+
+
+def test_many_values_far_down_take_no_longer(tiny: Path, tmp_path: Path, tally: Tally) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    deep = '{"kernel":' * 800 + "[" + '{"a":"b"},' * 200_000 + "1]" + "}" * 800
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "x": ' + deep + "}")
+    tally.count("hostile configurations")
+    started = time.process_time()
+    assert "tokenizer_config.json: x" in contents(folder).dropped
+    assert time.process_time() - started < 2
 
 
 def test_what_is_not_used_is_not_handed_on(tiny: Path, tmp_path: Path, tally: Tally) -> None:

@@ -59,6 +59,13 @@ HOSTILE: dict[str, Hostile] = {
     "1,000 layers": Hostile({"num_hidden_layers": 1000}, BROKEN),
     "10^12 tokens": Hostile({"vocab_size": 10**12}, BROKEN),
     "a large middle": Hostile({"intermediate_size": 2**18}, BROKEN),
+    "an architecture whose heads are 256 wide unless it says otherwise": Hostile(
+        {"model_type": "gemma", "num_attention_heads": 2**14, "num_hidden_layers": 1000, "head_dim": None}, BROKEN
+    ),
+    "no width": Hostile({"hidden_size": None}, BROKEN),
+    "half a character": Hostile({"eos_token": "\ud800"}, BROKEN, TOKENIZER),
+    "half a character in a key": Hostile({"\ud800": 1}, BROKEN, TOKENIZER),
+    "half a character in a template": Hostile({"chat_template": "{{ '\ud800' }}"}, BROKEN, TOKENIZER),
     "negative width": Hostile({"hidden_size": -64}, BROKEN),
     "width as text": Hostile({"hidden_size": "__import__('os').system('true')"}, BROKEN),
     "number format as an attribute": Hostile({"dtype": "load"}, BROKEN),

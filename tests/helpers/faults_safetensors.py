@@ -45,6 +45,7 @@ CRAFTED: dict[str, bytes] = {
     "another shape": written({"a": tensor(0, 16, [5])}),
     "another number format": written({"a": tensor(0, 16, [4], "F64")}),
     "an unknown number format": written({"a": tensor(0, 16, [4], "F128")}),
+    "a number format that is a list": written({"a": {**tensor(0, 16), "dtype": []}}),
     "a shape that overflows": written({"a": tensor(0, 16, [2**32, 2**32, 2**2])}),
     "a shape that overflows to nothing": written({"a": tensor(0, 0, [2**62, 4])}, data=0),
     "negative sizes": written({"a": tensor(0, 16, [-2, -2])}),

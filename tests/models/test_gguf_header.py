@@ -52,6 +52,9 @@ BROKEN = {
     "a key of 2^63 bytes": header(text("x", 2**63), settings=1),
     "a text beyond the end": header(setting("a", STRING, text("x", 2**20)), settings=1),
     "an array of 2^62": header(setting("a", ARRAY, struct.pack("<IQ", UINT32, 2**62)), settings=1),
+    "arrays of 3 million together": header(
+        *[setting(key, ARRAY, struct.pack("<IQ", 0, 3 << 19) + bytes(3 << 19)) for key in "ab"], settings=2
+    ),
     "an array beyond the end": header(setting("a", ARRAY, struct.pack("<IQ", UINT32, 2**20)), settings=1),
     "an array of arrays": header(setting("a", ARRAY, struct.pack("<IQ", ARRAY, 2) + bytes(64)), settings=1),
     "texts beyond the end": header(setting("a", ARRAY, struct.pack("<IQ", STRING, 2**20)), settings=1),

@@ -140,3 +140,8 @@ def test_a_tokenizer_without_an_end(copy: Path) -> None:
 def test_a_broken_tokenizer(copy: Path) -> None:
     (copy / "tokenizer.json").write_text("{")
     assert load_refused(copy) == "models.load_failed"
+
+
+def test_no_room_for_temporary_files(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert load_refused(tiny) == "core.disk_fault"

@@ -7,8 +7,9 @@ every other is dropped and named, and one that asks for code is refused, at what
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,10 +196,7 @@ def read_allowed(folder: Path, name: str) -> Read:
     if not path.is_file():
         return Read({}, ())
     stated = read_bounded(path, _LARGEST_FILE.get(name, _LARGEST_TOKENIZER_FILE))
-    try:
-        _refuse_code(path, stated)
-    except RecursionError as error:
-        raise TunesmithError("models.broken_config", path=str(path), reason="nested too deeply") from error
+    _refuse_code(path, stated)
     allowed = FILES[name]
     values: dict[str, object] = {}
     for key, value in stated.items():
@@ -218,49 +216,42 @@ def read_bounded(path: Path, largest: int = _MB) -> dict[str, object]:
         size = path.stat().st_size
         if size > largest:
             raise TunesmithError("models.broken_config", path=str(path), reason=f"{size} bytes")
-        return read_json(path)
+        values = read_json(path)
+        json.dumps(values, ensure_ascii=False).encode()  # half a character has no place in any file or message
     except TunesmithError as error:
         if error.code == "models.broken_config":
             raise
         reason = str(error.facts.get("reason", error))
         raise TunesmithError("models.broken_config", path=str(path), reason=reason) from error
-    except (OSError, RecursionError) as error:
+    except (OSError, RecursionError, UnicodeEncodeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise TunesmithError("models.broken_config", path=str(path), reason=reason) from error
+    return values
 
 
-def _refuse_code(path: Path, stated: Mapping[str, object]) -> None:
+def _refuse_code(path: Path, stated: object) -> None:
     """Refuse a key that names code or asks for trust, and a kernel or an attention that is fetched from a hub."""
-    for key, value in _leaves(stated):
-        lowered = key.lower()
-        trust = ("trust" in lowered or "remote_code" in lowered) and value not in (None, False)
-        fetched = ("implementation" in lowered or "kernel" in lowered) and any("/" in each for each in _texts(value))
-        if key in _CODE_KEYS or trust or fetched:
-            raise TunesmithError("models.remote_code", path=str(path), key=key[:100])
-        if lowered in ("quantization_config", "compression_config") and value is not None:
-            raise TunesmithError("models.broken_config", path=str(path), reason=key)
+    waiting = [(stated, "")]  # each value with the key above it that chooses a kernel, wherever that stands
+    while waiting:
+        value, chooser = waiting.pop()
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                _refuse_key(path, key, inner)
+                chooses = "implementation" in key.lower() or "kernel" in key.lower()
+                waiting.append((inner, key if chooses else chooser))
+        elif isinstance(value, list):
+            waiting.extend((inner, chooser) for inner in value)
+        elif chooser and isinstance(value, str) and "/" in value:
+            raise TunesmithError("models.remote_code", path=str(path), key=chooser[:100])
 
 
-def _leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Every key with its value, at every depth, in tables and lists."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from _leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+def _refuse_key(path: Path, key: str, value: object) -> None:
+    lowered = key.lower()
+    trust = ("trust" in lowered or "remote_code" in lowered) and value not in (None, False)
+    if key in _CODE_KEYS or trust:
+        raise TunesmithError("models.remote_code", path=str(path), key=key[:100])
+    if lowered in ("quantization_config", "compression_config") and value is not None:
+        raise TunesmithError("models.broken_config", path=str(path), reason=key)
 
 
 def _check_architecture(path: Path, values: Mapping[str, object]) -> None:

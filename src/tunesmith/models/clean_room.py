@@ -9,27 +9,28 @@ and to weights whose headers are in order, and an index that was written here.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 from pathlib import Path
+
+from transformers import CONFIG_MAPPING
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import MANIFEST, disk_errors
 from tunesmith.models.allowed import FILES, Read, read_allowed, read_bounded
 from tunesmith.models.safetensors_header import Stored
+from tunesmith.models.texts import ADDED_TOKENS, MODEL_FILES, ORIGIN, TEMPLATE, TOKENIZER
 from tunesmith.models.weights import WEIGHTS, read_headers, weight_files
-
-ORIGIN = "origin.json"
-TEMPLATE = "chat_template.jinja"
-TOKENIZER = "tokenizer.json"
-ADDED_TOKENS = "added_tokens.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".mdl", ".joblib", ".npz", ".npy", ".h5", ".msgpack")
 _TOLD_ELSEWHERE = (MANIFEST, ORIGIN, "parity.json", ".gitattributes", ".gitignore")
+_FOR_TOKENIZERS = ("tokenizer_config.json", "special_tokens_map.json")
 _LARGEST_TOKENIZER = 256 << 20
 _LARGEST_TEXT = 1 << 20
 _MOST_FILES = 10_000
@@ -39,12 +40,11 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Contents:
-    """What is used of a model folder, by file, and what is not.
+    """What is used of the JSON files of a model folder, by file, and what is not.
 
     `dropped` are keys as "file: key", `unopened` are files below the folder that nothing here ever opens.
     """
 
-    config: Mapping[str, object]
     files: Mapping[str, Mapping[str, object]]
     dropped: tuple[str, ...]
     unopened: tuple[str, ...]
@@ -54,7 +54,7 @@ def contents(folder: Path) -> Contents:
     """Check a whole model folder. Errors: models.pickle_only, models.not_a_model_folder, models.broken_weights, and
     those of `read_allowed`."""
     weights = weight_files(folder)
-    used = {*FILES, TOKENIZER, ADDED_TOKENS, TEMPLATE, *_TOLD_ELSEWHERE, *(path.name for path in weights)}
+    used = {*MODEL_FILES, *_TOLD_ELSEWHERE, *(path.name for path in weights)}
     unopened = tuple(_unopened(folder, used))
     pickles = [name for name in unopened if _is_pickle(name)]
     if not weights and pickles:
@@ -64,10 +64,9 @@ def contents(folder: Path) -> Contents:
             raise TunesmithError("models.not_a_model_folder", path=str(folder), missing=missing)
     if not weights:
         raise TunesmithError("models.not_a_model_folder", path=str(folder), missing=WEIGHTS)
-    read = {name: read_allowed(folder, name) for name in FILES}
-    config = read["config.json"].values
-    _check_size(folder, config, read_headers(folder))
-    return Contents(config, {name: each.values for name, each in read.items()}, tuple(_dropped(read)), unopened)
+    read = {name: read_allowed(folder, name) for name in FILES if (folder / name).is_file()}
+    _check_size(folder, read["config.json"].values, read_headers(folder))
+    return Contents({name: each.values for name, each in read.items()}, tuple(_dropped(read)), unopened)
 
 
 def tell_unused(folder: Path, emitter: Emitter) -> None:
@@ -116,41 +115,49 @@ def _is_pickle(name: str) -> bool:
 
 
 def _check_size(folder: Path, config: Mapping[str, object], headers: Mapping[str, tuple[Path, Stored]]) -> None:
-    """Refuse a configuration that describes a far larger model than the files hold, before memory is taken for it."""
+    """Refuse a configuration that describes a far larger model than the files hold, before memory is taken for it.
 
-    def size(key: str, default: int = 0) -> int:
-        value = config.get(key)
-        return value if isinstance(value, int) else default
+    Sizes that it leaves out are those that transformers takes in their place.
+    """
+    path = folder / "config.json"
+    try:
+        whole = CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+    except Exception as error:  # transformers and the hub's library raise classes of their own for values and types
+        raise TunesmithError("models.broken_config", path=str(path), reason=str(error)[:300]) from error
 
-    heads, hidden = size("num_attention_heads", 1), size("hidden_size")
+    def size(key: str, default: int | None = None) -> int:
+        value = getattr(whole, key, None)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int:
+            raise TunesmithError("models.broken_config", path=str(path), reason=f"{key} = {value}")
+        return value
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
     width = size("head_dim", hidden // max(1, heads)) * (2 * heads + 2 * size("num_key_value_heads", heads))
     described = size("num_hidden_layers") * hidden * (width + 3 * size("intermediate_size"))
     described += size("vocab_size") * hidden
-    stored = sum(_elements(each) for _, each in headers.values())
+    stored = sum(prod(each.shape) for _, each in headers.values())
     if described > _ROOM_TO_DIFFER * stored + 2**22:
         reason = f"it describes {described:.3g} weights, and the files hold {stored:.3g}"
-        raise TunesmithError("models.broken_config", path=str(folder / "config.json"), reason=reason)
-
-
-def _elements(stored: Stored) -> int:
-    product = 1
-    for each in stored.shape:
-        product *= each
-    return product
+        raise TunesmithError("models.broken_config", path=str(path), reason=reason)
 
 
 @contextmanager
 def clean_room(folder: Path, *, weights: bool) -> Iterator[Path]:
     """Yield a temporary folder that holds what is allowed of a model folder, with or without its weights.
 
-    Errors: those of `contents`; without weights those of `read_allowed`, models.not_a_model_folder.
+    Errors: those of `contents`, without weights those of `read_allowed`; core.disk_full and others where the temporary
+    folder cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="tunesmith-model-") as name:
-        room = Path(name)
+    files = contents(folder).files if weights else {name: read_allowed(folder, name).values for name in _FOR_TOKENIZERS}
+    with disk_errors(Path(os.environ.get("TMPDIR", "/tmp"))):
+        temporary = tempfile.TemporaryDirectory(prefix="tunesmith-model-")
+    with temporary as made:
+        room = Path(made)
         with disk_errors(room):
-            for file in FILES:
-                if (folder / file).is_file() and (weights or not file.startswith(("config", "generation"))):
-                    _write(room / file, read_allowed(folder, file).values)
+            for name, values in files.items():
+                _write(room / name, values)
             _link_tokenizer(folder, room)
             if (folder / ADDED_TOKENS).is_file():
                 _write(room / ADDED_TOKENS, _added_tokens(folder / ADDED_TOKENS))

@@ -24,7 +24,9 @@ _MOST_SETTINGS = 4096
 _MOST_TENSORS = 65_536
 _LONGEST_KEY = 1024
 _LONGEST_TEXT = 16 << 20
-_MOST_ITEMS = 2**22
+_MOST_ITEMS = 2**21
+"""In all arrays of a file together; a vocabulary of 262,144 tokens with types, scores and merges has half as many."""
+
 _MOST_DIMENSIONS = 4
 _LARGEST_ALIGNMENT = 65_536
 _UINT32, _STRING, _ARRAY = 4, 8, 9
@@ -50,6 +52,7 @@ class _Header:
         self._stream = stream
         self._total = total
         self._alignment = _DEFAULT_ALIGNMENT
+        self._items = 0
 
     def check(self) -> None:
         """Walk through settings and tensors to the end of the file."""
@@ -111,8 +114,9 @@ class _Header:
             self._alignment = alignment
         elif kind == _ARRAY:
             inner, length = self._u32(), self._u64()
-            if length > _MOST_ITEMS:
-                raise _BrokenError(f"{_shown(key)} has {length} values")
+            self._items += length
+            if self._items > _MOST_ITEMS:
+                raise _BrokenError(f"{_shown(key)} has {length} values, and its arrays together {self._items}")
             if inner == _STRING:
                 for _ in range(length):
                     self._text(_LONGEST_TEXT)

@@ -15,7 +15,8 @@ import gguf
 from safetensors.numpy import save_file
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, read_json, remove_rubbish, sha256_file, verify_folder, write_json
+from tunesmith.core.files import new_folder, remove_rubbish, sha256_file, verify_folder, write_json
+from tunesmith.models.allowed import read_bounded
 from tunesmith.models.byte_bpe import build_tokenizer, write_tokenizer
 from tunesmith.models.catalog import cache_folder
 from tunesmith.models.gguf_header import check_header
@@ -27,11 +28,11 @@ from tunesmith.models.gguf_layout import (
     permuted_heads,
     tensor_names,
 )
+from tunesmith.models.texts import ORIGIN
 
 IMPORTER_VERSION = 1
 """Part of the folder's name: a converter that writes other bytes never meets the folders of this one."""
 
-ORIGIN = "origin.json"
 _CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's token types
 _LOSSLESS = frozenset({"F32", "F16", "BF16"})
 
@@ -110,8 +111,11 @@ def _convert(path: Path, reader: gguf.GGUFReader, folder: Path, digest: str, nam
 
 
 def read_origin(folder: Path) -> dict[str, object]:
-    """What `origin.json` states about a model folder; empty for a folder that was not converted."""
-    return read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
+    """What `origin.json` states about a model folder; empty for a folder that was not converted.
+
+    Errors: models.broken_config.
+    """
+    return read_bounded(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
 
 
 def _whole(folder: Path) -> bool:

@@ -25,9 +25,10 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, sha256_file, user_path, verify_folder
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
-from tunesmith.models.clean_room import TOKENIZER, clean_room, contents, read_template
+from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.hub import download, download_modelscope
+from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
@@ -214,7 +215,6 @@ def load_model(
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
         models.tokens_without_rows, and those of `contents`.
     """
-    contents(folder)
     transformers_logging.disable_progress_bar()
     with clean_room(folder, weights=True) as room:
         try:

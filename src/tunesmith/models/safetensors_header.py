@@ -96,7 +96,7 @@ def _stored(name: str, value: object) -> Stored:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _BrokenError(f"{name[:80]}: needs dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in _BYTES:
+    if not isinstance(dtype, str) or dtype not in _BYTES:
         raise _BrokenError(f"{name[:80]}: unknown number format {str(dtype)[:20]}")
     if not _are_sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise _BrokenError(f"{name[:80]}: its shape is no list of at most {_MOST_DIMENSIONS} sizes")
