@@ -13,7 +13,7 @@ from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import Event, Events, Listener
 from tunesmith.core.process import available_cores
 from tunesmith.models.load import load_model, resolve_base
-from tunesmith.models.packed import Features
+from tunesmith.models.packed import Features, pack
 from tunesmith.recipe.load import load_recipe
 from tunesmith.runtime.peak import SHAPES, measure
 from tunesmith.runtime.start import start
@@ -81,7 +81,7 @@ def first_losses(job: Job) -> Figures:
 
 
 def _losses_of(stage: Fit, batch: list[Features]) -> dict[int, float]:
-    packed = stage.pack(batch)
+    packed = pack(batch)
     losses_K = stage.policy(packed)
     # the document of a kept position, and so its row
     row_K = packed.row[torch.searchsorted(packed.offsets, packed.keep, right=True) - 1]

@@ -28,11 +28,12 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
     """Check a run again: hashes, ledger, split, checkpoints and artefacts; the resume; the parity of what is published.
 
     Args:
-        replay: train the steps between the two newest checkpoints again (`certify_resume`), and hold the artefacts
-            against the evaluated model again. Without, only what is on disk is checked and None is returned.
+        replay: hold the artefacts against the evaluated model again (`check_artefacts`), and train the steps between
+            the two newest checkpoints again (`certify_resume`). Without, only what is on disk is checked and None is
+            returned.
 
-    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
-    ship.parity_failed, and those of `certify_resume`.
+    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak, and those of
+    `check_artefacts` and `certify_resume`.
     """
     work.run.check_files()
     frames = data_room.load_splits(work.path)
@@ -42,9 +43,14 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
         work.events.emit("verified", folder=str(folder.relative_to(work.path)))
     if not replay:
         return None
+    check_artefacts(work)
+    return certify_resume(work)
+
+
+def check_artefacts(work: Work) -> None:
+    """Hold what is published against the evaluated model again. Errors: those of `check_published`."""
     if (work.path / "ship").is_dir():
         check_published(shipping(work), work.events)
-    return certify_resume(work)
 
 
 def certify_resume(work: Work) -> Certificate:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_project import Program, write_tiny_recipe
 
+from tunesmith.core.files import new_folder
 from tunesmith.core.run import Run, list_runs
 from tunesmith.lifecycle import reopen
 from tunesmith.models.load import load_tokenizer
@@ -128,11 +129,32 @@ def test_prune_keeps_the_newest_and_the_best(call: Program, tmp_path: Path) -> N
     run = Run.create(tmp_path, "old", "0" * 64)
     (run.path / "recipe.lock.yaml").write_text("x")
     for name in ("checkpoint-2", "checkpoint-10", "checkpoint-9", "best"):
-        (run.path / "instruct" / name).mkdir(parents=True)
-        (run.path / "instruct" / name / "weights").write_bytes(b"x")
+        with new_folder(run.path / "instruct" / name) as folder:
+            (folder / "weights").write_bytes(b"x")
+    (run.path / "instruct" / "checkpoint-11").mkdir()
+    with run.owned():
+        skipped = call("runs", "prune", "--runs", tmp_path, "--keep", "1", "--yes", "--json").json
+    assert skipped["in_use"] == [str(run.path)] and skipped["removed"] == []
     removed = call("runs", "prune", "--runs", tmp_path, "--keep", "1", "--yes", "--json").json["removed"]
     assert len(removed) == 2  # type: ignore[arg-type]
-    assert sorted(path.name for path in (run.path / "instruct").iterdir()) == ["best", "checkpoint-10"]
+    left = sorted(path.name for path in (run.path / "instruct").iterdir())
+    assert left == ["best", "checkpoint-10", "checkpoint-11"], "a damaged one takes no whole one's place"
+
+
+def test_a_damaged_run_is_listed_as_damaged(call: Program, tmp_path: Path) -> None:
+    for name in ("broken", "good"):
+        Run.create(tmp_path, name, "0" * 64, files={"recipe.lock.yaml": b"x"})
+    (list_runs(tmp_path, "broken")[0].path / "manifest.json").write_text("{")
+    runs = call("runs", "list", "--runs", tmp_path, "--json").json["runs"]
+    assert sorted("damaged" in each for each in runs) == [False, True]  # type: ignore[attr-defined]
+    assert "damaged: " in call("runs", "list", "--runs", tmp_path).out
+
+
+def test_serve_takes_a_folder_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.cli.serve import settings_of
+
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(Path("my-model"), None, 9).port == 9
 
 
 def test_a_run_that_never_began_leaves_nothing(call: Program, base: Path, tmp_path: Path) -> None:

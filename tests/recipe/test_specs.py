@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import jsonschema
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tunesmith.recipe.identity import identity, source_hashes
 from tunesmith.recipe.load import parse_recipe, recipe_schema
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.base import Spec
@@ -121,21 +123,29 @@ def test_the_lock_reads_back_as_the_same_recipe() -> None:
         assert parse_recipe(recipe.as_yaml()) == recipe and recipe.stages[0].train.learning_rate == rate
 
 
-def test_equal_recipes_have_equal_hashes() -> None:
+def test_equal_recipes_have_equal_identities() -> None:
     written = parse_recipe(
         "# other order, other style, defaults written out\nstages:\n- train: {epochs: 3.0, learning_rate: 2e-4}\n"
         "  name: s\ndata:\n  sources:\n  - layout: auto\n    path: 'a.jsonl'\nmodel: {dtype: auto, base: m}\n"
     )
     short = parse_recipe(BASE, ["stages.0.train.learning_rate=0.0002"])
-    assert written == short and written.sha256() == short.sha256() and written.as_json() == short.as_json()
-    assert parse_recipe(short.as_yaml()).sha256() == short.sha256()
+    assert written == short and written.as_json() == short.as_json()
+    known = identity(short, {"data.sources.0 (a.jsonl)": "1"})
+    assert known == identity(written, {"data.sources.0 (a.jsonl)": "1"})
+    others = identity(short, {"data.sources.0 (a.jsonl)": "2"}), identity(parse_recipe(BASE, ["serve.port=9"]), {})
+    assert len({known, *others}) == 3
 
 
-def test_hashes_of_parts_change_with_their_part_alone() -> None:
-    one, other = parse_recipe(BASE), parse_recipe(BASE, ["serve.port=9"])
-    assert one.sha256() != other.sha256() and one.sha256("serve") != other.sha256("serve")
-    assert one.sha256("data", "model") == other.sha256("data", "model") == one.sha256("model", "data")
-    assert one.sha256("data") != one.sha256("model")
+def test_a_register_beside_a_file_is_a_source_too(tmp_path: Path) -> None:
+    recipe = parse_recipe(BASE)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    alone = source_hashes(recipe, tmp_path)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    first = source_hashes(recipe, tmp_path)
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.jsonl"}}')
+    second = source_hashes(recipe, tmp_path)
+    assert len(alone) == 1 and first.keys() == second.keys() == {*alone, "data.sources.0 (dataset_info.json)"}
+    assert len({identity(recipe, each) for each in (alone, first, second)}) == 3
 
 
 def test_a_hash_is_the_same_in_every_version_until_a_setting_changes() -> None:

@@ -22,6 +22,7 @@ from tunesmith.cli.manner import answer, tell
 from tunesmith.core.calibration import cpu_place, flops_words
 from tunesmith.core.calibration import find as find_calibration
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import user_path
 from tunesmith.core.process import available_cores
 from tunesmith.messages import render, say
 from tunesmith.models.catalog import KNOWN, bundled_file, cache_folder, find
@@ -187,8 +188,7 @@ def _files_of(recipe_path: Path) -> Iterator[Finding]:
     yield Finding(say("cli.doctor_recipe"), "good", str(recipe_path))
     data = recipe.data
     for source in [*data.sources, *data.validation_sources, *data.test_sources]:
-        path = recipe_path.resolve().parent / Path(source.path).expanduser()
-        yield _file(say("cli.doctor_rows"), path)
+        yield _file(say("cli.doctor_rows"), user_path(source.path, recipe_path.resolve().parent))
     yield _base(recipe.model.base, recipe.model.revision)
     if any(each.startswith("gguf") for each in recipe.ship.formats):
         found = _judge()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +18,9 @@ from tunesmith.cli.terminal import STAGES
 from tunesmith.cli.words import percent
 from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import fsync_path, read_manifest
+from tunesmith.core.files import folder_bytes, read_manifest, remove_folder, verify_folder
 from tunesmith.core.run import LOCK, Run, list_runs
-from tunesmith.messages import say
+from tunesmith.messages import render, say
 from tunesmith.recipe.load import load_recipe
 
 FirstArgument = Annotated[Path, typer.Argument(metavar="RUN", help="cli.arg_run", show_default=False)]
@@ -34,14 +36,19 @@ def list_them(runs: RunsOption = RUNS) -> None:
         tell(say("cli.no_runs", path=str(runs)))
     for each in found:
         tell(str(each["run"]), "bold")
-        tell(f"    {say('cli.run_line', stage=_stage_words(str(each['stage'])), figures=_figures(each['tuned']))}")
+        words = say("cli.run_line", stage=_stage_words(str(each["stage"])), figures=_figures(each["tuned"]))
+        tell(f"    {say('cli.run_damaged', reason=str(each['damaged'])) if 'damaged' in each else words}")
     answer({"runs": found})
 
 
 def _summary(run: Run) -> dict[str, object]:
-    done = run.manifest().get("stages")
+    """How far a run is and what it has measured; of a damaged one, what is wrong."""
+    try:
+        done, tuned = run.manifest().get("stages"), measured(run.path).get("tuned", {})
+    except TunesmithError as error:
+        return {"run": str(run.path), "stage": "", "tuned": {}, "damaged": render(error).cause}
     stages = [name for name in STAGES if isinstance(done, dict) and name in done]
-    return {"run": str(run.path), "stage": stages[-1] if stages else "", "tuned": measured(run.path).get("tuned", {})}
+    return {"run": str(run.path), "stage": stages[-1] if stages else "", "tuned": tuned}
 
 
 def _stage_words(stage: str) -> str:
@@ -97,34 +104,63 @@ def _flat(value: object, prefix: str) -> dict[str, object]:
 
 def prune(runs: RunsOption = RUNS, keep: KeepOption = 2, yes: YesOption = False) -> None:
     """Remove old checkpoints; the newest of each stage and the best stay, so that a run can go on."""
-    going = [path for run in list_runs(runs) for path in _old_checkpoints(run.path, keep)]
-    size = sum(each.stat().st_size for path in going for each in path.rglob("*") if each.is_file())
+    going: list[Path] = []
+    in_use: list[Path] = []
+    size = 0
+    for run in list_runs(runs):
+        try:
+            with run.owned() if yes else _unowned(run):
+                old = _old_checkpoints(run.path, keep)
+                size += sum(folder_bytes(each) for each in old)
+                for each in old if yes else ():
+                    _remove(each)
+        except TunesmithError as error:
+            if error.code != "core.run_in_use":
+                raise
+            in_use.append(run.path)
+            continue
+        going += old
     for path in going:
         tell(f"    {path}")
+    for path in in_use:
+        tell(say("cli.prune_in_use", path=str(path)))
     tell(say("cli.prune_sum", folders=len(going), size=f"{size / 2**20:,.0f} MiB"))
     if going and not yes:
         tell(say("cli.prune_ask"))
-    if yes:
-        for path in going:
-            _remove(path)
-    listed = [str(path) for path in going]
-    answer({"removed" if yes else "would_remove": listed, "bytes": size})
+    listed, skipped = [str(path) for path in going], [str(path) for path in in_use]
+    answer({"removed" if yes else "would_remove": listed, "bytes": size, "in_use": skipped})
+
+
+@contextmanager
+def _unowned(run: Run) -> Iterator[None]:
+    """A look at a run, which changes nothing in it. Errors: core.run_in_use."""
+    run.refuse_if_owned()
+    yield
 
 
 def _old_checkpoints(run: Path, keep: int) -> list[Path]:
+    """The checkpoints of each stage that are older than the newest `keep` whole ones."""
     old: list[Path] = []
     for stage in sorted({path.parent for path in run.glob("*/checkpoint-*")}):
         numbered = [path for path in stage.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-        old += sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))[:-keep]
-    return old
+        whole = 0
+        for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+            if whole == keep:
+                old.append(path)
+            elif _is_whole(path):
+                whole += 1
+    return sorted(old)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify_folder(folder)
+    except TunesmithError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:
-    """Take a whole folder away, or nothing: no half checkpoint is left behind."""
-    aside = path.with_name(f".aside-{path.name}")
-    try:
-        path.rename(aside)
-        fsync_path(path.parent)
-        shutil.rmtree(aside)
-    except OSError as error:
-        raise TunesmithError("core.not_writable", path=str(path), reason=str(error.strerror or error)) from error
+    remove_folder(path)
+    if path.exists():
+        raise TunesmithError("core.not_writable", path=str(path), reason=os.strerror(errno.EACCES))

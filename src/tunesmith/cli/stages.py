@@ -27,8 +27,9 @@ def run_until(path: Path, last: str, runs: Path, *, accept_machine: bool = False
     """
     with Terminal() as listener, opened_or_started(path, runs, listener) as work:
         tell(say("cli.run_folder", path=str(work.path)))
+        working = replace(work, accept_machine=accept_machine)
         for stage in _functions()[: STAGES.index(last) + 1]:
-            stage(replace(work, accept_machine=accept_machine))
+            stage(working)
     return work.path
 
 

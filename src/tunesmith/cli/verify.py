@@ -28,6 +28,8 @@ def verify(run: RunArgument, replay: ReplayOption = True, resume: ResumeOption =
         tell(say("cli.verifying", path=str(work.path)))
         certificate = proof.verify(work, replay=replay and not resume)
         if resume:
+            if replay:
+                proof.check_artefacts(work)
             tell(say("cli.verify_killing"))
         killed = proof.certify_kill(work, command(work.path)) if resume else None
     tell(say("cli.verify_hashes"))

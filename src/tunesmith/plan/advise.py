@@ -7,13 +7,12 @@ means is full tuning, then LoRA, then QLoRA, by what fits into memory. Advice na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.core.errors import Fact
 from tunesmith.messages import Language, both
-from tunesmith.models.catalog import KNOWN, KnownModel
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
@@ -49,7 +48,6 @@ class Situation:
     domains: int = 1
     downstream_tasks: int = 1
     low_budget_feedback: bool = False
-    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,23 +141,6 @@ def readable(parameters: int) -> str:
     if parameters < 1e6:
         return f"{parameters / 1e3:.0f}K"
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
-
-
-def rank_bases(situation: Situation, known: Sequence[KnownModel] = KNOWN) -> tuple[KnownModel, ...]:
-    """Known chat models that fit the memory with LoRA (then 4-bit) and speak the language, the largest first.
-
-    The base decides the ceiling, so size comes first; which of them is best on the user's rows only a comparison
-    tells. A language is its two-letter code; empty asks for none.
-    """
-    memory = _ROOM * situation.memory_bytes
-    fitting = [
-        model
-        for model in known
-        if model.kind == "chat"
-        and (not situation.language or situation.language in model.languages or "multilingual" in model.languages)
-        and (not situation.memory_bytes or model.parameters * QLORA_BYTES <= memory)
-    ]
-    return tuple(sorted(fitting, key=lambda m: (m.parameters * LORA_BYTES > memory > 0, -m.parameters)))
 
 
 def range_warnings(adapt: AdaptSpec, train: TrainSpec, hidden: int | None = None) -> tuple[Advice, ...]:

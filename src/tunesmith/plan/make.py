@@ -9,13 +9,13 @@ from typing import Protocol
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import write_atomic, write_json
+from tunesmith.core.files import user_path, write_atomic, write_json
 from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
 from tunesmith.plan.advise import Situation
-from tunesmith.plan.cautions import CHINESE_SHARE, BaseFacts, RowFacts, chinese_share
+from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
 from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, with_room, workload
 from tunesmith.plan.readiness import ReadinessFacts
 from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
@@ -93,7 +93,6 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
         memory_bytes=machine.memory_bytes,
         gpus=1 if machine.device == "cuda" else 0,
         need=tuple(recipe.goal.need),
-        language="zh" if facts.chinese_share > CHINESE_SHARE else "",
     )
     plan = make_plan(
         _readiness_facts(recipe, prepared, base),
@@ -123,7 +122,7 @@ def _readiness_facts(recipe: Recipe, prepared: Prepared, base: Base) -> Readines
         base_licence=base.licence,
         data_licences=tuple(source.licence for source in sources),
         duplicate_share=_count(prepared.fates, "merged") / read if read else None,
-        sources_there=all((prepared.folder / Path(each.path).expanduser()).exists() for each in sources),
+        sources_there=all(user_path(each.path, prepared.folder).exists() for each in sources),
     )
 
 

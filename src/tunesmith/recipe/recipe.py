@@ -5,7 +5,6 @@ Only `model`, `data.sources` and one stage are required; every default is writte
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from typing import Self
@@ -75,12 +74,6 @@ class Recipe(Spec):
     def as_json(self) -> str:
         """Every setting as canonical JSON (keys sorted, no blanks)."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-    def sha256(self, *parts: str) -> str:
-        """Hash of the named top-level parts, or of everything: equal recipes have equal hashes."""
-        values = json.loads(self.as_json())
-        chosen = {part: values[part] for part in parts} if parts else values
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def as_yaml(self) -> str:
         """Every setting as YAML, in the order of the specs: the lock file."""
