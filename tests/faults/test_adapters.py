@@ -120,6 +120,7 @@ SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "rank as text": ({"r": "4"}, "ship.adapter_setting"),
     "a rank of 10^9": ({"r": 10**9}, "ship.adapter_setting"),
     "alpha that is no number": ({"lora_alpha": float("nan")}, "ship.adapter_setting"),
+    "alpha of 10^400": ({"lora_alpha": 10**400}, "ship.adapter_setting"),
     "alpha as a table": ({"lora_alpha": {}}, "ship.adapter_setting"),
     "alpha of zero": ({"lora_alpha": 0}, "ship.adapter_setting"),
     "rslora as text": ({"use_rslora": "yes"}, "ship.adapter_setting"),

@@ -31,3 +31,12 @@ def test_out_of_time(tmp_path: Path) -> None:
     with pytest.raises(TunesmithError) as caught, LlamaJudge(tmp_path / "model.gguf", context=64, seconds=0):
         pass
     assert caught.value.code == "ship.judge_failed"
+
+
+def test_the_current_folder_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TunesmithError), LlamaJudge(tmp_path / "model.gguf", context=64):
+        pass
+    assert not (tmp_path / "was-run").exists()

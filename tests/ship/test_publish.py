@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes, verify_folder
 from tunesmith.core.types import Message
-from tunesmith.models.load import BaseFolder, load_model
+from tunesmith.models.load import BaseFolder, load_model, resolve_base
 from tunesmith.models.weights import read_weights
 from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
 from tunesmith.ship import publish
 from tunesmith.ship.formats import gguf as gguf_format
 from tunesmith.ship.merge import Merged, merge
-from tunesmith.ship.parity import TaskMetric
+from tunesmith.ship.parity import TaskMetric, _gap_check, _largest
 
 FORMATS: list[ShipFormat] = ["safetensors", "gguf-f16", "gguf-q8_0"]
 GGUF_FORMATS: list[ShipFormat] = ["gguf-f16", "gguf-q8_0"]
@@ -189,6 +194,57 @@ def test_too_few_chats_and_chats_without_answers(trained: Trained, tmp_path: Pat
     assert caught.value.code == "ship.too_few_chats"
     silent = trained._replace(chats=[[Message("user", "Hello?")]])
     assert refused(tmp_path, silent, "safetensors").code == "ship.no_answers"
+
+
+def test_a_gap_that_is_no_number_fails() -> None:
+    nan = float("nan")
+    assert math.isnan(_largest([0.0, nan, 1.0])) and _largest([0.0, 2.0, 1.0]) == 2.0
+    for dtype in ("float32", "bfloat16"):
+        assert not _gap_check(nan, dtype).ok and not _gap_check(float("inf"), dtype).ok
+        assert _gap_check(0.001, dtype).ok
+
+
+def test_what_stands_beside_artefacts_is_none(trained: Trained, tmp_path: Path) -> None:
+    ship(tmp_path, trained, ["safetensors"])
+    aside = tmp_path / "ship" / ".aside-1-00000000-x"
+    aside.mkdir()
+    (aside / "parity.json").write_text("{}")
+    limits = ParityLimits(chats=len(trained.chats))
+    shipping = publish.Shipping(tmp_path, trained.base, trained.adapter, trained.chats, None, limits)
+    assert [each.format for each in publish.check_published(shipping)] == ["safetensors"]
+
+
+def test_texts_of_the_base_are_copied_as_texts_and_from_nowhere_else(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(trained.base.path, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    (tmp_path / "secret").write_text("secret")
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    (folder / "LICENSE.txt").write_text("x" * (2 << 20))
+    (folder / "NOTICE").write_text("own")
+    (folder / "added_tokens.json").write_text('{"<|im_end|>": 2}')
+    said: list[Event] = []
+    base = replace(resolve_base(str(folder)), licence="mit\nbase_model: evil\ntags: [")
+    limits = ParityLimits(chats=len(trained.chats))
+    shipping = publish.Shipping(tmp_path / "run", base, trained.adapter, trained.chats, None, limits)
+    (artifact,) = publish.ship_formats(shipping, ["safetensors"], Events(None, (said.append,)))
+    assert not (artifact.path / "LICENSE").exists() and not (artifact.path / "LICENSE.txt").exists()
+    assert (artifact.path / "NOTICE").read_text() == "own"
+    left_out = [each.values["path"] for each in said if each.values.get("code") == "ship.licence_left_out"]
+    assert left_out == [str(folder / "LICENSE"), str(folder / "LICENSE.txt")]
+    assert json.loads((artifact.path / "added_tokens.json").read_text()) == {"<|im_end|>": 2}
+    head = yaml.safe_load((artifact.path / "README.md").read_text().split("---\n")[1])
+    assert head["license"] == base.licence and head["base_model"] == "base"
+
+
+def test_a_licence_in_a_hubs_cache_is_the_bases_own(tmp_path: Path) -> None:
+    folder = tmp_path / "models--a--b" / "snapshots" / "0123"
+    blobs = tmp_path / "models--a--b" / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1").write_text("licence")
+    (folder / "LICENSE").symlink_to(Path("../../blobs/1"))
+    (folder / "NOTICE").symlink_to(tmp_path)
+    assert publish._is_own(folder / "LICENSE") and not publish._is_own(folder / "NOTICE")
 
 
 @pytest.mark.timeout(300)

@@ -3,14 +3,13 @@
 Shape letters: O outputs, I inputs of a linear layer, R rank.
 
 PEFT itself is never given the folder's configuration: among its settings are the name of a module to import, an
-expression to match names with, and files to read. Six values are taken from it, each checked; a setting that would
+expression to match names with, and files to read. Seven values are read from it, each checked; a setting that would
 make the merge mean something else is refused by its name.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +35,7 @@ _BASE_UNTOUCHED = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to draw the first values of an adapter that leave the base as it was; others train beside a changed base."""
 
 _LARGEST_RANK = 4096
+_LARGEST_ALPHA = 1e31
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
     Args:
         base: the base's weights by name; only their shapes are looked at.
 
-    Errors: ship.unmergeable, ship.adapter_setting, ship.adapter_keys, models.broken_config, models.broken_weights.
+    Errors: ship.unmergeable, ship.adapter_setting, ship.adapter_keys, models.broken_config, models.broken_weights,
+        core.missing_file.
     """
     config = read_bounded(change / ADAPTER_CONFIG)
     _refuse_unmergeable(change, config)
@@ -81,7 +82,7 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
     if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
         raise _setting(change, "r", rank)
     alpha = config.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) < _LARGEST_ALPHA:
         raise _setting(change, "lora_alpha", alpha)
     stabilised = config.get("use_rslora") or False
     if not isinstance(stabilised, bool):
@@ -95,7 +96,7 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
         outputs, inputs = base[f"{layer}.weight"].shape
         if a_RI.shape != (rank, inputs) or b_OR.shape != (outputs, rank):
             shapes = f"{layer} {tuple(a_RI.shape)} {tuple(b_OR.shape)}, rank {rank}"
-            raise TunesmithError("ship.adapter_keys", path=str(change), missing="-", extra=shapes)
+            raise other_keys(change, [], [shapes])
         pairs[f"{layer}.weight"] = (a_RI, b_OR)
     return Adapter(rank, float(alpha), stabilised, pairs)
 
@@ -103,14 +104,14 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
 def refuse_other_keys(change: Path, expected: Iterable[str], found: Iterable[str]) -> None:
     """Every name that is expected must be there, and no other. Errors: ship.adapter_keys."""
     wanted, given = set(expected), set(found)
-    missing, extra = sorted(wanted - given), sorted(given - wanted)
-    if missing or extra or not wanted:
-        raise TunesmithError(
-            "ship.adapter_keys",
-            path=str(change),
-            missing=", ".join(missing[:2]) or "-",
-            extra=", ".join(extra[:2]) or "-",
-        )
+    if wanted != given or not wanted:
+        raise other_keys(change, sorted(wanted - given), sorted(given - wanted))
+
+
+def other_keys(change: Path, missing: Sequence[str], extra: Sequence[str]) -> TunesmithError:
+    """The error that names tensors which do not fit."""
+    shown = {"missing": ", ".join(missing[:2]) or "-", "extra": ", ".join(extra[:2]) or "-"}
+    return TunesmithError("ship.adapter_keys", path=str(change), **shown)
 
 
 def _refuse_unmergeable(change: Path, config: Mapping[str, object]) -> None:

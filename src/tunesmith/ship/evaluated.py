@@ -21,7 +21,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
 from tunesmith.models.weights import read_tensors
-from tunesmith.ship.adapter_file import is_adapter, read_adapter
+from tunesmith.ship.adapter_file import is_adapter, other_keys, read_adapter
 from tunesmith.ship.merge import FULL_WEIGHTS
 from tunesmith.tasks.chat_template import ChatTemplate
 
@@ -115,7 +115,9 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
         for side, tensor in zip("AB", pair, strict=True)
     }
     result = model.load_state_dict(tensors, strict=False)
-    _refuse(change, [name for name in result.missing_keys if ".lora_" in name], result.unexpected_keys)
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    if missing or result.unexpected_keys:
+        raise other_keys(change, missing, result.unexpected_keys)
     model.eval()
     return model
 
@@ -124,21 +126,11 @@ def _load_full(model: PreTrainedModel, change: Path) -> None:
     try:
         result = model.load_state_dict(read_tensors(change / FULL_WEIGHTS), strict=False)
     except RuntimeError as error:  # a tensor of another shape
-        _refuse(change, [], [str(error).strip().splitlines()[-1].strip()[:200]])
-        raise
+        raise other_keys(change, [], [str(error).strip().splitlines()[-1].strip()[:200]]) from error
     missing = [name for name in result.missing_keys if name != "lm_head.weight"]
-    _refuse(change, missing, result.unexpected_keys)
+    if missing or result.unexpected_keys:
+        raise other_keys(change, missing, result.unexpected_keys)
     model.tie_weights()
-
-
-def _refuse(change: Path, missing: Sequence[str], extra: Sequence[str]) -> None:
-    if missing or extra:
-        raise TunesmithError(
-            "ship.adapter_keys",
-            path=str(change),
-            missing=", ".join(missing[:2]) or "-",
-            extra=", ".join(extra[:2]) or "-",
-        )
 
 
 class Reader:

@@ -19,22 +19,21 @@ from torch import Tensor
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, verify_folder
-from tunesmith.models.allowed import FILES
 from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.texts import MODEL_FILES
 from tunesmith.models.weights import read_tensors, read_weights
 from tunesmith.ship.adapter_file import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     is_adapter,
+    other_keys,
     read_adapter,
     refuse_other_keys,
     stated_base,
 )
 
 FULL_WEIGHTS = "model.safetensors"
-CHANGE_FILES = frozenset(
-    {ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, *FILES, "tokenizer.json", "chat_template.jinja"}
-)
+CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, *MODEL_FILES})
 """What is opened in the folder of a change."""
 
 
@@ -103,7 +102,7 @@ def _full(change: Path, base: Mapping[str, Tensor]) -> Merged:
     refuse_other_keys(change, base, weights)
     for name, tensor in weights.items():
         if tensor.shape != base[name].shape:
-            raise TunesmithError("ship.adapter_keys", path=str(change), missing="-", extra=f"{name} (shape)")
+            raise other_keys(change, [], [f"{name} (shape)"])
     for name, tensor in weights.items():
         _refuse_not_finite(change, name, tensor)
     changed = tuple(name for name, tensor in weights.items() if not torch.equal(tensor.float(), base[name].float()))

@@ -55,8 +55,9 @@ def _head(base: BaseFolder, parity: Parity) -> str:
     library = "gguf" if parity.format.startswith("gguf") else "transformers"
     lines = [
         "---",
-        f"license: {base.licence.lower() or 'unknown'}",
-        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",  # a folder's name may mean something to YAML
+        # a licence and a folder's name are texts of others, which may mean something to YAML
+        f"license: {json.dumps(base.licence.lower() or 'unknown', ensure_ascii=False)}",
+        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
         f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags: [tunesmith, fine-tuned]",

@@ -8,6 +8,7 @@ those of a refusal into the error.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,23 +137,25 @@ class Gate:
         artefact = load_model(folder, dtype=torch.float32)
         differing = _differing(self._ids, chat_ids(artefact.tokenizer, self._chats))
         reader = Reader(artefact.model, self._turns)
-        gap, same, from_base = 0.0, 0, 0.0
+        gaps: list[float] = []
+        from_base: list[float] = []
+        same = 0
         best: list[list[int]] = []
         for place, turn in enumerate(self._turns):
             own_KV, other_KV = self._reader.logits(turn), reader.logits(turn)
             best.append(own_KV.argmax(-1).tolist())
-            gap = max(gap, _gap(own_KV, other_KV))
+            gaps.append(_gap(own_KV, other_KV))
             same += int((own_KV.argmax(-1) == other_KV.argmax(-1)).sum())
             if place < len(self._base_logits):
-                from_base = max(from_base, _gap(self._base_logits[place], other_KV))
+                from_base.append(_gap(self._base_logits[place], other_KV))
             self._progress("safetensors", place + 1)
         self._best = best
         checks = (
             Check("chats_with_other_ids", differing, 0, "at_most"),
             Check("top1_agreement", same / self._positions, self._limits.top1_safetensors, "at_least"),
-            _gap_check(gap, stated_dtype(folder)),
+            _gap_check(_largest(gaps), stated_dtype(folder)),
             Check("tensors_of_another_format", other_dtypes(folder), 0, "at_most"),
-            Check("change_from_base", from_base, float(np.finfo(np.float32).tiny), "at_least"),
+            Check("change_from_base", _largest(from_base), float(np.finfo(np.float32).tiny), "at_least"),
         )
         return self._parity("safetensors", f"transformers, torch {torch.__version__}, float32", checks, start)
 
@@ -259,9 +262,14 @@ def refuse_beyond_limits(parity: Parity) -> None:
         raise TunesmithError("ship.parity_failed", format=parity.format, failed="; ".join(failed))
 
 
+def _largest(values: Sequence[float]) -> float:
+    """The largest value; not a number where one of them is none, which Python's own `max` may pass over."""
+    return float(np.max(values))
+
+
 def _gap_check(gap: float, dtype: str) -> Check:
-    rounded = dtype not in ("float32", "float64")
-    return Check("largest_logit_gap", gap) if rounded else Check("largest_logit_gap", gap, _FLOAT32_GAP, "at_most")
+    informs = dtype not in ("float32", "float64") and math.isfinite(gap)
+    return Check("largest_logit_gap", gap) if informs else Check("largest_logit_gap", gap, _FLOAT32_GAP, "at_most")
 
 
 def _gap(one_KV: Tensor, other_KV: Tensor) -> float:

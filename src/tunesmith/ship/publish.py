@@ -37,8 +37,10 @@ from tunesmith.tasks.chat_template import ChatTemplate
 _COMPARED_TENSORS = 8
 """Changed tensors of a GGUF file that are compared with the base's: one that differs is proof enough."""
 
+_LARGEST_LICENCE = 1 << 20
+
 _MOST_BYTES: Mapping[ShipFormat, float] = {"safetensors": 4, "gguf-f16": 2, "gguf-q8_0": 34 / 32}
-"""What one number of the weights takes on the disk at most."""
+"""About what one number of the weights takes on the disk; vectors in GGUF files and a base in float64 take more."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,14 @@ def check_published(shipping: Shipping, emitter: Emitter = SILENT) -> list[Parit
     """
     job = _job(shipping, emitter)
     found: list[Parity] = []
-    for path in sorted(job.folder.glob(f"*/{PARITY}")):
-        kind = path.parent.name
+    for kind in _MOST_BYTES:
+        folder = job.folder / kind
+        if not (folder / PARITY).is_file():
+            continue
         if kind == "safetensors":
-            parity = job.gate.check_safetensors(path.parent)
+            parity = job.gate.check_safetensors(folder)
         else:
-            parity = job.gate.check_gguf(path.parent, kind, dict(_base_arrays(job)), job.metric)
+            parity = job.gate.check_gguf(folder, kind, dict(_base_arrays(job)), job.metric)
         refuse_beyond_limits(parity)
         emitter.emit("parity", format=kind, ok=parity.ok)
         found.append(parity)
@@ -145,7 +149,7 @@ def _job(shipping: Shipping, emitter: Emitter) -> _Job:
     tokenizer = load_tokenizer(tokenizer_folder)
     untouched = load_model(base.path, dtype=torch.float32).model
     gate = Gate(load_evaluated(base, change), untouched, tokenizer, shipping.chats, limits, emitter)
-    dtype = stored_dtype(read_weights(base.path))
+    dtype = stored_dtype(base.path)
     return _Job(shipping.run_path, base, tokenizer_folder, tokenizer, merged, gate, shipping.metric, emitter, dtype)
 
 
@@ -199,9 +203,21 @@ def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
 def _describe(job: _Job, folder: Path, parity: Parity, dtype: str) -> None:
     parity.write(folder, {**_facts(job, parity.format), "dtype": dtype, "base_dtype": dtype_name(job.base_dtype)})
     write_model_card(folder, job.name, job.base, parity, job.tokenizer)
-    for licence in ("LICENSE", "LICENSE.txt", "NOTICE"):
-        if (job.base.path / licence).is_file():
-            shutil.copyfile(job.base.path / licence, folder / licence)
+    for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
+        licence = job.base.path / name
+        if not licence.is_file():
+            continue
+        if _is_own(licence) and licence.stat().st_size <= _LARGEST_LICENCE:
+            shutil.copyfile(licence, folder / name)
+        else:
+            job.emitter.emit("note", code="ship.licence_left_out", path=str(licence))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file lies in its folder, or where a hub's cache keeps what it links to: no file of somebody's else."""
+    folder, target = path.parent.resolve(), path.resolve()
+    kept = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else folder
+    return target.parent in (folder, kept)
 
 
 def _facts(job: _Job, kind: str) -> dict[str, object]:

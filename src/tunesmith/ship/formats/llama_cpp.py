@@ -58,7 +58,7 @@ class LlamaJudge:
         if find_spec("xllamacpp") is None:
             self._log.close()
             raise TunesmithError("ship.judge_missing", command="pip install xllamacpp")
-        command = [sys.executable, "-m", "tunesmith.ship.formats.llama_child", json.dumps(self._settings)]
+        command = [sys.executable, "-P", "-m", "tunesmith.ship.formats.llama_child", json.dumps(self._settings)]
         # its threads must not spin while they wait: on a busy machine that made it fifty times slower
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
         self._process = subprocess.Popen(

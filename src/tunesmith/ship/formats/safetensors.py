@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
@@ -12,16 +14,18 @@ from torch import Tensor
 
 from tunesmith.core.files import write_json
 from tunesmith.models.allowed import read_allowed
+from tunesmith.models.texts import WHOLE_FILES
+from tunesmith.models.weights import read_headers
 
-_COPIED = ("tokenizer.json", "chat_template.jinja")
+_FORMATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The number format that holds most of the values."""
-    sizes: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-    return max(sizes, key=lambda dtype: sizes[dtype])
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The number format that holds most of a model folder's values; float32 where that is none for training."""
+    sizes: Counter[str] = Counter()
+    for _, stored in read_headers(folder).values():
+        sizes[stored.dtype] += prod(stored.shape)
+    return _FORMATS.get(max(sizes, key=lambda name: sizes[name]), torch.float32)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -49,7 +53,7 @@ def write_safetensors(
     for source, name in ((base, "generation_config.json"), (tokenizer, "special_tokens_map.json")):
         if (source / name).is_file():
             write_json(folder / name, read_allowed(source, name).values)
-    for name in _COPIED:
+    for name in WHOLE_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)
     # the class that every version of transformers knows, and the only one that takes tokenizer.json as it is
