@@ -17,7 +17,7 @@ from tunesmith import lifecycle, proof
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import folder_hashes, read_manifest, write_manifest
-from tunesmith.core.run import list_runs
+from tunesmith.core.run import list_runs, one_at_a_time
 from tunesmith.data.samples.tickets import write_tickets
 from tunesmith.models.tiny import tiny_chat_model
 
@@ -208,6 +208,20 @@ def test_a_damaged_run_stands_in_no_other_recipes_way(recipe: Path) -> None:
     with pytest.raises(TunesmithError, match="broken_json"):
         begin(recipe)
     assert lifecycle.start(recipe, (), recipe.parent / "runs", (), new=True).path.is_dir()
+
+
+def test_a_base_is_found_while_nobody_must_wait(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take an hour to come over the network."""
+    resolve, calls = lifecycle.resolve_base, []
+
+    def resolving(*arguments: object, **named: object) -> object:
+        with one_at_a_time(recipe.parent / "runs"):
+            calls.append(arguments)
+        return resolve(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lifecycle, "resolve_base", resolving)
+    work = begin(recipe)
+    assert len(calls) == 1 and begin(recipe).path == work.path and len(calls) == 1, "not needed for a run that is there"
 
 
 def test_an_edited_lock_is_refused(recipe: Path) -> None:

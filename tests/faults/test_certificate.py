@@ -36,7 +36,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> lifecycle.Work:
 
 @pytest.mark.case("A1")
 @pytest.mark.timeout(300)
-def test_verify_resume_kills_resumes_and_certifies(work: lifecycle.Work, tally: Tally) -> None:
+def test_verify_resume_kills_resumes_and_certifies(
+    work: lifecycle.Work, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user in place of a module')\n")
+    monkeypatch.chdir(tmp_path)
     for _ in range(tally.amount(1, 5)):
         result = CliRunner().invoke(app, ["verify", str(work.path), "--resume", "--json"])
         assert result.exit_code == 0, result.output

@@ -11,9 +11,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
 from tunesmith.data.formats.encoding import decode
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
+from tunesmith.recipe.identity import REGISTER
 from tunesmith.recipe.specs.data import Layout
 
-NAME = "dataset_info.json"
 # What the register calls a column, and what the layouts here call it.
 _COLUMNS = {
     "prompt": "instruction",
@@ -56,7 +56,7 @@ def find_entry(path: Path, wanted: RowKind) -> Registered | None:
 
     Errors: data.registry_wrong (the entry cannot be right; says why).
     """
-    register = path.parent / NAME
+    register = path.parent / REGISTER
     if not register.is_file():
         return None
     try:
