@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
 from tunesmith.core.errors import TunesmithError
@@ -40,7 +41,8 @@ def load_refused(folder: Path) -> str:
 
 
 def edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    stated = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**stated, **values}))
 
 
 def test_a_folder_is_a_base_and_loads(tiny: Path) -> None:
@@ -145,3 +147,24 @@ def test_a_broken_tokenizer(copy: Path) -> None:
 def test_no_room_for_temporary_files(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     assert load_refused(tiny) == "core.disk_fault"
+
+
+def test_control_tokens_beyond_the_embedding(copy: Path, tiny: Path) -> None:
+    """One of another use is read as letters; one that chats are written with, and an end, are refused."""
+    tokenizer = Tokenizer.from_file(str(copy / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True)])
+    tokenizer.save(str(copy / "tokenizer.json"))
+    rows = int(json.loads((copy / "config.json").read_text())["vocab_size"])
+    assert tokenizer.token_to_id("<image>") == rows
+    edit(copy / "tokenizer_config.json", extra_special_tokens={"image_token": "<image>"})
+    loaded, plain = load_model(copy, dtype=torch.float32), load_model(tiny, dtype=torch.float32)
+    text = "<|im_start|>user\nan <image> 你好<|im_end|>"
+    assert loaded.tokenizer(text).input_ids == plain.tokenizer(text).input_ids
+    assert loaded.tokenizer.special_tokens_map == plain.tokenizer.special_tokens_map
+    assert (loaded.template, loaded.end_token_ids) == (plain.template, plain.end_token_ids)
+    assert loaded.tokenizer.decode(loaded.tokenizer(text).input_ids) == text
+    edit(copy / "generation_config.json", eos_token_id=[2, rows + 7])
+    assert load_refused(copy) == "models.tokens_without_rows"
+    edit(copy / "generation_config.json", eos_token_id=2)
+    (copy / "chat_template.jinja").write_text("<image>" + CHATML_TEMPLATE)
+    assert load_refused(copy) == "models.tokens_without_rows"

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -121,7 +122,7 @@ def _check_size(folder: Path, config: Mapping[str, object], headers: Mapping[str
     """
     path = folder / "config.json"
     try:
-        whole = CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+        whole = CONFIG_MAPPING[str(config["model_type"])].from_dict(deepcopy(dict(config)))
     except Exception as error:  # transformers and the hub's library raise classes of their own for values and types
         raise TunesmithError("models.broken_config", path=str(path), reason=str(error)[:300]) from error
 

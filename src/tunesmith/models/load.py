@@ -8,6 +8,7 @@ refused. There is no switch for any of it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,12 +19,13 @@ from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, sha256_file, user_path, verify_folder
-from tunesmith.models.allowed import read_allowed
+from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
@@ -32,6 +34,11 @@ from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
+
+_SETTINGS = frozenset(TOKENIZER_KEYS) - {
+    "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "tokenizer_class",
+}  # fmt: skip
+"""Settings of a tokenizer that name no tokens to add."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -187,18 +194,45 @@ def weights_sha256(folder: Path) -> str:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder, exactly as its tokenizer.json has it.
+    """The tokenizer of a model folder, as its tokenizer.json has it, less control tokens that the model cannot read.
 
-    Errors: models.load_failed, models.broken_config, models.remote_code.
+    Errors: models.load_failed, models.broken_config, models.remote_code, models.architecture_refused.
     """
     tokenizer: PreTrainedTokenizerFast
+    rows = read_allowed(folder, "config.json").values.get("vocab_size")
     with clean_room(folder, weights=False) as room:
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(room), local_files_only=True)
+            if isinstance(rows, int) and len(tokenizer) > rows:
+                tokenizer = _within_rows(tokenizer, rows)
         except Exception as error:  # tokenizers raises plain Exception for a damaged file
             raise TunesmithError("models.load_failed", path=str(folder / TOKENIZER), reason=_reason(error)) from error
     tokenizer.name_or_path = str(folder)
     return tokenizer
+
+
+def _within_rows(tokenizer: PreTrainedTokenizerFast, rows: int) -> PreTrainedTokenizerFast:
+    """The tokenizer without control tokens of another use that the model has no row for (Gemma 3 has one for images).
+
+    Where one stands in a text it is then read as the letters that it is. Those that this model's chats are written
+    with stay, for `load_model` to refuse.
+    """
+    written = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+    template = template_of(tokenizer)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    left_out = {
+        each["content"]
+        for each in state["added_tokens"]
+        if each["id"] >= rows and each["special"] and each["content"] not in written and each["content"] not in template
+    }
+    if not left_out:
+        return tokenizer
+    state["added_tokens"] = [each for each in state["added_tokens"] if each["content"] not in left_out]
+    if isinstance(state["model"]["vocab"], dict):
+        for token in left_out:
+            state["model"]["vocab"].pop(token, None)
+    settings = {key: value for key, value in tokenizer.init_kwargs.items() if key in _SETTINGS}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **settings)
 
 
 def load_model(
@@ -280,22 +314,12 @@ def folder_template(folder: Path) -> str:
 def _check_rows(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ends: tuple[int, ...]
 ) -> None:
-    """Refuse a tokenizer with tokens that the embedding has no row for.
-
-    Control tokens of another use that nothing here writes are let pass (Gemma 3 carries one for images).
-    """
+    """Refuse a tokenizer with tokens that the embedding has no row for, and ends of answers that it has none for."""
     embedding = model.get_input_embeddings().weight
     rows = int(embedding.shape[0]) if isinstance(embedding, torch.Tensor) else 0
-    if len(tokenizer) <= rows:
-        return
-    backend = tokenizer.backend_tokenizer
-    template, added = template_of(tokenizer), backend.get_added_tokens_decoder()
-    used = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
-    beyond = [
-        token
-        for token, index in sorted(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
-        if index >= rows and (index in used or index not in added or not added[index].special or token in template)
-    ]
+    ids = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    beyond = sorted((token for token, index in ids.items() if index >= rows), key=ids.__getitem__)
+    beyond += [str(end) for end in ends if end >= max(rows, len(tokenizer))]
     if beyond:
         shown = ", ".join(beyond[:3])
         raise TunesmithError("models.tokens_without_rows", path=str(folder), count=len(beyond), tokens=shown, rows=rows)
