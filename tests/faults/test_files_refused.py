@@ -42,7 +42,7 @@ def test_refused_at_every_file_operation(grounds: Grounds, name: str, tally: Tal
         assert outcome.code or ground.look() == ground.new, where
         if outcome.code == "core.disk_full":
             assert int(str(outcome.facts["needed_mb"])) > 0 and int(str(outcome.facts["free_mb"])) >= 0
-        if wanted.later == TAKES_SPACE and wanted.mode == "short":
+        if wanted.later == TAKES_SPACE:
             assert not ground.rubbish(), f"{where}: nothing partial stays"
         ground.check()
         ground.check_recovered()

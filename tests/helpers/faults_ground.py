@@ -79,7 +79,9 @@ class Ground:
         """Done again without a fault, the work ends as if nothing had happened."""
         _succeeded(self.work())
         assert not self.rubbish()
-        assert self.look() == self.new
+        found = self.look()
+        odd = {name: (found.get(name), self.new.get(name)) for name in found.keys() | self.new.keys()}
+        assert found == self.new, {name: pair for name, pair in odd.items() if pair[0] != pair[1]}
 
     def rubbish(self) -> list[str]:
         return [str(path) for path in self.live.rglob(f"{ASIDE}*")]

@@ -135,6 +135,7 @@ class Checkpoints:
             snapshot = self._load(path)
             for each in damaged:
                 remove_folder(each)
+            self._rotate(snapshot.step)  # a kill may have come between its save and that
             return snapshot
         if damaged:
             listed = "; ".join(damaged.values())
