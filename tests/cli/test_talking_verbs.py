@@ -47,7 +47,7 @@ def test_explain_knows_every_code(call: Program) -> None:
 
 def test_methods_are_those_of_the_specs(call: Program) -> None:
     found = call("methods", "--json").json
-    assert found["adapt"] == ["full", "lora"]
+    assert found["adapt"] == ["full", "subset", "lora"]
     assert found["objective"] == ["supervised"]
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
 

@@ -51,9 +51,7 @@ def make_job(
     stage = StageSpec.model_validate(
         {
             "name": "instruct",
-            "adapt": dict(adapt)
-            if adapt and adapt.get("kind") == "full"
-            else {"kind": "lora", "rank": 4, **(adapt or {})},
+            "adapt": dict(adapt) if adapt and "kind" in adapt else {"kind": "lora", "rank": 4, **(adapt or {})},
             "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
         }
     )

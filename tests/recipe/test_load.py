@@ -85,7 +85,7 @@ VALUES = {
     "train: null": ("stages.0.train", "table of settings"),
     "adapt: {kind: lora, target_modules: atention}": ("stages.0.adapt.target_modules", "'all-linear', 'attention'"),
     "adapt: {kind: lora, rank: 2000}": ("stages.0.adapt.rank", "at most 1024"),
-    "adapt: {kind: lroa}": ("stages.0.adapt.kind", "'full', 'lora'"),
+    "adapt: {kind: lroa}": ("stages.0.adapt.kind", "'full', 'subset', 'lora'"),
 }
 
 

@@ -93,7 +93,12 @@ def test_an_adapter_that_changes_nothing(trained: Trained, adapter: Path) -> Non
 def test_what_cannot_be_merged(trained: Trained, adapter: Path) -> None:
     path = adapter / "adapter_config.json"
     plain = json.loads(path.read_text())
-    for odd in ({"use_dora": True}, {"bias": "all"}, {"peft_type": "PREFIX_TUNING"}, {"modules_to_save": ["lm_head"]}):
+    for odd in (
+        {"use_qalora": True},
+        {"bias": "all"},
+        {"peft_type": "PREFIX_TUNING"},
+        {"modules_to_save": ["lm_head"]},
+    ):
         path.write_text(json.dumps({**plain, **odd}))
         assert refused(trained.base, adapter) == "ship.unmergeable"
 

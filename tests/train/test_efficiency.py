@@ -17,7 +17,7 @@ from tunesmith.models.attention import KEPT_UP_TO, QUERIES_AT_ONCE
 from tunesmith.models.packed import Features, pack
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.plan.sizes import flops_per_token, size_from_config
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime import peak as peak_module
 from tunesmith.runtime.local import LocalRuntime
@@ -116,11 +116,22 @@ def test_the_three_figures() -> None:
 # ------------------------------------------------------------------------------------------ against others
 
 
-@pytest.mark.parametrize("adapt", [LoraSpec(rank=4), LoraSpec(rank=4, target_modules="attention"), FullSpec()])
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        LoraSpec(rank=4),
+        LoraSpec(rank=4, target_modules="attention"),
+        FullSpec(),
+        SubsetSpec(first_layer=-1),
+        SubsetSpec(parts=["mlp"]),
+        SubsetSpec(parts=["head"]),
+        SubsetSpec(parts=["norm"], first_layer=1),
+        SubsetSpec(parameters=["*.0.*.o_proj.*"]),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("again", [False, True])
-def test_the_formulas_are_those_of_the_forecast(
-    base: Path, tmp_path: Path, adapt: LoraSpec | FullSpec, again: bool
-) -> None:
+def test_the_formulas_are_those_of_the_forecast(base: Path, tmp_path: Path, adapt: AdaptSpec, again: bool) -> None:
     job = make_job(base, tmp_path / "fit", local(), adapt=adapt.model_dump())
     size = size_from_config(json.loads((base / "config.json").read_text("utf-8")))
     batch = pack([row(96, 30), row(40, 10, first=7)])
@@ -131,8 +142,9 @@ def test_the_formulas_are_those_of_the_forecast(
         meter = replace(job.meter, again=True)
         added = meter.of_batch(batch).executed - job.meter.of_batch(batch).executed
         told = 136 * (flops_per_token(size, adapt, seen, 0.0, True) - flops_per_token(size, adapt, seen, 0.0))
-        adapter = 0 if isinstance(adapt, FullSpec) else job.meter.trained
-        dense = 2 * seen * size.query_width * size.layers  # the other half of the squares
+        adapter = job.meter.trained if isinstance(adapt, LoraSpec) else 0
+        flowing_back = meter.attention_width - meter.attention_read
+        dense = 2 * seen * flowing_back  # the other half of the squares
         late = 96 * 2 * (meter.kept_frozen + meter.kept_trained)  # 96 of the 136 tokens carry no loss
         assert late > 0
         assert added == pytest.approx(told + 136 * (dense + 2 * adapter) - late, rel=1e-12)

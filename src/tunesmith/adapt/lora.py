@@ -1,15 +1,23 @@
 """LoRA: each chosen linear layer W gets an addition (alpha / rank) B A of low rank (Hu et al. 2021, 2106.09685).
 
-The layers and the files on disk are PEFT's, so that any tool of the ecosystem reads what is written here.
+The layers and the files on disk are PEFT's, so that any tool of the ecosystem reads what is written here. Its variants:
+rsLoRA counts alpha / sqrt(rank); DoRA trains the length of every output's weights beside their turn; PiSSA
+and OLoRA begin with the main directions of W, which they take out of it:
+
+    W = (W - s B0 A0) + s B0 A0     and on disk, for the untouched W:  s (B A - B0 A0) = s [B, B0] [A; -A0]
+
+so what is written fits the base that everybody has, at twice the rank.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
@@ -22,6 +30,7 @@ from tunesmith.models.sites import check_names, find_sites
 from tunesmith.recipe.specs.adapt import LoraSpec
 
 _ADAPTER = ".default"
+_OUT_OF_THE_BASE = ("pissa", "olora")
 
 
 class LoraAttached:
@@ -30,10 +39,13 @@ class LoraAttached:
     mergeable = True
 
     def __init__(self, policy: Policy, wrapped: PeftModel | PeftMixedModel, base_name: str) -> None:
-        self._config = wrapped.peft_config["default"]
+        self._config = cast(LoraConfig, wrapped.peft_config["default"])
         self._base_name = base_name
         self._parameters = {name: each for name, each in policy.named_parameters() if ".lora_" in name}
         self.trainable = frozenset(self._parameters)
+        self._began = {}
+        if self._config.init_lora_weights in _OUT_OF_THE_BASE:
+            self._began = {name: each.detach().float().clone() for name, each in self._parameters.items()}
 
     def delta(self) -> dict[str, Tensor]:
         """A and B of every addition."""
@@ -46,21 +58,40 @@ class LoraAttached:
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """`adapter_config.json` and `adapter_model.safetensors`, with PEFT's names."""
         stated = replace(self._config, inference_mode=True, base_model_name_or_path=self._base_name)
+        if self._began:
+            stated, tensors = (
+                _doubled(stated),
+                {name: _beside_its_start(name, each.float(), self._began[name]) for name, each in tensors.items()},
+            )
         # PEFT writes its set of names in the order of this process's hashes; equal runs have equal bytes.
         values = {name: sorted(value) if isinstance(value, set) else value for name, value in stated.to_dict().items()}
         (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
-        named = {
-            f"base_model.model.{name.removeprefix('model.').replace(_ADAPTER, '')}": each.contiguous()
-            for name, each in tensors.items()
-        }
+        named = {f"base_model.model.{_name_on_disk(name)}": each.contiguous() for name, each in tensors.items()}
         save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _name_on_disk(name: str) -> str:
+    """PEFT's name of a tensor in files: without the adapter's name, and DoRA's lengths without `.weight`."""
+    short = name.removeprefix("model.").replace(_ADAPTER, "")
+    return short.removesuffix(".weight") if short.endswith("lora_magnitude_vector.weight") else short
+
+
+def _doubled(stated: LoraConfig) -> LoraConfig:
+    """The settings at twice the rank, for the same factor s and an untouched base."""
+    factor = math.sqrt(2) if stated.use_rslora else 2
+    return replace(stated, r=2 * stated.r, lora_alpha=factor * stated.lora_alpha, init_lora_weights=True)  # type: ignore[arg-type]
+
+
+def _beside_its_start(name: str, now: Tensor, start: Tensor) -> Tensor:
+    """A with -A0 below it, or B with B0 to its right."""
+    return torch.cat([now, -start], dim=0) if ".lora_A." in name else torch.cat([now, start], dim=1)
 
 
 def _layers(policy: Policy, wanted: str | list[str]) -> list[str]:
     if not isinstance(wanted, str):
         return wanted
     sites = find_sites(policy.model)
-    return list(sites.attention if wanted == "attention" else sites.linears)
+    return list({"attention": sites.attention, "mlp": sites.mlp}.get(wanted, sites.linears))
 
 
 def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> LoraAttached:
@@ -75,6 +106,9 @@ def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> Lo
         lora_alpha=spec.lora_alpha if spec.lora_alpha is not None else 2 * spec.rank,  # type: ignore[arg-type]
         lora_dropout=spec.lora_dropout,
         target_modules=names,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        init_lora_weights=True if spec.init_lora_weights == "default" else spec.init_lora_weights,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
@@ -83,6 +117,10 @@ def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> Lo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = get_peft_model(policy.model, config, autocast_adapter_dtype=False)
+    dtype = policy.model.dtype
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(dtype)  # PiSSA and OLoRA come in float32
     attached = LoraAttached(policy, wrapped, base_name)
     named_trainable(policy, attached.trainable)
     return attached

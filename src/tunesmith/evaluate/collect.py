@@ -35,7 +35,7 @@ from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
-from tunesmith.recipe.specs.adapt import LoraSpec
+from tunesmith.recipe.specs.adapt import LoraSpec, SubsetSpec
 
 _SHOWN_EXAMPLES = 4
 _CORPUS_METRIC = "bleu_4"
@@ -180,8 +180,18 @@ def _last(events: list[Event], kind: str) -> dict[str, float]:
 
 
 def _method(recipe: Recipe) -> str:
+    """The method in the field's own words, the same in every language."""
     adapt = recipe.stages[-1].adapt
-    return f"LoRA, rank {adapt.rank}" if isinstance(adapt, LoraSpec) else adapt.kind
+    if isinstance(adapt, LoraSpec):
+        variants = {"rsLoRA": adapt.use_rslora, "DoRA": adapt.use_dora}
+        names = [name for name, used in variants.items() if used]
+        names += [adapt.init_lora_weights] if adapt.init_lora_weights != "default" else []
+        return ", ".join(["LoRA", f"rank {adapt.rank}", *names])
+    if isinstance(adapt, SubsetSpec):
+        stated = [*adapt.parts, *adapt.parameters]
+        stated += [f"first_layer {adapt.first_layer}"] if adapt.first_layer is not None else []
+        return ", ".join([adapt.kind, *stated])
+    return adapt.kind
 
 
 def _data(path: Path, recipe: Recipe) -> DataFacts:

@@ -174,6 +174,15 @@ def late_parts(model: PreTrainedModel) -> list[nn.Module]:
     return [last.self_attn.o_proj, last.mlp] if isinstance(last, FastBlock) else []
 
 
+def blocks_below_training(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks that only read: nothing in them trains, nor anything before them."""
+    if model.get_input_embeddings().weight.requires_grad:
+        return []
+    layers = list(_decoder_layers(model))
+    moving = (place for place, each in enumerate(layers) if any(one.requires_grad for one in each.parameters()))
+    return layers[: next(moving, len(layers))]
+
+
 def use_blocks(model: PreTrainedModel, choice: Choice) -> int:
     """Put fast blocks in place where they are exact; returns how many.
 

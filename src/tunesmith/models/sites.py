@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
 for _name in ("glm", "glm4"):
     _ROLES[_name] = {"attention": _SPLIT_PROJECTIONS["attention"], "mlp": ("gate_up_proj", "down_proj")}
 _ROLES["phi3"] = {"attention": ("qkv_proj", "o_proj"), "mlp": ("gate_up_proj", "down_proj")}
+
+EMBEDDING, HEAD, NORM, BIAS = "embedding", "head", "norm", "bias"
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,40 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         if name not in found:
             raise TunesmithError("packed.no_such_module", name=name, known=", ".join(sorted(found)))
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the block that a parameter belongs to; None outside the blocks."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def count_layers(model: PreTrainedModel) -> int:
+    """How many blocks a model has."""
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
+    """The parts that each parameter belongs to: attention, mlp, norm, embedding, head, and bias beside them.
+
+    A head that is tied to the embedding is the same parameter, so it is both.
+    Errors: packed.unknown_architecture.
+    """
+    sites = find_sites(model)
+    roles = {**dict.fromkeys(sites.attention, "attention"), **dict.fromkeys(sites.mlp, "mlp")}
+    ends = {id(model.get_input_embeddings().weight): {EMBEDDING}}
+    head = model.get_output_embeddings()
+    if head is not None:
+        ends.setdefault(id(head.weight), set()).add(HEAD)
+    found: dict[str, frozenset[str]] = {}
+    for name, parameter in model.named_parameters():
+        module = name.split(".")[-2]
+        parts = set(ends.get(id(parameter), ()))
+        if module in roles:
+            parts.add(roles[module])
+        elif not parts and "norm" in module.lower():
+            parts.add(NORM)
+        if name.endswith(".bias"):
+            parts.add(BIAS)
+        found[name] = frozenset(parts)
+    return found

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tunesmith.core.errors import Fact
 from tunesmith.messages import Language, both
-from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
 Purpose = Literal["", "prototype", "production"]
@@ -143,20 +143,27 @@ def readable(parameters: int) -> str:
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 
+def _known_rates(adapt: AdaptSpec, hidden: int | None) -> tuple[float, float, str]:
+    """The known range of step sizes, and who says so."""
+    if isinstance(adapt, LoraSpec):
+        bears = max(1.0, (2000 / hidden) ** 0.78) if hidden else 1.0
+        source = "Hu et al. 2021, arXiv 2106.09685; Schulman et al. 2025, LoRA Without Regret"
+        return _ADAPTER_LOW, _ADAPTER_HIGH * bears, source
+    if isinstance(adapt, SubsetSpec) and adapt.only_vectors:
+        return 1e-4, 1e-3, "Ben-Zaken et al. 2021, arXiv 2106.10199"
+    return *_FULL_TEXT, "Devlin et al. 2019, arXiv 1810.04805"
+
+
 def range_warnings(adapt: AdaptSpec, train: TrainSpec, hidden: int | None = None) -> tuple[Advice, ...]:
     """Settings outside the known ranges of text models.
 
     Step size: full 1e-5..5e-5 (Devlin et al. 2019, appendix A.3), adapters 1e-4..5e-4 (Hu et al. 2021, appendix D);
     narrower models bear more: the upper end grows as (2000 / hidden)^0.78 (Schulman et al. 2025, LoRA Without
-    Regret). Weight decay 0.01..0.1 (Loshchilov and Hutter 2019, arXiv 1711.05101); rank 8..16 to start with.
+    Regret); biases alone 1e-4..1e-3 (Ben-Zaken et al. 2021). Weight decay 0.01..0.1 (Loshchilov and Hutter 2019, arXiv
+    1711.05101); rank 8..16 to start with.
     """
     found = []
-    is_lora = isinstance(adapt, LoraSpec)
-    low, high = (_ADAPTER_LOW, _ADAPTER_HIGH) if is_lora else _FULL_TEXT
-    source = "Devlin et al. 2019, arXiv 1810.04805"
-    if is_lora:
-        source = "Hu et al. 2021, arXiv 2106.09685; Schulman et al. 2025, LoRA Without Regret"
-        high *= max(1.0, (2000 / hidden) ** 0.78) if hidden else 1.0
+    low, high, source = _known_rates(adapt, hidden)
     rate = train.learning_rate
     if rate is not None and not low * 0.999 <= rate <= high * 1.001:
         name = "rate_high" if rate > high else "rate_low"

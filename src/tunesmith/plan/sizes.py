@@ -6,6 +6,8 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     a(s) = 2 s d_q L          two products of 2 FLOPs a pair over s/2 earlier tokens (causal), d_q = heads x head size
     full fine-tuning          6 N + 6 H f + 3 a
     LoRA on all layers        4 N + 4 H f + 3 a + 6 N_adapter      (no gradient of frozen weights)
+    a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
+                              (above: blocks from the first that trains on; below it nothing flows back)
     checkpointed activations  + 2 N + a
 
 Source of 6 N: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, section 2.1 (2 N forward,
@@ -15,11 +17,11 @@ Korthikanti et al., arXiv 2205.05198, section 4, for gated blocks whose attentio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
 
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ADAM_BYTES = 16
@@ -99,18 +101,72 @@ def size_from_config(config: Mapping[str, object]) -> ModelSize:
 
 def adapter_parameters(size: ModelSize, adapt: LoraSpec) -> int:
     """Parameters that LoRA adds: rank x (inputs + outputs) of every layer it is put on."""
+    return size.layers * adapt.rank * sum(inputs + outputs for inputs, outputs in _lora_layers(size, adapt))
+
+
+def _lora_layers(size: ModelSize, adapt: LoraSpec) -> list[tuple[int, int]]:
+    """Inputs and outputs of the layers of one block that LoRA is put on."""
     linears = size.linears()
-    if adapt.target_modules == "all-linear":
-        chosen = set(linears)
-    else:
-        chosen = set(_ATTENTION) if adapt.target_modules == "attention" else set(adapt.target_modules)
-    pairs = (pair for name, pair in linears.items() if name in chosen)
-    return size.layers * adapt.rank * sum(inputs + outputs for inputs, outputs in pairs)
+    named = {"all-linear": set(linears), "attention": set(_ATTENTION), "mlp": set(linears) - _ATTENTION}
+    wanted = adapt.target_modules
+    chosen = named[wanted] if isinstance(wanted, str) else set(wanted)
+    return [pair for name, pair in linears.items() if name in chosen]
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """One weight of a decoder under the name that transformers gives it; `layer` is None outside the blocks."""
+
+    name: str
+    parts: frozenset[str]
+    numbers: int
+    layer: int | None = None
+
+
+def _weights(size: ModelSize) -> Iterator[_Weight]:
+    ends = {"embedding", "head"} if size.tied else {"embedding"}
+    yield _Weight("model.embed_tokens.weight", frozenset(ends), size.head)
+    for layer in range(size.layers):
+        block = f"model.layers.{layer}"
+        for name, (inputs, outputs) in size.linears().items():
+            room, part = ("self_attn", "attention") if name in _ATTENTION else ("mlp", "mlp")
+            yield _Weight(f"{block}.{room}.{name}.weight", frozenset({part}), inputs * outputs, layer)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            yield _Weight(f"{block}.{name}.weight", frozenset({"norm"}), size.hidden, layer)
+    yield _Weight("model.norm.weight", frozenset({"norm"}), size.hidden)
+    if not size.tied:
+        yield _Weight("lm_head.weight", frozenset({"head"}), size.head)
+
+
+def _moving(size: ModelSize, adapt: SubsetSpec) -> list[_Weight]:
+    """The weights of a subset; biases count as nothing."""
+    first = (adapt.first_layer or 0) % size.layers
+    return [each for each in _weights(size) if adapt.moves(each.name, each.parts, each.layer, first)]
 
 
 def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
     """Parameters that move."""
-    return size.parameters if isinstance(adapt, FullSpec) else adapter_parameters(size, adapt)
+    if isinstance(adapt, FullSpec):
+        return size.parameters
+    if isinstance(adapt, SubsetSpec):
+        return sum(each.numbers for each in _moving(size, adapt))
+    lengths = size.layers * sum(outputs for _, outputs in _lora_layers(size, adapt)) if adapt.use_dora else 0
+    return adapter_parameters(size, adapt) + lengths
+
+
+def _subset_flops(
+    size: ModelSize, adapt: SubsetSpec, attention: float, loss_share: float, checkpointing: bool
+) -> float:
+    moving = _moving(size, adapt)
+    lowest = min((each.layer for each in moving if each.layer is not None), default=size.layers)
+    if any("embedding" in each.parts for each in moving):
+        lowest = 0
+    above = (size.layers - lowest) / size.layers
+    trained = sum(each.numbers for each in moving if each.parts & {"attention", "mlp"})
+    head = 6 if any("head" in each.parts for each in moving) else 4
+    flops = 2 * size.block_parameters * (1 + above) + 2 * trained + head * size.head * loss_share
+    again = above * (2 * size.block_parameters + attention) if checkpointing else 0
+    return flops + attention * (1 + 2 * above) + again
 
 
 def flops_per_token(
@@ -118,6 +174,8 @@ def flops_per_token(
 ) -> float:
     """FLOPs of forward and backward for one token, by the formulas above."""
     attention = 2 * seen_length * size.query_width * size.layers
+    if isinstance(adapt, SubsetSpec):
+        return _subset_flops(size, adapt, attention, loss_share, checkpointing)
     passes = 6 if isinstance(adapt, FullSpec) else 4
     flops = passes * (size.block_parameters + size.head * loss_share) + 3 * attention
     if isinstance(adapt, LoraSpec):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from peft import LoraConfig
 from torch import Tensor
 
@@ -24,7 +25,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
 
-_USED = frozenset({"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "bias", "init_lora_weights"})
+_USED = frozenset(
+    {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "bias", "init_lora_weights", "use_dora"}
+)
 _WITHOUT_EFFECT = frozenset(
     {
         "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -34,23 +37,38 @@ _WITHOUT_EFFECT = frozenset(
 _BASE_UNTOUCHED = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to draw the first values of an adapter that leave the base as it was; others train beside a changed base."""
 
+_LENGTHS = "lora_magnitude_vector"
 _LARGEST_RANK = 4096
 _LARGEST_ALPHA = 1e31
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA. `pairs` are (A [R, I], B [O, R]) by the name of the base's weight; `scale` is what B A counts with."""
+    """A LoRA. `pairs` are (A [R, I], B [O, R]) by the name of the base's weight; `scale` is what B A counts with.
+
+    `lengths` [O] are DoRA's, by the same names; empty without it.
+    """
 
     rank: int
     alpha: float
     rank_stabilised: bool
     pairs: Mapping[str, tuple[Tensor, Tensor]]
+    lengths: Mapping[str, Tensor]
 
     @property
     def scale(self) -> float:
         """alpha / R, or alpha / sqrt(R) for rank-stabilised LoRA (arXiv 2312.03732)."""
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+    def applied_to(self, name: str, weight_OI: Tensor) -> Tensor:
+        """A weight of the base with what the adapter adds, [O, I] float32; DoRA then gives every row its length."""
+        a_RI, b_OR = self.pairs[name]
+        moved_OI: Tensor = weight_OI.float() + self.scale * (b_OR @ a_RI)
+        if name not in self.lengths:
+            return moved_OI
+        now_O = torch.linalg.vector_norm(moved_OI, dim=1)
+        turned_OI: Tensor = moved_OI * (self.lengths[name] / now_O)[:, None]
+        return turned_OI
 
 
 def is_adapter(folder: Path) -> bool:
@@ -58,9 +76,9 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def stated_base(folder: Path) -> str:
+def stated_base(config: Path) -> str:
     """The name of the base in an adapter's own configuration; empty when it names none."""
-    named = read_bounded(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    named = read_bounded(config).get("base_model_name_or_path")
     return named if isinstance(named, str) else ""
 
 
@@ -84,12 +102,13 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
     alpha = config.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) < _LARGEST_ALPHA:
         raise _setting(change, "lora_alpha", alpha)
-    stabilised = config.get("use_rslora") or False
-    if not isinstance(stabilised, bool):
-        raise _setting(change, "use_rslora", stabilised)
+    stabilised, has_lengths = _switch(change, config, "use_rslora"), _switch(change, config, "use_dora")
     layers = _layers(change, config.get("target_modules"), stored, base)
     expected = {f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
+    if has_lengths:
+        expected |= {f"{ADAPTER_PREFIX}{layer}.{_LENGTHS}" for layer in layers}
     refuse_other_keys(change, expected, stored)
+    lengths: dict[str, Tensor] = {}
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in layers:
         a_RI, b_OR = (stored[f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight"].float() for side in "AB")
@@ -98,7 +117,18 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
             shapes = f"{layer} {tuple(a_RI.shape)} {tuple(b_OR.shape)}, rank {rank}"
             raise other_keys(change, [], [shapes])
         pairs[f"{layer}.weight"] = (a_RI, b_OR)
-    return Adapter(rank, float(alpha), stabilised, pairs)
+        if has_lengths:
+            lengths[f"{layer}.weight"] = length_O = stored[f"{ADAPTER_PREFIX}{layer}.{_LENGTHS}"].float()
+            if length_O.shape != (outputs,):
+                raise other_keys(change, [], [f"{layer}.{_LENGTHS} {tuple(length_O.shape)}"])
+    return Adapter(rank, float(alpha), stabilised, pairs, lengths)
+
+
+def _switch(change: Path, config: Mapping[str, object], name: str) -> bool:
+    stated = config.get(name) or False
+    if not isinstance(stated, bool):
+        raise _setting(change, name, stated)
+    return stated
 
 
 def refuse_other_keys(change: Path, expected: Iterable[str], found: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
 from tunesmith.models.weights import read_tensors
 from tunesmith.ship.adapter_file import is_adapter, other_keys, read_adapter
-from tunesmith.ship.merge import FULL_WEIGHTS
+from tunesmith.ship.merge import FULL_WEIGHTS, weights_file
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
@@ -98,13 +98,14 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
     """Base and change together in float32, the adapter not merged. Errors: ship.adapter_keys and those of loading."""
     model = load_model(base.path, dtype=torch.float32).model
     if not is_adapter(change):
-        _load_full(model, change)
+        _load_weights(model, change)
         return model
     adapter = read_adapter(change, dict(model.named_parameters()))
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
         use_rslora=adapter.rank_stabilised,
+        use_dora=bool(adapter.lengths),
         target_modules=[name.removesuffix(".weight") for name in adapter.pairs],
     )
     # PEFT's layers inside our own model: no wrapper, so every name but the new ones stays as it is
@@ -114,6 +115,8 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
         for name, pair in adapter.pairs.items()
         for side, tensor in zip("AB", pair, strict=True)
     }
+    for name, length_O in adapter.lengths.items():
+        tensors[name.replace(".weight", f".lora_magnitude_vector.{_NAME}.weight")] = length_O
     result = model.load_state_dict(tensors, strict=False)
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
@@ -122,12 +125,13 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
     return model
 
 
-def _load_full(model: PreTrainedModel, change: Path) -> None:
+def _load_weights(model: PreTrainedModel, change: Path) -> None:
+    file = weights_file(change)
     try:
-        result = model.load_state_dict(read_tensors(change / FULL_WEIGHTS), strict=False)
+        result = model.load_state_dict(read_tensors(change / file), strict=False)
     except RuntimeError as error:  # a tensor of another shape
         raise other_keys(change, [], [str(error).strip().splitlines()[-1].strip()[:200]]) from error
-    missing = [name for name in result.missing_keys if name != "lm_head.weight"]
+    missing = [name for name in result.missing_keys if name != "lm_head.weight" and file == FULL_WEIGHTS]
     if missing or result.unexpected_keys:
         raise other_keys(change, missing, result.unexpected_keys)
     model.tie_weights()

@@ -1,8 +1,8 @@
-"""Adapter + base -> merged weights, in float32; or the weights of a full fine-tune as they are.
+"""Adapter + base -> merged weights, in float32; or the weights of a full fine-tune, or of a subset, as they are.
 
 Shape letters: O outputs, I inputs of a linear layer, R rank.
 
-    W_OI + scale * B_OR A_RI,   scale from `adapter_file.Adapter`
+    W_OI + scale * B_OR A_RI,   as `adapter_file.Adapter` applies it
 
 Every tensor of the adapter must be used and every layer that it names must have its pair: an adapter that fits only
 in part changes the model into something nobody evaluated. A change of zero is refused as well.
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tunesmith.adapt.subset import SUBSET_CONFIG, SUBSET_WEIGHTS
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.models.load import BaseFolder, Loaded
@@ -33,7 +34,7 @@ from tunesmith.ship.adapter_file import (
 )
 
 FULL_WEIGHTS = "model.safetensors"
-CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, *MODEL_FILES})
+CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, SUBSET_CONFIG, SUBSET_WEIGHTS, *MODEL_FILES})
 """What is opened in the folder of a change."""
 
 
@@ -55,11 +56,11 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     check_base(base, change)
     weights = read_weights(base.path)
     if not is_adapter(change):
-        return _full(change, weights)
+        return _weights(change, weights)
     adapter = read_adapter(change, weights)
     changed: list[str] = []
-    for name, (a_RI, b_OR) in adapter.pairs.items():
-        moved_OI = weights[name].float() + adapter.scale * (b_OR @ a_RI)
+    for name in adapter.pairs:
+        moved_OI = adapter.applied_to(name, weights[name])
         _refuse_not_finite(change, name, moved_OI)
         if not torch.equal(moved_OI, weights[name].float()):
             changed.append(name)
@@ -80,35 +81,41 @@ def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
 
 def check_base(base: BaseFolder, change: Path) -> None:
     """Refuse a change that was trained on other weights. Errors: ship.other_base, ship.missing_change."""
-    if not is_adapter(change) and not (change / FULL_WEIGHTS).is_file():
+    if not is_adapter(change) and not (change / weights_file(change)).is_file():
         raise TunesmithError("ship.missing_change", path=str(change))
     stated = verify_folder(change).get("base_sha256") if (change / MANIFEST).is_file() else None
     if stated is not None and stated != base.sha256:
         raise TunesmithError(
             "ship.other_base", path=str(change), trained=str(stated)[:12], given=base.sha256[:12], base=base.name
         )
-    if stated is None and is_adapter(change):
-        named = stated_base(change)
+    config = change / (ADAPTER_CONFIG if is_adapter(change) else SUBSET_CONFIG)
+    if stated is None and config.is_file():
+        named = stated_base(config)
         if named not in ("", base.name, str(base.path)):
             raise TunesmithError(
                 "ship.other_base", path=str(change), trained=named[:200], given=base.sha256[:12], base=base.name
             )
 
 
-def _full(change: Path, base: Mapping[str, Tensor]) -> Merged:
-    weights = read_tensors(change / FULL_WEIGHTS)
-    if "lm_head.weight" in weights and "lm_head.weight" not in base:
-        del weights["lm_head.weight"]  # tied: the embedding is the head
-    refuse_other_keys(change, base, weights)
-    for name, tensor in weights.items():
+def weights_file(change: Path) -> str:
+    """The file that holds whole weights: some of them, or all of a full fine-tune."""
+    return SUBSET_WEIGHTS if (change / SUBSET_CONFIG).is_file() else FULL_WEIGHTS
+
+
+def _weights(change: Path, base: Mapping[str, Tensor]) -> Merged:
+    file = weights_file(change)
+    moved = read_tensors(change / file)
+    if "lm_head.weight" in moved and "lm_head.weight" not in base:
+        del moved["lm_head.weight"]  # tied: the embedding is the head
+    refuse_other_keys(change, base if file == FULL_WEIGHTS else base.keys() & moved.keys(), moved)
+    for name, tensor in moved.items():
         if tensor.shape != base[name].shape:
             raise other_keys(change, [], [f"{name} (shape)"])
-    for name, tensor in weights.items():
         _refuse_not_finite(change, name, tensor)
-    changed = tuple(name for name, tensor in weights.items() if not torch.equal(tensor.float(), base[name].float()))
+    changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), base[name].float()))
     if not changed:
         raise TunesmithError("ship.no_change", path=str(change))
-    return Merged(weights, changed, "full")
+    return Merged({**base, **moved}, changed, "full" if file == FULL_WEIGHTS else "subset")
 
 
 def _refuse_not_finite(change: Path, name: str, tensor: Tensor) -> None:

@@ -34,7 +34,7 @@ from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
 from tunesmith.train.memory import reader
-from tunesmith.train.optim import DEFAULT_LEARNING_RATE, MasterOptimizer
+from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.validation import TaskMetric, Validator
@@ -99,7 +99,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         emitter=emitter,
         meter=Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type),
         spec=spec,
-        peak_learning_rate=spec.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind],
+        peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
         total_steps=min(planned, spec.max_steps or planned),
     )
 

@@ -5,11 +5,11 @@
     E = executed / (seconds x peak)     peak: best matrix product measured in the number format of the run
 
 The formulas are those of `plan/sizes.py`. A matrix of the blocks costs 4 FLOPs a number and token (forward, and the
-gradient of its input), 6 where it trains; the head the same at positions that carry loss only; attention 3 a, where a
-is two products of 2 FLOPs a pair of tokens and width of the queries. Norms, activations, softmax, embedding and
-optimizer count as nothing: their time lowers E. Two things torch leaves out are counted all the same, as everybody
-counts: gradients of the first block's input where nothing before it trains (0.3 % of SmolLM2-135M), and the last
-product of a block whose activations are computed again.
+gradient of its input), 6 where it trains, 2 in blocks below all that trains, where nothing flows back; the head the
+same at positions that carry loss only; attention 3 a, where a is two products of 2 FLOPs a pair of tokens and width of
+the queries. Norms, activations, softmax, embedding and optimizer count as nothing: their time lowers E. Two things
+torch leaves out are counted all the same, as everybody counts: gradients of the first block's input where nothing
+before it trains (0.3 % of SmolLM2-135M), and the last product of a block whose activations are computed again.
 
 needed    real tokens of batches that carry loss; a beginning that rows share stands once, so that U stays below 1,
           and the tokens which sharing saved are told beside it; attention is half of each document's square.
@@ -32,7 +32,7 @@ from torch import nn
 
 from tunesmith.core.events import Value
 from tunesmith.models.attention import documents_in_blocks
-from tunesmith.models.blocks import late_parts
+from tunesmith.models.blocks import blocks_below_training, late_parts
 from tunesmith.models.packed import Documents, Packed
 from tunesmith.models.policy import Policy
 from tunesmith.runtime.peak import Peak
@@ -57,6 +57,7 @@ class Meter:
         head: numbers of the output embedding.
         head_trains: whether it moves.
         attention_width: width of the queries times layers.
+        read_only, attention_read: of frozen numbers and of that width, what lies in blocks below all that trains.
         kept_frozen, kept_trained: of these numbers, the ones that only the kept positions meet (last of fast blocks).
         again: whether activations are computed again in the backward pass.
         plain_attention: whether attention is plain products of our own (on a CPU) or the library's kernel.
@@ -67,6 +68,8 @@ class Meter:
     head: int
     head_trains: bool
     attention_width: int
+    read_only: int = 0
+    attention_read: int = 0
     kept_frozen: int = 0
     kept_trained: int = 0
     again: bool = False
@@ -79,6 +82,7 @@ class Meter:
         head = policy.model.get_output_embeddings().weight
         matrices = _matrices(body)
         late = late_parts(policy.model)
+        below = blocks_below_training(policy.model)
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             frozen=_numbers(matrices, trained=False),
@@ -88,6 +92,8 @@ class Meter:
             head=head.numel(),
             head_trains=head.requires_grad,
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
+            read_only=sum(_numbers(_matrices(each), trained=False) for each in below),
+            attention_read=config.num_attention_heads * head_size * len(below),
             again=again,
             plain_attention=device == "cpu",
         )
@@ -101,18 +107,20 @@ class Meter:
         tokens, kept = batch.num_tokens, int(batch.keep.numel())
         laid = Documents.of(batch)
         documents = _lengths(laid)
-        blocks = tokens * (4 * self.frozen + 6 * self.trained)
+        blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * self.read_only)
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
         pairs = sum(length * before + length * length / 2 for length, before in documents)
-        needed = blocks + kept * self.head * (6 if self.head_trains else 4) + 12 * self.attention_width * pairs
+        attended = 12 * self.attention_width - 8 * self.attention_read
+        needed = blocks + kept * self.head * (6 if self.head_trains else 4) + attended * pairs
         forward, backward = self._attention_products(laid)
         heads = kept * self.head * (8 if self.head_trains else 4)
         skipped = tokens - kept
-        executed = blocks + heads + 2 * self.attention_width * (forward + backward)
-        executed -= skipped * (4 * self.kept_frozen + 6 * self.kept_trained)
+        flowing_back = self.attention_width - self.attention_read
+        executed = blocks + heads + 2 * (self.attention_width * forward + flowing_back * backward)
+        executed -= skipped * ((4 if flowing_back else 2) * self.kept_frozen + 6 * self.kept_trained)
         if self.again:
-            executed += tokens * 2 * (self.frozen + self.trained) + 2 * self.attention_width * forward
-            executed -= skipped * 2 * (self.kept_frozen + self.kept_trained)
+            executed += tokens * 2 * (self.frozen + self.trained - self.read_only) + 2 * flowing_back * forward
+            executed -= skipped * 2 * (self.kept_frozen + self.kept_trained) if flowing_back else 0
         return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(laid))
 
     def _attention_products(self, documents: Documents) -> tuple[float, float]:

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.train.memory import is_out_of_memory
 
-DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
-"""Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
-Regret) than for weights that hold the pretraining."""
+
+def default_learning_rate(adapt: AdaptSpec) -> float:
+    """Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
+    Regret) than for weights that hold the pretraining; biases and norms bear more still (Ben-Zaken et al. 2021,
+    2106.10199, searched 1e-4 to 1e-3)."""
+    if isinstance(adapt, LoraSpec):
+        return 2e-4
+    return 4e-4 if isinstance(adapt, SubsetSpec) and adapt.only_vectors else 2e-5
 
 
 def step_size(spec: TrainSpec, peak: float, step: int, total_steps: int) -> float:

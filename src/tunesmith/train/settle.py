@@ -6,7 +6,7 @@ from tunesmith.core.process import available_cores
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import LoraSpec
 from tunesmith.runtime.local import choose_device
-from tunesmith.train.optim import DEFAULT_LEARNING_RATE
+from tunesmith.train.optim import default_learning_rate
 from tunesmith.train.probe import faster_dtype
 
 
@@ -28,7 +28,7 @@ def settled(recipe: Recipe, revision: str) -> Recipe:
 
 
 def _settled_stage(stage: StageSpec) -> StageSpec:
-    rate = stage.train.learning_rate or DEFAULT_LEARNING_RATE[stage.adapt.kind]
+    rate = stage.train.learning_rate or default_learning_rate(stage.adapt)
     adapt = stage.adapt
     if isinstance(adapt, LoraSpec) and adapt.lora_alpha is None:
         adapt = adapt.model_copy(update={"lora_alpha": 2.0 * adapt.rank})

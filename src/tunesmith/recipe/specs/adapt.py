@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import Spec
 
@@ -24,10 +25,64 @@ class LoraSpec(Spec):
         None, gt=0, le=1e6, description="Scale numerator, the addition counts alpha / rank; none is twice the rank."
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs of each addition dropped in training.")
-    target_modules: Literal["all-linear", "attention"] | list[str] = Field(
+    target_modules: Literal["all-linear", "attention", "mlp"] | list[str] = Field(
         "all-linear",
-        description="All linear layers of the blocks, only those of attention, or a list of names.",
+        description="All linear layers of the blocks, only those of attention or mlp, or a list of names.",
+    )
+    use_rslora: bool = Field(False, description="Count the addition alpha / sqrt(rank), for large ranks (2312.03732).")
+    use_dora: bool = Field(
+        False, description="Train the length of every output's weights beside their turn (2402.09353)."
+    )
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora"] = Field(
+        "default",
+        description="First values: an addition of zero, or the base's main directions (2404.02948, 2406.01775).",
     )
 
 
-AdaptSpec = Annotated[FullSpec | LoraSpec, Field(discriminator="kind")]
+Part = Literal["attention", "mlp", "norm", "embedding", "head", "bias"]
+
+
+class SubsetSpec(Spec):
+    """Some of the model's own parameters move: the last blocks, named parts, or biases alone (BitFit, 2106.10199)."""
+
+    kind: Literal["subset"] = Field("subset", description="Some of the model's own parameters move.")
+    parts: list[Part] = Field([], description="Parts that move; none stands for all. bias alone is BitFit.")
+    first_layer: int | None = Field(
+        None, ge=-1024, le=1024, description="First block that moves; -1 is the last. Blocks below it stay frozen."
+    )
+    parameters: list[str] = Field([], description="Names of further parameters that move; * stands for anything.")
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not self.parts and self.first_layer is None and not self.parameters:
+            raise ValueError("subset_of_nothing")
+        return self
+
+    @property
+    def only_vectors(self) -> bool:
+        """Whether nothing but biases and norms is named."""
+        return bool(self.parts) and set(self.parts) <= {"bias", "norm"} and not self.parameters
+
+    def moves(self, name: str, parts: frozenset[str], layer: int | None, first: int) -> bool:
+        """Whether a parameter of the model moves.
+
+        Its part and its block must both fit, or its name a pattern. The embedding lies below all blocks: where only a
+        first block is stated it stays, also where it is the head.
+
+        Args:
+            name: as the model has it.
+            parts: that it belongs to.
+            layer: number of its block, None outside.
+            first: the first block that may move, counted from 0.
+        """
+        if any(fnmatchcase(name, pattern) for pattern in self.parameters):
+            return True
+        if not self.parts and self.first_layer is None:
+            return False
+        wanted = not self.parts or bool(parts & set(self.parts))
+        if layer is not None:
+            return wanted and layer >= first
+        return wanted and (bool(self.parts) or first == 0 or "embedding" not in parts)
+
+
+AdaptSpec = Annotated[FullSpec | SubsetSpec | LoraSpec, Field(discriminator="kind")]
