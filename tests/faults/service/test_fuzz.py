@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import math
 import statistics
 import time
 from collections import Counter
@@ -94,11 +95,11 @@ def queries() -> st.SearchStrategy[str]:
     return st.text(max_size=40).map(lambda text: "?" + quote(text, safe="&=;/?"))
 
 
-def requests(description: Description) -> st.SearchStrategy[Asked]:
-    """Requests to every route; one in eight knows no key, or goes where nothing is."""
+def requests(description: Description, operation: Operation) -> st.SearchStrategy[Asked]:
+    """Requests to a route; one in eight knows no key, or goes where nothing is."""
 
     @st.composite
-    def one(draw: st.DrawFn, operation: Operation) -> Asked:
+    def one(draw: st.DrawFn) -> Asked:
         path = operation.path
         for name in operation.placeholders:
             path = path.replace(f"{{{name}}}", quote(draw(st.just(MODEL) | st.text(min_size=1, max_size=40)), safe="/"))
@@ -116,8 +117,7 @@ def requests(description: Description) -> st.SearchStrategy[Asked]:
         path += draw(st.just("") | queries())
         return Asked(operation, method, path, body, tuple(headers))
 
-    weighed = [each for each in description.operations for _ in range(4 if each.body is not None else 1)]
-    return st.sampled_from(weighed).flatmap(one)
+    return one()
 
 
 def check(service: Service, connection: http.client.HTTPConnection, asked: Asked, seen: Seen) -> None:
@@ -173,9 +173,8 @@ def test_any_request_is_answered_or_refused_by_name(service: Service, tally: Tal
     seen = Seen()
     memory = []
 
-    @seed(tally.seed)
-    @settings(max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(asked=requests(description))
+    weights = [4 if operation.body is not None else 1 for operation in description.operations]
+
     def each(asked: Asked) -> None:
         check(service, connection, asked, seen)
         memory.append(service.rss_mb())
@@ -183,7 +182,10 @@ def test_any_request_is_answered_or_refused_by_name(service: Service, tally: Tal
     with connected(service) as connection:
         if tally.full:
             ask_every_length(service)
-        each()
+        for operation, weight in zip(description.operations, weights, strict=True):
+            share = math.ceil(number * weight / sum(weights))
+            sized = settings(max_examples=share, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            seed(tally.seed)(sized(given(asked=requests(description, operation))(each)))()
     tally.count("fuzzed requests", sum(seen.statuses.values()))
     tally.count("fuzzed requests that reached a route", seen.routed)
     assert sum(seen.statuses.values()) >= number
