@@ -8,6 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt requirements-models.txt
 # pytest arguments, for example:  make test ARGS="tests/core -k files"
 ARGS   ?=
+FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults check format install bench-sft bench-engine clean
@@ -25,7 +26,9 @@ test: $(VENV)/.installed-dev check ## install, static checks, all tests / 安装
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-faults: $(VENV)/.installed-dev ## the whole table of faults, long; writes faults-report.md / 全部故障用例，耗时较长
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --faults full --faults-report faults-report.md $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore tests/faults/service -n auto --dist worksteal \
+		$(FAULTS) $(ARGS); others=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/service $(FAULTS) --faults-add $(ARGS) && exit $$others
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."

@@ -25,24 +25,27 @@ import pytest
 from faults_forks import Forks
 from faults_ground import Ground
 from faults_kill import KillRunner
-from faults_report import CASES, Entry, write_report
+from faults_report import CASES, Entry, read_entries, write_report
 from faults_shim import build_shim
 from faults_tally import Tally
 
-ENTRIES = pytest.StashKey[dict[str, Entry]]()
+_CASES, _SEED, _COUNTS = "fault_cases", "fault_seed", "fault_counts"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--faults", choices=["slice", "full"], default="slice", help="how much of the fault table to try")
     group.addoption("--faults-report", type=Path, help="where the report of the fault table goes")
+    group.addoption("--faults-add", action="store_true", help="keep what an earlier run has put into the report")
     group.addoption("--faults-seed", type=int, default=1, help="another seed tries other moments and places")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quiet_machine: measures time or load; only in `make test-faults`")
     config.addinivalue_line("markers", "case(*numbers): the cases of the fault table that a test stands for")
-    config.stash[ENTRIES] = {}
+    path = config.getoption("--faults-report")
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Collector(path, add=config.getoption("--faults-add")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,6 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         numbers = _cases_of(item)
         if not numbers or set(numbers) - set(CASES):
             raise pytest.UsageError(f"{item.nodeid} names no case of the fault table: {numbers}")
+        item.user_properties.append((_CASES, numbers))
     if config.getoption("--faults") == "slice":
         quiet = [item for item in items if item.get_closest_marker("quiet_machine")]
         config.hook.pytest_deselected(items=quiet)
@@ -70,8 +74,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     seed = zlib.crc32(request.node.nodeid.encode()) % 10**6 + config.getoption("--faults-seed")
     found = Tally(config.getoption("--faults") == "full", seed)
     yield found
-    entry = config.stash[ENTRIES].setdefault(request.node.nodeid, Entry(_cases_of(request.node)))
-    entry.seed, entry.counts = found.seed, dict(found.counts)
+    request.node.user_properties += [(_SEED, found.seed), (_COUNTS, dict(found.counts))]
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +92,24 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillRunner]:
         yield found
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report: pytest.TestReport = yield
-    if _cases_of(item):
-        entry = item.config.stash[ENTRIES].setdefault(item.nodeid, Entry(_cases_of(item)))
+class Collector:
+    """Makes the report of what all workers tell: their properties travel with the result of each test."""
+
+    def __init__(self, path: Path, *, add: bool) -> None:
+        self._path = path
+        self._entries = read_entries(path) if add else {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        told = dict(report.user_properties)
+        if _CASES not in told:
+            return
+        if report.when == "setup":
+            self._entries[report.nodeid] = Entry(tuple(told[_CASES]))
+        entry = self._entries[report.nodeid]
         entry.seconds += report.duration
+        entry.seed, entry.counts = told.get(_SEED), told.get(_COUNTS, {})
         if report.when == "call" or report.outcome != "passed":
             entry.outcome = report.outcome
-    return report
 
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--faults-report")
-    if path is not None:
-        write_report(path, session.config.stash[ENTRIES])
+    def pytest_sessionfinish(self) -> None:
+        write_report(self._path, self._entries)

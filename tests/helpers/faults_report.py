@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tunesmith.core.files import write_atomic
+from tunesmith.core.files import write_atomic, write_json
 from tunesmith.core.run import installed_versions
 
 CASES = {
@@ -65,7 +66,7 @@ class Entry:
 
 
 def write_report(path: Path, entries: Mapping[str, Entry]) -> None:
-    """The report as Markdown: totals, one line a test, and the cases that nothing stood for."""
+    """The report as Markdown (totals, one line a test, the cases that nothing stood for), and as JSON beside it."""
     totals: Counter[str] = Counter()
     for entry in entries.values():
         totals.update(entry.counts)
@@ -90,6 +91,14 @@ def write_report(path: Path, entries: Mapping[str, Entry]) -> None:
         lines.append(f"| **{number}** | **{title}** | {_summary(mine.values())} | | | |")
         lines.extend(_line(name, entry) for name, entry in sorted(mine.items()))
     write_atomic(path, "\n".join(lines) + "\n")
+    write_json(path.with_suffix(".json"), {name: asdict(entry) for name, entry in entries.items()})
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """What an earlier run has found; nothing where there was none."""
+    kept = path.with_suffix(".json")
+    found = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    return {name: Entry(**{**entry, "cases": tuple(entry["cases"])}) for name, entry in found.items()}
 
 
 def _summary(entries: Iterable[Entry]) -> str:
