@@ -130,7 +130,7 @@ SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "an expression that never ends": ({"target_modules": "(.*)*(.*)*(.*)*(.*)*!"}, ""),
     "another base by name": ({"base_model_name_or_path": "somebody/else"}, "ship.other_base"),
     "another kind": ({"peft_type": "IA3"}, "ship.unmergeable"),
-    "DoRA": ({"use_dora": True}, "ship.unmergeable"),
+    "DoRA without its lengths": ({"use_dora": True}, "ship.adapter_keys"),
     "biases": ({"bias": "all"}, "ship.unmergeable"),
     "whole modules": ({"modules_to_save": ["embed_tokens"]}, "ship.unmergeable"),
     "ranks by layer": ({"rank_pattern": {"q_proj": 2}}, "ship.unmergeable"),
