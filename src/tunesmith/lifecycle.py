@@ -427,7 +427,7 @@ def _machine(recipe: Recipe) -> Machine:
 def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> None:
     held_before = peak_bytes(runtime)
     job = build_stage(work, stage, runtime, work.path / stage.name, work.events)
-    frozen = frozen_digest(job.policy)
+    frozen = frozen_digest(job.policy, job.optimizer.masters)
     forecast_holds = runtime.size == 1  # the plan knows of one process
     if forecast_holds and not checkpoint_paths(work.path / stage.name):
         cost = step_cost(job)
@@ -438,7 +438,7 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
         most = raised_to(peak_bytes(runtime), held_before)
         outcome = Outcome(result.progress.step, result.progress.seconds, most)
         after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
-    work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy))
+    work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy, job.optimizer.masters))
     work.events.emit("fit_end", stage=stage.name, **result.facts())
     figures = efficiency_facts(result.progress.work, result.progress.seconds, peak)
     if figures:

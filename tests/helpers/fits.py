@@ -40,6 +40,7 @@ def make_job(
     *,
     settings: Mapping[str, object] | None = None,
     adapt: Mapping[str, object] | None = None,
+    groups: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.float32,
     rows: int = 24,
     key: str = "key",
@@ -52,6 +53,7 @@ def make_job(
         {
             "name": "instruct",
             "adapt": dict(adapt) if adapt and "kind" in adapt else {"kind": "lora", "rank": 4, **(adapt or {})},
+            "groups": dict(groups or {}),
             "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
         }
     )

@@ -136,13 +136,13 @@ def test_the_formulas_are_those_of_the_forecast(base: Path, tmp_path: Path, adap
     size = size_from_config(json.loads((base / "config.json").read_text("utf-8")))
     batch = pack([row(96, 30), row(40, 10, first=7)])
     seen = (96 * 96 + 40 * 40) / 136
-    needed = job.meter.of_batch(batch).needed
+    needed = job.meter(0).of_batch(batch).needed
     assert needed == pytest.approx(136 * flops_per_token(size, adapt, seen, 40 / 136), rel=1e-12)
     if again:
-        meter = replace(job.meter, again=True)
-        added = meter.of_batch(batch).executed - job.meter.of_batch(batch).executed
+        meter = replace(job.meter(0), again=True)
+        added = meter.of_batch(batch).executed - job.meter(0).of_batch(batch).executed
         told = 136 * (flops_per_token(size, adapt, seen, 0.0, True) - flops_per_token(size, adapt, seen, 0.0))
-        adapter = job.meter.trained if isinstance(adapt, LoraSpec) else 0
+        adapter = job.meter(0).trained if isinstance(adapt, LoraSpec) else 0
         flowing_back = meter.attention_width - meter.attention_read
         dense = 2 * seen * flowing_back  # the other half of the squares
         late = 96 * 2 * (meter.kept_frozen + meter.kept_trained)  # 96 of the 136 tokens carry no loss
@@ -161,7 +161,7 @@ def test_what_is_executed_is_what_torch_counts(
     in_place = {torch.ops.aten.baddbmm_: _batched, torch.ops.aten.addmm_: _added}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         torch.stack(list(job.objective.loss(job.policy, batch).values())).sum().backward()
-    executed = job.meter.of_batch(batch).executed
+    executed = job.meter(0).of_batch(batch).executed
     # With activations made again the library asks for a gradient of the embedded tokens, and it stops as soon as all
     # that was dropped is there, so that the last product of a block may not be made again.
     left_out = 0 if kind == "full" or again else batch.num_tokens * 2 * _first_block_inputs(job)
@@ -204,7 +204,7 @@ def test_the_tally_is_that_of_the_batches(base: Path, tmp_path: Path) -> None:
     job = make_job(base, tmp_path / "fit", local(), rows=10)
     progress = fit(job).progress
     batches = [pack(job.source.window(step)) for step in range(6)]
-    assert progress.work == pytest.approx(job.meter.of_batches(batches))
+    assert progress.work == pytest.approx(job.meter(0).of_batches(batches))
     state = json.loads(next((tmp_path / "fit").glob("checkpoint-6/state.json")).read_text("utf-8"))
     assert state["progress"]["needed_flops"] == progress.needed_flops
 

@@ -97,7 +97,7 @@ def test_two_gloo_processes_equal_one(base: Path, tmp_path: Path) -> None:
     (checkpoint,) = (tmp_path / "pair").glob("checkpoint-*")
     told = json.loads((checkpoint / "state.json").read_text("utf-8"))["progress"]
     parts = [micro_batches(alone.source.window(step), 4, rank, 2) for step in range(3) for rank in range(2)]
-    work = alone.meter.of_batches([pack(rows) for part in parts for rows in part])
+    work = alone.meter(0).of_batches([pack(rows) for part in parts for rows in part])
     assert (told["tokens"], told["executed_flops"]) == (work.tokens, work.executed), "the sum over both ranks"
     same(load_file(checkpoint / "masters.safetensors"), masters(alone), 1e-9)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
+
+_DISTRIBUTED = "module."
+"""What DDP puts before every name."""
 
 
 class Attached(Protocol):
@@ -43,11 +46,15 @@ def named_trainable(policy: nn.Module, trainable: frozenset[str]) -> dict[str, n
     return found
 
 
-def frozen_digest(policy: nn.Module) -> str:
-    """SHA-256 over the bytes of everything that must not move: equal before and after a fit, or something did."""
+def frozen_digest(policy: nn.Module, moving: Collection[str]) -> str:
+    """SHA-256 over the bytes of everything that never may move: equal before and after a fit, or something did.
+
+    Args:
+        moving: names of what may; some of it may stand still for a while.
+    """
     digest = hashlib.sha256()
     for name, parameter in policy.named_parameters():
-        if not parameter.requires_grad:
+        if name.removeprefix(_DISTRIBUTED) not in moving:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -53,6 +53,7 @@ class Terminal:
             "efficiency": self._efficiency,
             "batch": self._batch,
             "frozen": self._frozen,
+            "unfrozen": self._unfrozen,
             "shipped": self._shipped,
             "verified": self._verified,
             "readiness": self._readiness,
@@ -167,6 +168,9 @@ class Terminal:
     def _frozen(self, values: Mapping[str, Value]) -> None:
         if not values["unchanged"]:
             self._detail(say("cli.frozen_changed"), "red")
+
+    def _unfrozen(self, values: Mapping[str, Value]) -> None:
+        self._detail(say("cli.unfrozen", step=_whole(values["step"]), left=_whole(values["turns_left"])))
 
     def _shipped(self, values: Mapping[str, Value]) -> None:
         self._end_bars()

@@ -14,13 +14,15 @@ TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "
 def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
-    Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked.
+    Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
+    compat.unfreeze_distributed.
     """
     _check_target(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
         _check_batch(stage, place)
+        _check_unfreezing(recipe, stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -47,3 +49,8 @@ def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
 def _check_batch(stage: StageSpec, place: int) -> None:
     if stage.train.batch_size == "auto" and not stage.train.packing:
         raise TunesmithError("compat.auto_batch_unpacked", place=place)
+
+
+def _check_unfreezing(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    if stage.groups is not None and stage.groups.unfreeze is not None and recipe.runtime.kind == "distributed":
+        raise TunesmithError("compat.unfreeze_distributed", place=place)

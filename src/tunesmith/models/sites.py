@@ -82,11 +82,9 @@ def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
         ends.setdefault(id(head.weight), set()).add(HEAD)
     found: dict[str, frozenset[str]] = {}
     for name, parameter in model.named_parameters():
-        module = name.split(".")[-2]
-        parts = set(ends.get(id(parameter), ()))
-        if module in roles:
-            parts.add(roles[module])
-        elif not parts and "norm" in module.lower():
+        modules = name.split(".")[:-1]  # an adaptation may stand inside the module that it belongs to
+        parts = set(ends.get(id(parameter), ())) | {roles[each] for each in modules if each in roles}
+        if not parts and "norm" in modules[-1].lower():
             parts.add(NORM)
         if name.endswith(".bias"):
             parts.add(BIAS)

@@ -17,6 +17,7 @@ from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
+from tunesmith.recipe.specs.groups import GroupsSpec
 from tunesmith.recipe.specs.model import ModelSpec
 from tunesmith.recipe.specs.objectives import ObjectiveSpec, SupervisedSpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
@@ -35,6 +36,7 @@ class StageSpec(Spec):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Name of the stage and of its folder.")
     adapt: AdaptSpec = Field(LoraSpec(), description="What is trained.")
+    groups: GroupsSpec | None = Field(None, description="How fast each part moves, and from when; none: all alike.")
     objective: ObjectiveSpec = Field(SupervisedSpec(), description="Toward what.")
     train: TrainSpec = Field(TrainSpec(), description="How.")
 

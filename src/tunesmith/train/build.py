@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
+from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
@@ -25,6 +27,7 @@ from tunesmith.models.policy import Policy
 from tunesmith.models.texts import TOKENIZER_FILES
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
@@ -37,6 +40,7 @@ from tunesmith.train.memory import reader
 from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.stopper import Stopper
+from tunesmith.train.unfreezing import Unfreezing
 from tunesmith.train.validation import TaskMetric, Validator
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -75,7 +79,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     source = Source(inputs.train_rows, spec.rows_per_step * runtime.size, spec.seed)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
     objective = Supervised(stage.objective)
-    optimizer = MasterOptimizer(named_trainable(policy, attached.trainable), spec)
+    moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
+    optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
     passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
@@ -97,11 +102,19 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         ),
         validate=Validator(policy, objective, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,
-        meter=Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type),
+        meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
+        unfreezing=_unfreezing(policy, moving, groups.unfreeze),
         spec=spec,
         peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
         total_steps=min(planned, spec.max_steps or planned),
     )
+
+
+def _unfreezing(policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None) -> Unfreezing:
+    turns = from_the_top(policy.model, moving, spec.blocks) if spec else []
+    if spec and len(turns) < 2:
+        raise TunesmithError("adapt.group_without_effect", setting="unfreeze")
+    return Unfreezing([[moving[name] for name in names] for names in turns], spec)
 
 
 def _passes(

@@ -30,6 +30,7 @@ from tunesmith.train.optim import MasterOptimizer, step_size
 from tunesmith.train.passes import Passes
 from tunesmith.train.signals import StopRequest, listening
 from tunesmith.train.stopper import Stopper
+from tunesmith.train.unfreezing import Unfreezing
 
 BAD_STEPS_ALLOWED = 3
 """Steps in a row whose loss or gradient is no number before the run stops; none of them is applied."""
@@ -37,7 +38,7 @@ BAD_STEPS_ALLOWED = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One fit, assembled by `build`: everything the loop calls."""
+    """One fit, assembled by `build`: everything the loop calls. `meter` is asked by the turn of the unfreezing."""
 
     policy: nn.Module
     objective: Objective
@@ -49,7 +50,8 @@ class Job:
     checkpoints: Checkpoints
     validate: Callable[[], Mapping[str, float]]
     emitter: Emitter
-    meter: Meter
+    meter: Callable[[int], Meter]
+    unfreezing: Unfreezing
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
@@ -121,6 +123,8 @@ def fit(job: Job, until: int | None = None) -> FitResult:
             update = _step(job, progress)
             progress.seconds += time.perf_counter() - started
             _note(job, progress, update)
+            if job.unfreezing.after_step(progress.step):
+                _say_unfrozen(job, progress)
             _look_around(job, progress)
             _obey(job, progress, request)
     if until is not None:
@@ -168,7 +172,8 @@ def _step(job: Job, progress: Progress) -> _Update:
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
-    return _Update(losses, norm, rate, Work(*job.runtime.sum(job.meter.of_batches(ran.batches))))
+    work = job.meter(job.unfreezing.turn).of_batches(ran.batches)
+    return _Update(losses, norm, rate, Work(*job.runtime.sum(work)))
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
@@ -248,12 +253,19 @@ def _validate(job: Job, progress: Progress) -> None:
     figures = job.validate()
     value = figures[job.stopper.metric]
     best = job.stopper.see(value, progress.step)
+    if job.unfreezing.after_validation(best):
+        job.stopper.without_gain = 0  # what moves now has had no time to gain anything
+        _say_unfrozen(job, progress)
     progress.stopped_early = job.runtime.agree(job.stopper.stop)
     job.emitter.emit("validation", step=progress.step, best=best, **figures)
     if best and job.runtime.rank == 0:
         job.checkpoints.save_best(job.optimizer.masters, progress.step, value)
     if not math.isfinite(value):
         job.emitter.emit("alarm", code="train.validation_not_finite", step=progress.step)
+
+
+def _say_unfrozen(job: Job, progress: Progress) -> None:
+    job.emitter.emit("unfrozen", step=progress.step, turn=job.unfreezing.turn, turns_left=job.unfreezing.turns_left)
 
 
 def _save_unless_saved(job: Job, progress: Progress) -> None:
@@ -271,6 +283,7 @@ def _save(job: Job, progress: Progress) -> None:
             "stopper": job.stopper.state(),
             "objective": job.objective.state(),
             "passes": job.passes.state(),
+            "unfreezing": job.unfreezing.state(),
         }
         if job.runtime.rank == 0:
             job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
@@ -294,6 +307,7 @@ def _resume(job: Job) -> Progress:
     job.stopper.restore(facts["stopper"])
     job.objective.restore(facts["objective"])
     job.passes.restore(facts.get("passes", {}))
+    job.unfreezing.restore(facts["unfreezing"])
     progress = Progress(**facts["progress"])
     job.emitter.emit("resume", step=progress.step)
     return progress

@@ -7,7 +7,7 @@ moves, and the weights are rounded from it after every step. Weights that are fl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +41,28 @@ def step_size(spec: TrainSpec, peak: float, step: int, total_steps: int) -> floa
 
 
 class MasterOptimizer:
-    """Gathers gradients, clips them, steps the masters and rounds the weights."""
+    """Gathers gradients, clips them, steps the masters and rounds the weights.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> None:
+    Args:
+        parameters: what may move, by name.
+        factors: of the step size, by name; 1 where a name is missing.
+        undecayed: matrices without weight decay; vectors (norms, biases) have none anyway.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        spec: TrainSpec,
+        factors: Mapping[str, float] | None = None,
+        undecayed: Collection[str] = (),
+    ) -> None:
         self._parameters = dict(parameters)
         self.masters = {name: _master(parameter) for name, parameter in self._parameters.items()}
-        matrices = [master for master in self.masters.values() if master.ndim >= 2]
-        others = [master for master in self.masters.values() if master.ndim < 2]
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in ((matrices, spec.weight_decay), (others, 0.0))
-            if params
-        ]
+        alike: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in self.masters.items():
+            decay = spec.weight_decay if master.ndim >= 2 and name not in undecayed else 0.0
+            alike.setdefault((-decay, (factors or {}).get(name, 1.0)), []).append(master)
+        groups = [{"params": alike[key], "weight_decay": -key[0], "factor": key[1]} for key in sorted(alike)]
         self._optimizer: torch.optim.Optimizer = (
             torch.optim.AdamW(groups, lr=0.0, fused=True)
             if spec.optimizer == "adamw"
@@ -97,7 +107,7 @@ class MasterOptimizer:
         if usable and bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), max_grad_norm, norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["factor"]
             self._update()
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)

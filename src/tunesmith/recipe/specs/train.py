@@ -41,7 +41,10 @@ class TrainSpec(Spec):
     max_length: int = Field(1024, ge=8, le=2**24, description="Longest row in tokens; longer rows are cut and counted.")
     packing: bool = Field(True, description="Rows stand end to end without padding; off runs one row at a time.")
     learning_rate: float | None = Field(
-        None, gt=0, le=1000, description="Peak step size; none takes the method's: lora 2e-4, full 2e-5."
+        None,
+        gt=0,
+        le=1000,
+        description="Peak step size; none takes the method's: lora 2e-4, biases and norms 4e-4, else 2e-5.",
     )
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Shape of the step size after warm-up."
