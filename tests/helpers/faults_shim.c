@@ -102,6 +102,7 @@ static enum verdict judge(enum kind kind) {
     }
     if (number == chosen && mode == SHORT) return HALF;
     if (mode != FAIL && mode != SHORT) return GO;
+    if (number == chosen && kind == REMOVES && later && !(later & REMOVES)) return GO; /* what lasts spares removals */
     return (mode == FAIL && number == chosen) || (number > chosen && (later & kind)) ? REFUSED : GO;
 }
 

@@ -324,5 +324,7 @@ def remove_folder(path: Path) -> None:
         path.rename(aside)
         fsync_path(path.parent)
     except OSError:
+        with suppress(OSError):
+            aside.rename(path)
         return
     shutil.rmtree(aside, ignore_errors=True)
