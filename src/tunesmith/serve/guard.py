@@ -45,13 +45,14 @@ class Guard:
             return
         started = time.monotonic()
         status = CLIENT_LEFT
+        turns = _Turns()
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            await turns.one_has_passed()
             await send(message)
-            await asyncio.sleep(0)  # one turn of the loop: it learns that a client has gone before the next message
 
         try:
             refused = self._refusal(scope)
@@ -77,6 +78,27 @@ class Guard:
         if not self._access.key.matches(_only(scope, b"authorization")):
             return TunesmithError("serve.wrong_key")
         return None
+
+
+class _Turns:
+    """Lets the loop turn at least once between two messages, so that it learns of a client that has gone.
+
+    asyncio tells of it in a later turn, and complains of the fifth write before that. A stream that waits for its next
+    token lets the loop turn anyway: it waits for no other turn, which may be long while others attack.
+    """
+
+    def __init__(self) -> None:
+        self._passed = True
+
+    async def one_has_passed(self) -> None:
+        """Wait for a turn unless there was one since the last call."""
+        if not self._passed:
+            await asyncio.sleep(0)
+        self._passed = False
+        asyncio.get_running_loop().call_soon(self._note)
+
+    def _note(self) -> None:
+        self._passed = True
 
 
 def _only(scope: Scope, name: bytes) -> str | None:
