@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import Job, fit
 
 FULL = {"kind": "full"}
 EVERY_THIRD = {"unfreeze": {"blocks": 1, "every_steps": 3}}
-
-
-def local() -> LocalRuntime:
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 @pytest.fixture(scope="module")

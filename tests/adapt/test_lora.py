@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 from peft import PeftModel
 from torch import Tensor
 
 from tunesmith.models.load import load_model, resolve_base
-from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.ship.evaluated import load_evaluated
 from tunesmith.ship.merge import merge_into
 from tunesmith.train.checkpoint import checkpoint_paths
@@ -31,11 +28,6 @@ VARIANTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_chat_model(tmp_path_factory.mktemp("base") / "tiny", spread=0.1)
-
-
 def logits_of(model: torch.nn.Module, ids: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(input_ids=ids, use_cache=False).logits
@@ -44,8 +36,7 @@ def logits_of(model: torch.nn.Module, ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: "-".join(map(str, each.values())) or "plain")
 def test_peft_reads_what_was_trained(base: Path, tmp_path: Path, variant: dict[str, object]) -> None:
-    runtime = LocalRuntime(RuntimeSpec(device="cpu", threads=1))
-    job = make_job(base, tmp_path / "fit", runtime, adapt={"rank": 4, **variant})
+    job = make_job(base, tmp_path / "fit", local(), adapt={"rank": 4, **variant})
     ids = torch.arange(3, 40)[None]
     untouched = load_model(base, dtype=torch.float32).model
     with job.policy.answering() as model:

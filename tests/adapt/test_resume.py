@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fits import make_job
+from fits import local, make_job
 
 from tunesmith.core.files import folder_hashes
-from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import fit
 
@@ -23,18 +20,12 @@ KINDS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_chat_model(tmp_path_factory.mktemp("base") / "tiny", spread=0.1)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_broken_off_and_gone_on(base: Path, tmp_path: Path, kind: str) -> None:
     ends = []
     for name, stops in (("whole", (None,)), ("broken", (2, 5, None))):
         for stop in stops:
-            runtime = LocalRuntime(RuntimeSpec(device="cpu", threads=1))
-            fit(make_job(base, tmp_path / name, runtime, adapt=KINDS[kind]), until=stop)
+            fit(make_job(base, tmp_path / name, local(), adapt=KINDS[kind]), until=stop)
         hashes = folder_hashes(checkpoint_paths(tmp_path / name)[-1])
         ends.append({file: digest for file, digest in hashes.items() if file != "state.json"})  # it holds seconds
     assert ends[0] == ends[1]

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 from safetensors.torch import load_file
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.load import resolve_base
-from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.models.weights import read_weights
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.ship.evaluated import load_evaluated
 from tunesmith.ship.merge import merge
 from tunesmith.train.checkpoint import checkpoint_paths
@@ -37,17 +34,10 @@ CHOICES = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_chat_model(tmp_path_factory.mktemp("base") / "tiny", spread=0.1)
-
-
 @pytest.mark.parametrize("choice", CHOICES)
 def test_what_was_named_moves_and_nothing_else(base: Path, tmp_path: Path, choice: str) -> None:
     settings, moves = CHOICES[choice]
-    job = make_job(
-        base, tmp_path / "fit", LocalRuntime(RuntimeSpec(device="cpu", threads=1)), adapt={"kind": "subset", **settings}
-    )
+    job = make_job(base, tmp_path / "fit", local(), adapt={"kind": "subset", **settings})
     fit(job)
     before = read_weights(base)
     named = {name.removeprefix("model."): each.detach() for name, each in job.policy.named_parameters()}
@@ -77,7 +67,6 @@ def test_what_was_named_moves_and_nothing_else(base: Path, tmp_path: Path, choic
 def test_what_the_model_does_not_have_is_refused(
     base: Path, tmp_path: Path, settings: dict[str, object], code: str
 ) -> None:
-    runtime = LocalRuntime(RuntimeSpec(device="cpu", threads=1))
     with pytest.raises(TunesmithError) as error:
-        make_job(base, tmp_path / "fit", runtime, adapt={"kind": "subset", **settings})
+        make_job(base, tmp_path / "fit", local(), adapt={"kind": "subset", **settings})
     assert error.value.code == code

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from fits import examples, make_job
+from fits import examples, local, make_job
 from tiny_project import write_tiny_recipe
 
 from tunesmith import lifecycle
@@ -21,9 +21,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import Run, list_runs
 from tunesmith.models.load import resolve_base
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.ship import ParityLimits
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.train.loop import Job, fit
 
@@ -38,10 +36,6 @@ class Scenario(Protocol):
     def work(self) -> None: ...
 
     def recover(self) -> None: ...
-
-
-def local() -> LocalRuntime:
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 def _owned(run: Path) -> None:

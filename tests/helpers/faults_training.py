@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from tunesmith.core.events import Event, Events
 from tunesmith.models.packed import Packed
 from tunesmith.objectives.base import Objective
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.train.loop import Job
-
-
-def local() -> LocalRuntime:
-    """This process with one thread."""
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 class Watch:

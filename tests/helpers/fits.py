@@ -13,7 +13,9 @@ from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.samples.tickets import generate_tickets
 from tunesmith.models.load import load_model, resolve_base
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.local import LocalRuntime
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.build import StageInputs, build
 from tunesmith.train.loop import Job
@@ -31,6 +33,11 @@ def examples(count: int, first: int = 0) -> list[Example]:
         )
         for place, ticket in enumerate(generate_tickets(count, "train", seed=first + 1))
     ]
+
+
+def local() -> LocalRuntime:
+    """This process on the CPU, with one thread."""
+    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 def make_job(

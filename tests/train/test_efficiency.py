@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 from torch.utils.flop_counter import FlopCounterMode
 
 from tunesmith.core.calibration import Calibration, Product, keep
@@ -18,9 +18,7 @@ from tunesmith.models.packed import Features, pack
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.plan.sizes import flops_per_token, size_from_config
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
-from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime import peak as peak_module
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.runtime.peak import Peak, measure, place_of, run_peak
 from tunesmith.train.efficiency import Meter, Work, efficiency_facts
 from tunesmith.train.loop import Job, fit
@@ -29,10 +27,6 @@ from tunesmith.train.loop import Job, fit
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_chat_model(tmp_path_factory.mktemp("tiny") / "base", spread=0.1, context=2048)
-
-
-def local() -> LocalRuntime:
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 def row(length: int, learned: int, first: int = 0, number: int = 0) -> Features:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,8 +21,6 @@ from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.packed import pack
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.train.batching import micro_batches
 from tunesmith.train.certify import certify
 from tunesmith.train.loop import Job, fit
@@ -31,10 +29,6 @@ from tunesmith.train.loop import Job, fit
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_chat_model(tmp_path_factory.mktemp("tiny") / "base", spread=0.1)
-
-
-def local() -> LocalRuntime:
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import make_job
+from fits import local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,9 +21,7 @@ from tunesmith.core.events import Event, Events
 from tunesmith.messages import render
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.local import LocalRuntime
 from tunesmith.train import build
 from tunesmith.train.budget import Reading
 from tunesmith.train.certify import certify
@@ -39,10 +37,6 @@ AUTO: dict[str, object] = {"optimizer": "sgd", "epochs": 1.0, "batch_size": "aut
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_chat_model(tmp_path_factory.mktemp("tiny") / "base", spread=0.1)
-
-
-def local() -> LocalRuntime:
-    return LocalRuntime(RuntimeSpec(device="cpu", threads=1))
 
 
 def masters(job: Job) -> dict[str, Tensor]:

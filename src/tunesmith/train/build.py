@@ -102,6 +102,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         ),
         validate=Validator(policy, objective, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,
+        # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
         unfreezing=_unfreezing(policy, moving, groups.unfreeze),
         spec=spec,

@@ -16,12 +16,12 @@ class Unfreezing:
     """Frees groups of parameters in turn.
 
     Args:
-        turns: parameters that begin to move together, in order; what stands in none moves all the time.
-        spec: when the next turn comes; None where everything moves from the start.
+        turns: parameters that begin to move together, in order; none where everything moves from the start.
+        spec: when the next turn comes.
     """
 
     def __init__(self, turns: Sequence[Sequence[nn.Parameter]], spec: UnfreezeSpec | None) -> None:
-        self._turns = turns if spec is not None else []
+        self._turns = turns
         self._spec = spec
         self._without_gain = 0
         self.turn = 0
