@@ -23,7 +23,12 @@ from tunesmith.recipe.recipe import Recipe
 FOLDER = Path(__file__).parent
 WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
 
-LIKE = {"data.validation_sources": "data.sources", "data.test_sources": "data.sources"}
+LIKE = {
+    "data.validation_sources": "data.sources",
+    "data.test_sources": "data.sources",
+    "stages.penalties.ewc.sources": "data.sources",
+    "stages.replay.sources": "data.sources",
+}
 """Settings that hold the same as another one, which is shown once."""
 
 

@@ -68,6 +68,7 @@ from tunesmith.train.build import DTYPES, StageInputs, build
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
+from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.settle import settled
 from tunesmith.train.validation import answered_metric
@@ -135,6 +136,14 @@ class Work:
     def features(self, split: SplitName) -> list[Features]:
         """The rows of a split as token ids and loss weights."""
         return [self.task.encode(example).features for example in self.examples(split)]
+
+    def old_features(self, stage: StageSpec) -> dict[str, list[Features]]:
+        """The encoded rows of older tasks, by what a stage wants with them. Errors: those of `load_old`."""
+        if not stage.old_sources:
+            return {}
+        tables = data_room.load_old(self.path)
+        examples = {what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources}
+        return {what: [self.task.encode(each).features for each in rows] for what, rows in examples.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- start
@@ -288,23 +297,28 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     task, ledger = work.task, Ledger()
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger)
+    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
-    examples = {split: to_examples(frame) for split, frame in prepared.frames.items()}
-    encoded = {split: task.encode_all(rows, ledger) for split, rows in examples.items()}
-    report = check_masks(task, examples["train"], encoded["train"], folder_template(work.base().path))
+    examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
+    encoded = {name: task.encode_all(rows, ledger) for name, rows in examples.items()}
+    template = folder_template(work.base().path)
+    report = check_masks(task, examples["train"], encoded["train"], template)
+    for name in prepared.old:
+        check_masks(task, examples[name], encoded[name], template)
     kept = set(ledger.kept_rows())
     frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
-    data_room.refuse_empty(frames, ledger)
-    lengths = {split: [len(item.features.token_ids) for item in items] for split, items in encoded.items()}
-    ledger.check(row for frame in frames.values() for row in frame["row"])
-    written = data_room.write(replace(prepared, frames=frames), work.path, lengths)
+    old = {name: frame.filter(frame["row"].is_in(kept)) for name, frame in prepared.old.items()}
+    prepared = replace(prepared, frames=frames, old=old)
+    data_room.refuse_empty(prepared.tables, ledger)
+    lengths = {split: [len(item.features.token_ids) for item in encoded[split]] for split in SPLITS}
+    ledger.check(row for frame in prepared.tables.values() for row in frame["row"])
+    written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
     work.run.record_files(*written, work.path / "ledger.jsonl", work.path / "xray.html")
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
-    work.events.emit("rows", **{split: len(frame) for split, frame in frames.items()}, read=len(ledger))
+    work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
 
 
 @_stage("plan")
@@ -333,7 +347,7 @@ def measure_baseline(work: Work) -> None:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
 
 
-@_stage("train", f"*/{BEST}/{MANIFEST}")
+@_stage("train", f"*/{BEST}/{MANIFEST}", f"*/{FISHER}/{MANIFEST}")
 def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)
@@ -460,6 +474,8 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
             work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
         ),
         accept_machine=work.accept_machine,
+        old_rows=work.old_features(stage),
+        kept=work.path / stage.name,
     )
     return build(stage, inputs, runtime, emitter)
 

@@ -36,7 +36,7 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
     `check_artefacts` and `certify_resume`.
     """
     work.run.check_files()
-    frames = data_room.load_splits(work.path)
+    frames = data_room.load_tables(work.path)
     Ledger.load(work.path / "ledger.jsonl").check(row for frame in frames.values() for row in frame["row"])
     for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
         verify_folder(folder)

@@ -48,12 +48,16 @@ def make_job(
     settings: Mapping[str, object] | None = None,
     adapt: Mapping[str, object] | None = None,
     groups: Mapping[str, object] | None = None,
+    add_ons: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.float32,
     rows: int = 24,
     key: str = "key",
     emitter: Emitter = SILENT,
 ) -> Job:
-    """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation."""
+    """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation.
+
+    `add_ons` are further fields of the stage (objective, penalties, replay); old rows are tickets of their own.
+    """
     loaded = load_model(base, dtype=dtype)
     task = ChatTask(loaded.tokenizer, loaded.end_token_ids, 512)
     stage = StageSpec.model_validate(
@@ -61,6 +65,7 @@ def make_job(
             "name": "instruct",
             "adapt": dict(adapt) if adapt and "kind" in adapt else {"kind": "lora", "rank": 4, **(adapt or {})},
             "groups": dict(groups or {}),
+            **(add_ons or {}),
             "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
         }
     )
@@ -73,5 +78,8 @@ def make_job(
         folder=folder,
         conditions=Conditions({"key": key}),
         task_metric=no_task_metric,
+        old_rows={
+            what: [task.encode(each).features for each in examples(10, first=2000)] for what in ("ewc", "replay")
+        },
     )
     return build(stage, inputs, runtime, emitter)

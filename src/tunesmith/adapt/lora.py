@@ -24,7 +24,8 @@ from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tunesmith.adapt.base import copy_into, named_trainable
+from tunesmith.adapt.base import Attached, copy_into, named_trainable
+from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import check_names, find_sites
 from tunesmith.recipe.specs.adapt import LoraSpec
@@ -68,6 +69,18 @@ class LoraAttached:
         (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
         named = {f"base_model.model.{_name_on_disk(name)}": each.contiguous() for name, each in tensors.items()}
         save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def additions_of(policy: Policy, attached: Attached) -> tuple[LowRank, ...]:
+    """The low-rank additions that an adaptation has put on a policy; none where it is no LoRA."""
+    if not isinstance(attached, LoraAttached):
+        return ()
+    found: list[LowRank] = []
+    for low in sorted(name for name in attached.trainable if ".lora_A." in name):
+        module, _, rest = low.partition(".lora_A.")
+        scaling = cast(dict[str, float], policy.get_submodule(module).scaling)
+        found.append(LowRank(module, low, f"{module}.lora_B.{rest}", float(scaling[_ADAPTER.removeprefix(".")])))
+    return tuple(found)
 
 
 def _name_on_disk(name: str) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.adapt import LoraSpec
 
 ROWS_OF_OBJECTIVE = {"supervised": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
+
+HELD_BY_EWC = ("full", "subset", "lora")
+"""Adaptations that move the model's own weights, so that there is something an old task needs."""
 
 TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4")}
 
@@ -15,7 +19,7 @@ def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
     Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
-    compat.unfreeze_distributed.
+    compat.unfreeze_distributed, compat.penalty_adaptation.
     """
     _check_target(recipe)
     for place, stage in enumerate(recipe.stages):
@@ -23,6 +27,7 @@ def check(recipe: Recipe) -> None:
         _check_stopping(recipe, stage, place)
         _check_batch(stage, place)
         _check_unfreezing(recipe, stage, place)
+        _check_penalties(stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -54,3 +59,24 @@ def _check_batch(stage: StageSpec, place: int) -> None:
 def _check_unfreezing(recipe: Recipe, stage: StageSpec, place: int) -> None:
     if stage.groups is not None and stage.groups.unfreeze is not None and recipe.runtime.kind == "distributed":
         raise TunesmithError("compat.unfreeze_distributed", place=place)
+
+
+def _check_penalties(stage: StageSpec, place: int) -> None:
+    """What is held must be numbers of the model's own weights: those that move, or the product of a plain LoRA."""
+    if stage.penalties is None:
+        return
+    adapt = stage.adapt
+    is_dora = isinstance(adapt, LoraSpec) and adapt.use_dora
+    held = {
+        "ewc": stage.penalties.ewc is not None and (is_dora or adapt.kind not in HELD_BY_EWC),
+        "l2_sp": stage.penalties.l2_sp is not None and is_dora,
+    }
+    for penalty, refused in held.items():
+        if refused:
+            raise TunesmithError(
+                "compat.penalty_adaptation",
+                place=place,
+                penalty=penalty,
+                adaptation="dora" if is_dora else adapt.kind,
+                known=", ".join(HELD_BY_EWC),
+            )

@@ -24,6 +24,8 @@ from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 FOLDER = "data"
 CARD = "data_card.md"
+_LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
+"""Splits whose rows nothing may be learned from."""
 
 
 @dataclass
@@ -37,8 +39,14 @@ class _Work:
     notes: list[Note]
 
 
-def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
+def prepare(
+    spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Mapping[str, Sequence[SourceSpec]] | None = None
+) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
+
+    Args:
+        old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
+            that stand in test or validation go.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
@@ -54,11 +62,27 @@ def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
     frames = _split(work, frames)
     refuse_empty(frames, ledger)
     check_leaks(frames)
-    ledger.check(row for frame in frames.values() for row in frame["row"])
-    return Prepared({split: frames[split] for split in SPLITS}, ledger, tuple(work.sources), tuple(work.notes))
+    tables = _old(work, old or {}, frames)
+    refuse_empty(tables, ledger)
+    ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
+    ordered = {split: frames[split] for split in SPLITS}
+    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables)
 
 
-def refuse_empty(frames: Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
+def _old(
+    work: _Work, old: Mapping[str, Sequence[SourceSpec]], frames: Mapping[SplitName, pl.DataFrame]
+) -> dict[str, pl.DataFrame]:
+    """The tables of older tasks, without what the evaluation will ask."""
+    tables: dict[str, pl.DataFrame] = {}
+    for name, sources in old.items():
+        frame = _clean(work, name, _read(work, name, sources))
+        for other in _LOOKED_AT:
+            frame = _without_shared(work, name, frame, other, frames[other])
+        tables[name] = frame
+    return tables
+
+
+def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
     """Errors: data.nothing_left where a split has lost all its rows."""
     for split, frame in frames.items():
         if frame.is_empty():
@@ -66,7 +90,10 @@ def refuse_empty(frames: Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> No
 
 
 def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
-    """The sources with the split they are given for, in the order in which the ledger numbers their rows."""
+    """The sources with the split they are given for, in the order in which the ledger numbers their rows.
+
+    The rows of older tasks come behind them.
+    """
     given: dict[SplitName, Sequence[SourceSpec]] = {
         "test": spec.test_sources,
         "validation": spec.validation_sources,
@@ -75,7 +102,7 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
     return [(split, source) for split, sources in given.items() for source in sources]
 
 
-def _read(work: _Work, split: SplitName, sources: Sequence[SourceSpec]) -> pl.DataFrame:
+def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
     reading = Reading(work.spec.rows, work.spec.split.group_by, work.spec.split.seed)
     frames = []
     for source in sources:
@@ -91,7 +118,7 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
         raise TunesmithError("data.missing_group", column=column)
 
 
-def _clean(work: _Work, split: SplitName, frame: pl.DataFrame) -> pl.DataFrame:
+def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
     if work.spec.clean.normalize:
         frame, changed = normalize(frame)
         work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
@@ -112,14 +139,19 @@ def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
         for other in others:
             if split not in frames or other not in frames:
                 continue
-            shared = shared_with(frames[split], frames[other])
-            by_prompt = shared.filter("same_prompt")["row"]
-            by_group = shared.filter(~pl.col("same_prompt"))["row"]
-            work.ledger.decide(by_prompt, "dropped", f"prompt_also_in_{other}")
-            work.ledger.decide(by_group, "dropped", f"group_also_in_{other}")
-            frames[split] = frames[split].join(shared, on="row", how="anti", maintain_order="left")
-            if len(shared):
-                work.notes.append(Note("data.kept_apart", {"rows": len(shared), "split": split, "other": other}))
+            frames[split] = _without_shared(work, split, frames[split], other, frames[other])
+
+
+def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, others: pl.DataFrame) -> pl.DataFrame:
+    """The rows that share neither a prompt nor a group with a row of `others`; the rest are dropped."""
+    shared = shared_with(frame, others)
+    by_prompt = shared.filter("same_prompt")["row"]
+    by_group = shared.filter(~pl.col("same_prompt"))["row"]
+    work.ledger.decide(by_prompt, "dropped", f"prompt_also_in_{other}")
+    work.ledger.decide(by_group, "dropped", f"group_also_in_{other}")
+    if len(shared):
+        work.notes.append(Note("data.kept_apart", {"rows": len(shared), "split": name, "other": other}))
+    return frame.join(shared, on="row", how="anti", maintain_order="left")
 
 
 def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
@@ -140,14 +172,14 @@ def _main_reason(ledger: Ledger) -> str:
 
 
 def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
-    """Write `data/<split>.parquet` and `data_card.md` into a run; returns the paths written.
+    """Write `data/<split>.parquet`, those of old rows and `data_card.md` into a run; returns the paths written.
 
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
     """
-    needed = sum(int(frame.estimated_size()) for frame in prepared.frames.values())
-    rows = {split: len(frame) for split, frame in prepared.frames.items()}
+    needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
+    rows = {name: len(frame) for name, frame in prepared.tables.items()}
     with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
-        for split, frame in prepared.frames.items():
+        for split, frame in prepared.tables.items():
             # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
             content = io.BytesIO()
             frame.write_parquet(content)
@@ -168,6 +200,27 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     frames = {split: pl.read_parquet(folder / f"{split}.parquet", schema=SCHEMA) for split in SPLITS}
     check_leaks(frames)
     return frames
+
+
+def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
+    """The stored rows of older tasks by the name of their table, held against what the evaluation asks.
+
+    Errors: those of `load_splits`.
+    """
+    splits = load_splits(run_path)
+    paths = sorted((run_path / FOLDER).glob("*.parquet"))
+    tables = {path.stem: pl.read_parquet(path, schema=SCHEMA) for path in paths if path.stem not in SPLITS}
+    for name, frame in tables.items():
+        for other in _LOOKED_AT:
+            shared = shared_with(frame, splits[other])
+            if len(shared):
+                raise TunesmithError("data.leak", rows=len(shared), one=name, other=other)
+    return tables
+
+
+def load_tables(run_path: Path) -> dict[str, pl.DataFrame]:
+    """All stored rows: the splits and those of older tasks. Errors: those of `load_splits`."""
+    return {str(name): each for tables in (load_splits(run_path), load_old(run_path)) for name, each in tables.items()}
 
 
 def load_split(run_path: Path, split: SplitName) -> pl.DataFrame:

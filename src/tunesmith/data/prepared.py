@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -14,9 +14,18 @@ from tunesmith.data.formats.read import Note, SourceReport
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes."""
+    """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
+
+    `old` are rows of older tasks, by the name of their table.
+    """
 
     frames: Mapping[SplitName, pl.DataFrame]
     ledger: Ledger
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
+    old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """All rows, by the name of their file: the splits first."""
+        return {str(name): frame for tables in (self.frames, self.old) for name, frame in tables.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
@@ -11,19 +11,22 @@ from tunesmith.core.files import user_path
 from tunesmith.core.ledger import STILL_USED, Ledger
 from tunesmith.data.formats.files import RawRow, Unread, list_files, read_file
 from tunesmith.data.prepare import sources_in_order
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 
-def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Iterator[str]:
+def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Iterable[SourceSpec] = ()) -> Iterator[str]:
     """A line of JSON for every dropped or merged row: its place, fate and reason, and the row as its file has it.
 
     A row that could be read stands as `content`; one that could not, as the text `original`.
+
+    Args:
+        old: sources of rows of older tasks, which the ledger numbers last.
 
     Errors: data.source_changed where the files do not hold the rows of the ledger any more, those of `read_file`.
     """
     entries = ledger.entries()
     number = 0
-    for _, source in sources_in_order(spec):
+    for source in (*(each for _, each in sources_in_order(spec)), *old):
         name = source.name or source.path
         for path in list_files(user_path(source.path, recipe_folder))[0]:
             for row in read_file(path).rows:

@@ -11,7 +11,7 @@ from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS
-from tunesmith.data.prepare import load_splits
+from tunesmith.data.prepare import load_old, load_splits
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, drawn_questions, read_result
 from tunesmith.evaluate.card_facts import (
@@ -197,11 +197,13 @@ def _method(recipe: Recipe) -> str:
 def _data(path: Path, recipe: Recipe) -> DataFacts:
     ledger = Ledger.load(path / "ledger.jsonl")
     frames = load_splits(path)  # which refuses splits that share a prompt or a group
-    kept = sorted(row for frame in frames.values() for row in frame["row"])
+    old = load_old(path)
+    kept = sorted(row for frame in (*frames.values(), *old.values()) for row in frame["row"])
     counts: dict[str, int] = {}
     for entry in ledger.entries():
         counts[entry.source] = counts.get(entry.source, 0) + 1
     specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
+    specs += [source for sources in recipe.old_sources.values() for source in sources]
     licences = {spec.name or spec.path: spec.licence for spec in specs}
     return DataFacts(
         sources=tuple(SourceFacts(name, rows, licences.get(name, "")) for name, rows in counts.items()),

@@ -112,6 +112,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
 def _readiness_facts(recipe: Recipe, prepared: Prepared, base: Base) -> ReadinessFacts:
     data = recipe.data
     sources = [*data.sources, *data.validation_sources, *data.test_sources]
+    sources += [source for each in recipe.old_sources.values() for source in each]
     read = sum(prepared.fates.values())
     return ReadinessFacts(
         goal=recipe.goal,

@@ -38,9 +38,10 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     Of a file also that of the register beside it, where there is one.
     """
     found: dict[str, str] = {}
-    for name in ("sources", "validation_sources", "test_sources"):
-        for number, source in enumerate(getattr(recipe.data, name)):
-            path, place = user_path(source.path, folder), f"data.{name}.{number}"
+    stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
+    for name, sources in (stated | recipe.old_sources).items():
+        for number, source in enumerate(sources):
+            path, place = user_path(source.path, folder), f"{name}.{number}"
             if os.path.isdir(path):
                 listed = repr(sorted(folder_hashes(path).items()))
                 found[f"{place} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from typing import Self
+from typing import Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
 from tunesmith.recipe.specs.groups import GroupsSpec
 from tunesmith.recipe.specs.model import ModelSpec
 from tunesmith.recipe.specs.objectives import ObjectiveSpec, SupervisedSpec
+from tunesmith.recipe.specs.penalties import PenaltiesSpec
+from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.recipe.specs.ship import ShipSpec
@@ -38,7 +40,16 @@ class StageSpec(Spec):
     adapt: AdaptSpec = Field(LoraSpec(), description="What is trained.")
     groups: GroupsSpec | None = Field(None, description="How fast each part moves, and from when; none: all alike.")
     objective: ObjectiveSpec = Field(SupervisedSpec(), description="Toward what.")
+    penalties: PenaltiesSpec | None = Field(None, description="What the weights themselves cost; none: nothing.")
+    replay: ReplaySpec | None = Field(None, description="Old rows among the new ones; none: only new ones.")
     train: TrainSpec = Field(TrainSpec(), description="How.")
+
+    @property
+    def old_sources(self) -> dict[str, list[SourceSpec]]:
+        """Sources of rows of older tasks, by what the stage wants with them: ewc, replay."""
+        ewc = self.penalties.ewc if self.penalties is not None else None
+        stated = {"ewc": ewc.sources if ewc else [], "replay": self.replay.sources if self.replay else []}
+        return {name: sources for name, sources in stated.items() if sources}
 
 
 class Recipe(Spec):
@@ -73,10 +84,35 @@ class Recipe(Spec):
             raise ValueError("stage_names")
         return self
 
+    @property
+    def old_sources(self) -> dict[str, list[SourceSpec]]:
+        """Sources of rows of older tasks by the name of their table, such as instruct-replay."""
+        return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.old_sources.items()}
+
     def as_json(self) -> str:
         """Every setting as canonical JSON (keys sorted, no blanks)."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     def as_yaml(self) -> str:
-        """Every setting as YAML, in the order of the specs: the lock file."""
-        return write_yaml(self.model_dump(mode="json"))
+        """Every setting as YAML, in the order of the specs: the lock file. Tables that are not there stay away."""
+        return write_yaml(_without_absent_tables(self, self.model_dump(mode="json")))
+
+
+def _without_absent_tables(spec: BaseModel, values: dict[str, object]) -> dict[str, object]:
+    """The values of a spec but those of add-ons that nobody asked for, which have no settings to state."""
+    kept: dict[str, object] = {}
+    for name, field in type(spec).model_fields.items():
+        inner, value = getattr(spec, name), values[name]
+        if inner is None and any(_is_table(each) for each in get_args(field.annotation)):
+            continue
+        if isinstance(inner, BaseModel) and isinstance(value, dict):
+            value = _without_absent_tables(inner, value)
+        elif isinstance(inner, list) and isinstance(value, list):
+            pairs = zip(inner, value, strict=True)
+            value = [_without_absent_tables(*pair) if isinstance(pair[0], BaseModel) else pair[1] for pair in pairs]
+        kept[name] = value
+    return kept
+
+
+def _is_table(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

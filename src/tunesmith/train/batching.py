@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import SHARED_AT_LEAST, Features, common_beginning
@@ -22,6 +23,17 @@ window are of like length, which the attention likes, while which rows meet stay
 _MOSTLY_SHARED = 0.5
 """Rows meet in one step on purpose where at least so much of them is a beginning they share (questions about one
 passage): a batch computes that beginning once."""
+
+
+class Windows(Protocol):
+    """The rows of every step."""
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Steps of a pass over the training rows."""
+
+    def window(self, step: int) -> list[Features]:
+        """Rows of a step, counted from 0."""
 
 
 class Source:

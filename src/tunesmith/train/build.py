@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
+from tunesmith.adapt.lora import additions_of
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
@@ -22,23 +23,27 @@ from tunesmith.core.seed import derive_seed
 from tunesmith.models.blocks import use_blocks
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.models.texts import TOKENIZER_FILES
+from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
-from tunesmith.train.batching import Source
+from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
 from tunesmith.train.memory import reader
+from tunesmith.train.old_task import kept_fisher
 from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
+from tunesmith.train.replay import ReplaySource, old_rows_per_step
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.unfreezing import Unfreezing
 from tunesmith.train.validation import TaskMetric, Validator
@@ -59,6 +64,10 @@ class StageInputs:
     conditions: Conditions
     task_metric: TaskMetric
     accept_machine: bool = False
+    old_rows: Mapping[str, Sequence[Features]] = field(default_factory=dict)
+    """Encoded rows of older tasks, by what the stage wants with them: ewc, replay."""
+    kept: Path | None = None
+    """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
@@ -70,16 +79,18 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     policy.train()
     seed = derive_seed(spec.seed, "adapter")
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name)
+    moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
+    additions = additions_of(policy, attached)
+    fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
     emitter.emit("blocks", fast=use_blocks(policy.model, spec.blocks))
     if spec.gradient_checkpointing:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
     # What is cut by the memory shares its gradients itself, once a step: DDP must see the same passes on every rank.
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, attached, emitter)
-    source = Source(inputs.train_rows, spec.rows_per_step * runtime.size, spec.seed)
+    source = _source(stage, inputs, runtime, emitter)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
     objective = Supervised(stage.objective)
-    moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
     passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
@@ -105,10 +116,37 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
         unfreezing=_unfreezing(policy, moving, groups.unfreeze),
+        penalties=penalties_of(stage.penalties, optimizer.masters, additions, fisher, measured),
         spec=spec,
         peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
         total_steps=min(planned, spec.max_steps or planned),
     )
+
+
+def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
+    window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
+    if stage.replay is None:
+        return Source(inputs.train_rows, window, seed)
+    emitter.emit("note", code="train.replay", old=old_rows_per_step(window, stage.replay.share), rows=window)
+    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, stage.replay.share, seed)
+
+
+def _fisher(
+    stage: StageSpec,
+    inputs: StageInputs,
+    policy: Policy,
+    moving: Mapping[str, nn.Parameter],
+    additions: Sequence[LowRank],
+    runtime: Runtime,
+    emitter: Emitter,
+) -> tuple[Mapping[str, Tensor], str]:
+    """What the old task needs, where the stage holds it, and the hash of that measurement."""
+    ewc = stage.penalties.ewc if stage.penalties is not None else None
+    if ewc is None:
+        return {}, ""
+    rows, folder, base = inputs.old_rows["ewc"], inputs.kept or inputs.folder, inputs.base.sha256
+    pack, seed = inputs.task.pack, stage.train.seed
+    return kept_fisher(ewc, rows, policy, pack, moving, additions, seed, folder, base, runtime, emitter)
 
 
 def _unfreezing(policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None) -> Unfreezing:

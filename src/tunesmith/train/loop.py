@@ -21,9 +21,10 @@ from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
 from tunesmith.objectives.base import Objective
+from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.train.batching import Source
+from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
 from tunesmith.train.optim import MasterOptimizer, step_size
@@ -43,7 +44,7 @@ class Job:
     policy: nn.Module
     objective: Objective
     runtime: Runtime
-    source: Source
+    source: Windows
     passes: Passes
     optimizer: MasterOptimizer
     stopper: Stopper
@@ -52,6 +53,7 @@ class Job:
     emitter: Emitter
     meter: Callable[[int], Meter]
     unfreezing: Unfreezing
+    penalties: Penalties
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
@@ -168,7 +170,8 @@ def _step(job: Job, progress: Progress) -> _Update:
         return {name: float(terms[name].detach()) for name in counts}
 
     ran = job.passes.run(progress.step, window, batches, one_pass)
-    losses = _mean_terms(job, ran.sums, counts)
+    # What the weights cost is the same on every rank and in every micro-batch: once a step.
+    losses = {**_mean_terms(job, ran.sums, counts), **job.penalties.add()}
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
@@ -284,6 +287,7 @@ def _save(job: Job, progress: Progress) -> None:
             "objective": job.objective.state(),
             "passes": job.passes.state(),
             "unfreezing": job.unfreezing.state(),
+            "penalties": job.penalties.state(),
         }
         if job.runtime.rank == 0:
             job.checkpoints.save(Snapshot(progress.step, job.optimizer.masters, job.optimizer.state(), facts))
@@ -308,6 +312,7 @@ def _resume(job: Job) -> Progress:
     job.objective.restore(facts["objective"])
     job.passes.restore(facts.get("passes", {}))
     job.unfreezing.restore(facts["unfreezing"])
+    job.penalties.restore(facts.get("penalties", {}))
     progress = Progress(**facts["progress"])
     job.emitter.emit("resume", step=progress.step)
     return progress

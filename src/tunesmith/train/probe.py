@@ -69,6 +69,7 @@ def step_cost(job: Job, steps: int = 2) -> StepCost:
         batches = job.passes.cut(step, window)
         started = time.perf_counter()
         ran = job.passes.run(step, window, batches, one_pass)
+        job.penalties.add()
         _wait(job.runtime.device)
         seconds.append((time.perf_counter() - started) / sum(batch.num_tokens for batch in ran.batches))
         job.optimizer.drop()

@@ -13,7 +13,7 @@ from tunesmith.core.errors import Fact, TunesmithError
 from tunesmith.core.files import user_path
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.seed import derive_seed
-from tunesmith.core.types import Message, RowKind, SplitName
+from tunesmith.core.types import Message, RowKind
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
 from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, is_hidden, list_files, read_file
@@ -50,10 +50,13 @@ class FileReport:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """One source of the recipe. `split` is the split it was given for; "train" when the rows are split here."""
+    """One source of the recipe. `split` is the split (or the table of old rows) that it was given for.
+
+    It is "train" when the rows are split here.
+    """
 
     name: str
-    split: SplitName
+    split: str
     licence: str
     files: tuple[FileReport, ...]
     notes: tuple[Note, ...]
@@ -78,7 +81,7 @@ class _Layout:
 
 
 def read_source(
-    source: SourceSpec, split: SplitName, folder: Path, reading: Reading, ledger: Ledger
+    source: SourceSpec, split: str, folder: Path, reading: Reading, ledger: Ledger
 ) -> tuple[pl.DataFrame, SourceReport]:
     """Read a source into the canonical table; rows that cannot be used are dropped in the ledger with a reason.
 
