@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from tunesmith.adapt.base import frozen_digest
+from tunesmith.adapt.saved import kind_of, put_beside
 from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
@@ -366,14 +367,14 @@ def train(work: Work) -> None:
 
 @_stage("evaluate")
 def evaluate(work: Work) -> None:
-    """The tuned model, merged as it will ship, on the questions that the base was asked."""
+    """The tuned model, merged or with its change beside it, as it will ship, on the questions that the base got."""
     _answer(work, load_tuned(work), "tuned")
 
 
 @_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
-    ship_formats(shipping(work), work.recipe.ship.formats, work.events)
+    ship_formats(shipping(work), work.recipe.formats, work.events)
 
 
 def make_card(work: Work) -> Verdict:
@@ -402,9 +403,10 @@ def test_questions(work: Work) -> list[Question]:
 
 
 def load_tuned(work: Work) -> Loaded:
-    """The base with the best change of the last stage merged into its weights, as the artefacts have it."""
-    base = work.base()
-    return merge_into(work.load(base), base, _proven_change(work))
+    """The base with the best change of the last stage, as the artefacts have it: merged into its weights, or put on."""
+    base, change = work.base(), _proven_change(work)
+    placed = merge_into if kind_of(change).mergeable else put_beside
+    return placed(work.load(base), base, change)
 
 
 def _proven_change(work: Work) -> Path:

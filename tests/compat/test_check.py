@@ -24,10 +24,12 @@ def test_the_plain_recipe_is_fine() -> None:
         ("data.rows=text", "compat.rows"),
         ("stages.0.train.early_stopping.metric=json_exactly", "compat.stopping_metric"),
         ("stages.0.train={packing: false, batch_size: auto}", "compat.auto_batch_unpacked"),
+        ("stages.0={name: instruct, adapt: {kind: full}}", "compat.whole_weights"),
     ],
 )
 def test_what_nothing_serves_is_refused(override: str, code: str) -> None:
     stages = RECIPE.replace("{name: instruct}", "{name: instruct, train: {early_stopping: {}}}")
+    stages += "ship: {formats: [adapter]}\n" if "full" in override else ""
     with pytest.raises(TunesmithError, match=code):
         check(parse_recipe(stages, [override]))
 

@@ -16,6 +16,7 @@ from fits import make_job
 from safetensors.torch import save_file
 
 from tunesmith.adapt.attach import attach
+from tunesmith.adapt.files import CHANGE_FILES
 from tunesmith.core import calibration
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
@@ -31,7 +32,7 @@ from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.specs.adapt import LoraSpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.local import LocalRuntime
-from tunesmith.ship.merge import CHANGE_FILES, merge
+from tunesmith.ship.merge import merge
 from tunesmith.train.loop import fit
 
 pytestmark = pytest.mark.case("F1")

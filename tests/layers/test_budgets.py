@@ -170,7 +170,9 @@ def test_safe_neighbours_pass(tmp_path: Path) -> None:
 def test_weights_come_in_through_one_door(tmp_path: Path) -> None:
     snippet = "from transformers import AutoModel\nmodel = AutoModel.from_pretrained('x')\n"
     files = plant(tmp_path, **{"models/load": snippet, "tasks/chat": snippet})
-    assert code_rules.loads_elsewhere(files) == ["tasks/chat.py:2: from_pretrained belongs to models/load.py"]
+    assert code_rules.loads_elsewhere(files) == [
+        "tasks/chat.py:2: from_pretrained belongs to models/load.py, ship/adapter_judge.py"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_merged_weights_are_those_of_peft(trained: Trained) -> None:
     count = 0
     for name, module in reference.named_modules():
         if hasattr(module, "get_delta_weight"):
-            expected = module.base_layer.weight + module.get_delta_weight("evaluated")
+            expected = module.base_layer.weight + module.get_delta_weight("saved")
             assert torch.allclose(merged.tensors[f"{name}.weight"], expected, atol=1e-6)
             count += 1
     assert count == len(merged.changed) == 14

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.adapt.base import copy_into, named_trainable
+from tunesmith.adapt.files import FULL_WEIGHTS
 from tunesmith.models.policy import Policy
 
 
@@ -37,7 +38,7 @@ class FullAttached:
         config.dtype = next(iter(tensors.values())).dtype  # what is in the file, not what the model computes in
         config.save_pretrained(str(folder))
         named = {name.removeprefix("model."): each.contiguous() for name, each in tensors.items()}
-        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(named, folder / FULL_WEIGHTS, metadata={"format": "pt"})
 
 
 def attach_full(policy: Policy) -> FullAttached:

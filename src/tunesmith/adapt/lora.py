@@ -20,18 +20,24 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
+from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from tunesmith.adapt.adapter_file import ADAPTER_PREFIX, lora_settings, other_keys, read_adapter
 from tunesmith.adapt.base import Attached, copy_into, named_trainable
+from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
+from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.sites import check_names, find_sites
 from tunesmith.recipe.specs.adapt import LoraSpec
 
 _ADAPTER = ".default"
 _OUT_OF_THE_BASE = ("pissa", "olora")
+_SAVED = "saved"
+"""Name under which PEFT keeps an adapter that was read from a folder."""
 
 
 class LoraAttached:
@@ -66,9 +72,9 @@ class LoraAttached:
             )
         # PEFT writes its set of names in the order of this process's hashes; equal runs have equal bytes.
         values = {name: sorted(value) if isinstance(value, set) else value for name, value in stated.to_dict().items()}
-        (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
-        named = {f"base_model.model.{_name_on_disk(name)}": each.contiguous() for name, each in tensors.items()}
-        save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
+        named = {f"{ADAPTER_PREFIX}{_name_on_disk(name)}": each.contiguous() for name, each in tensors.items()}
+        save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def additions_of(policy: Policy, attached: Attached) -> tuple[LowRank, ...]:
@@ -137,3 +143,40 @@ def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> Lo
     attached = LoraAttached(policy, wrapped, base_name)
     named_trainable(policy, attached.trainable)
     return attached
+
+
+def published_lora(change: Path) -> dict[str, object]:
+    """The settings of a saved LoRA as any tool of the ecosystem may read them. Errors: those of `lora_settings`."""
+    settings = lora_settings(change)
+    targets = settings.targets if isinstance(settings.targets, list) else _layers_on_disk(change)
+    stated = settings.as_config(sorted(targets))
+    values = replace(stated, inference_mode=True, task_type="CAUSAL_LM").to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+
+
+def _layers_on_disk(change: Path) -> list[str]:
+    names = (name.removeprefix(ADAPTER_PREFIX) for name in read_header(change / ADAPTER_WEIGHTS))
+    return sorted({name.rpartition(".lora_")[0] for name in names})
+
+
+def put_on_lora(model: PreTrainedModel, change: Path) -> None:
+    """Put a saved LoRA beside the weights of a model, which computes with it from then on.
+
+    PEFT's layers stand inside our own model, without a wrapper, so that every name but the new ones stays as it is.
+    Errors: those of `read_adapter`.
+    """
+    adapter = read_adapter(change, dict(model.named_parameters()))
+    layers = [name.removesuffix(".weight") for name in adapter.pairs]
+    inject_adapter_in_model(adapter.settings.as_config(layers), model, adapter_name=_SAVED)
+    tensors = {
+        name.replace(".weight", f".lora_{side}.{_SAVED}.weight"): tensor
+        for name, pair in adapter.pairs.items()
+        for side, tensor in zip("AB", pair, strict=True)
+    }
+    for name, length_O in adapter.lengths.items():
+        tensors[name.replace(".weight", f".lora_magnitude_vector.{_SAVED}.weight")] = length_O
+    result = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    if missing or result.unexpected_keys:
+        raise other_keys(change, missing, result.unexpected_keys)
+    model.eval()

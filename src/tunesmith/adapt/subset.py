@@ -14,13 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.adapt.base import copy_into, named_trainable
+from tunesmith.adapt.files import SUBSET_CONFIG, SUBSET_WEIGHTS
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import count_layers, layer_of, parts_of
 from tunesmith.recipe.specs.adapt import SubsetSpec
-
-SUBSET_CONFIG = "subset_config.json"
-SUBSET_WEIGHTS = "subset_model.safetensors"
 
 
 class SubsetAttached:

@@ -10,6 +10,7 @@ import typer
 
 from tunesmith.cli.manner import answer, manner, prose, tell
 from tunesmith.cli.models import Asked, open_model, question
+from tunesmith.cli.options import BaseOption
 from tunesmith.core.types import Message
 from tunesmith.messages import say
 
@@ -26,10 +27,10 @@ TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, meta
 
 def chat(
     model: ModelArgument, system: SystemOption = None, max_new_tokens: LengthOption = 256,
-    temperature: TemperatureOption = 0.0,
+    temperature: TemperatureOption = 0.0, base: BaseOption = None,
 ) -> None:  # fmt: skip
     """Answer line after line, until an empty end of input."""
-    asked = open_model(model)
+    asked = open_model(model, base)
     told = asked.system if system is None else system
     if told:
         prose(say("cli.chat_system", text=told), "dim")

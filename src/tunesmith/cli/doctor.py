@@ -191,7 +191,7 @@ def _files_of(recipe_path: Path) -> Iterator[Finding]:
     for source in [*data.sources, *data.validation_sources, *data.test_sources, *old]:
         yield _file(say("cli.doctor_rows"), user_path(source.path, recipe_path.resolve().parent))
     yield _base(recipe.model.base, recipe.model.revision)
-    if any(each.startswith("gguf") for each in recipe.ship.formats):
+    if any(each.startswith("gguf") for each in recipe.formats):
         found = _judge()
         yield found if found.state == "good" else Finding(found.name, "bad", found.detail, found.mend)
     yield _writable(Path.cwd())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.adapt.files import stands_beside_a_base
 from tunesmith.cli.manner import tell
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import find_run, ready
@@ -15,6 +16,7 @@ from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.core.run import LOCK
 from tunesmith.core.types import Message
 from tunesmith.messages import say
+from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from tunesmith.models.load import Loaded
@@ -22,17 +24,26 @@ if TYPE_CHECKING:
 
 
 def published_folder(path: Path) -> Path:
-    """The model folder behind a path: the safetensors artefact of a run, or the folder itself.
+    """The model folder behind a path: the folder itself, or of a run the merged artefact, else the adapter.
 
     Errors: cli.not_shipped, core.not_a_run.
     """
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or stands_beside_a_base(path):
         return path
     run = find_run(path)
-    folder = run / "ship" / "safetensors"
-    if not (folder / MANIFEST).is_file():
-        raise TunesmithError("cli.not_shipped", path=str(run))
-    return folder
+    for kind in ("safetensors", "adapter"):
+        if (run / "ship" / kind / MANIFEST).is_file():
+            return run / "ship" / kind
+    raise TunesmithError("cli.not_shipped", path=str(run))
+
+
+def base_of(folder: Path, stated: str | None) -> str | None:
+    """Where the base of a published adapter is found: as stated, else as its run says; None leaves it to the folder."""
+    folder = folder.resolve()
+    lock = folder.parent.parent / LOCK
+    if stated is not None or folder.parent.name != "ship" or not lock.is_file():
+        return stated
+    return load_recipe(lock).model.base
 
 
 @dataclass(frozen=True)
@@ -44,31 +55,40 @@ class Asked:
     system: str
 
 
-def open_model(named: str, max_length: int = 1 << 30) -> Asked:
-    """A run's published model, or a base by name, folder or hub id.
+def open_model(named: str, base: str | None = None, max_length: int = 1 << 30) -> Asked:
+    """A run's published model, an adapter's folder, or a base by name, folder or hub id.
 
-    Errors: those of `published_folder`, `resolve_base` and `load_model`.
+    Args:
+        base: where the base of an adapter is found.
+
+    Errors: those of `published_folder`, `resolve_base`, `load_model` and `load_published`.
     """
     path = Path(named)
     is_run = path.is_dir() and not (path / "config.json").is_file()
     folder = published_folder(path) if is_run else None
-    system = _system_message(folder.parents[1]) if folder is not None else ""
+    system = _system_message(folder.resolve().parents[1]) if folder is not None else ""
     ready()
     tell(say("cli.loading"), "dim")
     import torch
 
+    from tunesmith.adapt.published import load_published
     from tunesmith.models.clean_room import tell_unused
     from tunesmith.models.load import load_model, resolve_base
     from tunesmith.tasks.chat import ChatTask
 
     if folder is not None:
-        verify_folder(folder)
+        if (folder / MANIFEST).is_file():
+            verify_folder(folder)
     else:
         folder = resolve_base(named).path
         with Terminal() as listener:
             tell_unused(folder, Events(None, (listener,)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if stands_beside_a_base(folder):
+        loaded, _ = load_published(folder, base=base_of(folder, base), dtype=dtype, device=device)
+    else:
+        loaded = load_model(folder, dtype=dtype, device=device)
     return Asked(loaded, ChatTask(loaded.tokenizer, loaded.end_token_ids, max_length), system)
 
 

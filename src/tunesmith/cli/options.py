@@ -17,4 +17,5 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="cli.arg_run", 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="cli.opt_set", show_default=False)]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="cli.opt_runs")]
 MachineOption = Annotated[bool, typer.Option("--accept-machine", help="cli.opt_accept_machine")]
+BaseOption = Annotated[str | None, typer.Option("--base", metavar="BASE", help="cli.opt_base", show_default=False)]
 NewOption = Annotated[bool, typer.Option("--new", help="cli.opt_new")]

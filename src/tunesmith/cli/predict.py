@@ -13,6 +13,7 @@ import typer
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.models import Asked, open_model, question
+from tunesmith.cli.options import BaseOption
 from tunesmith.cli.terminal import Terminal
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Events
@@ -38,7 +39,7 @@ Row = Mapping[str, object]
 
 def predict(
     file: FileArgument, model: ModelOption, out: OutOption = None, column: ColumnOption = None,
-    max_new_tokens: LengthOption = 256,
+    max_new_tokens: LengthOption = 256, base: BaseOption = None,
 ) -> None:  # fmt: skip
     """Read rows, ask the model each, and write the rows with their answers."""
     target = out or file.with_name(f"{file.stem}.answers.jsonl")
@@ -46,7 +47,7 @@ def predict(
         raise TunesmithError("recipe.exists", path=str(target))
     rows = read_rows(file)
     asked_for = [conversation(row, number, column, str(file)) for number, row in enumerate(rows, 1)]
-    asked = open_model(model)
+    asked = open_model(model, base)
     with Terminal() as listener:
         texts = _answers(asked, asked_for, max_new_tokens, Events(None, (listener,)))
     lines = [json.dumps({**row, "answer": text}, ensure_ascii=False) for row, text in zip(rows, texts, strict=True)]

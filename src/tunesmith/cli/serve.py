@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.models import published_folder
+from tunesmith.cli.models import base_of, published_folder
+from tunesmith.cli.options import BaseOption
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import ready
 from tunesmith.core.events import Events
@@ -28,7 +29,10 @@ PortOption = Annotated[
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="cli.opt_key", show_default=False)]
 
 
-def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None, key: KeyOption = None) -> None:
+def serve(
+    model: ModelArgument, host: HostOption = None, port: PortOption = None, key: KeyOption = None,
+    base: BaseOption = None,
+) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM."""
     folder = published_folder(model)
     spec = settings_of(folder, host, port)
@@ -41,7 +45,7 @@ def serve(model: ModelArgument, host: HostOption = None, port: PortOption = None
 
     store = os.environ.get("TUNESMITH_STORE") or sqlite_url(cache_folder() / "store.db")
     with Terminal() as listener:
-        server = open_service(folder, spec, store, Events(None, (listener,)), stated)
+        server = open_service(folder, spec, store, Events(None, (listener,)), stated, base=base_of(folder, base))
         tell(say("serve.listening", model=server.name, url=server.url), "bold")
         made = server.key
         if made.made_now:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import LoraSpec
+from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.ship import BESIDE
 
 ROWS_OF_OBJECTIVE = {"supervised": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
@@ -19,9 +20,11 @@ def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
     Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
-    compat.unfreeze_distributed, compat.penalty_adaptation.
+    compat.unfreeze_distributed, compat.penalty_adaptation,
+    compat.format_needs_merge, compat.whole_weights.
     """
     _check_target(recipe)
+    _check_formats(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
@@ -34,6 +37,16 @@ def _check_target(recipe: Recipe) -> None:
     target, measured = recipe.goal.target, recipe.evaluate.metrics
     if target is not None and target.metric not in measured:
         raise TunesmithError("compat.target_metric", metric=target.metric, measured=", ".join(measured))
+
+
+def _check_formats(recipe: Recipe) -> None:
+    """What cannot be merged is published beside its base, and what is no addition to a base is not."""
+    adapt = recipe.stages[-1].adapt
+    merged = [each for each in recipe.formats if each not in BESIDE]
+    if merged and not adapt.mergeable:
+        raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
+    if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
+        raise TunesmithError("compat.whole_weights", kind=adapt.kind)
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:

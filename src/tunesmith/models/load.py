@@ -1,8 +1,8 @@
 """From the name of a base model to a folder on this machine, and from a folder to a model in memory.
 
-This is the only file that calls `from_pretrained`, and what it is given is a clean room: code that comes with a model
-is never run, nothing pickled is opened, and a model whose weights do not fit its configuration to the last tensor is
-refused. There is no switch for any of it.
+This is the only file that calls transformers' `from_pretrained`, and what it is given is a clean room: code that comes
+with a model is never run, nothing pickled is opened, and a model whose weights do not fit its configuration to the last
+tensor is refused. There is no switch for any of it.
 """
 
 from __future__ import annotations
@@ -193,13 +193,16 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder, as its tokenizer.json has it, less control tokens that the model cannot read.
+def load_tokenizer(folder: Path, model: Path | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder, as its tokenizer.json has it, less control tokens that the model cannot read.
+
+    Args:
+        model: folder of the model, where that is another one.
 
     Errors: models.load_failed, models.broken_config, models.remote_code, models.architecture_refused.
     """
     tokenizer: PreTrainedTokenizerFast
-    rows = read_allowed(folder, "config.json").values.get("vocab_size")
+    rows = read_allowed(model or folder, "config.json").values.get("vocab_size")
     with clean_room(folder, weights=False) as room:
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(room), local_files_only=True)
@@ -236,7 +239,12 @@ def _within_rows(tokenizer: PreTrainedTokenizerFast, rows: int) -> PreTrainedTok
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", attention: str = "sdpa"
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
+    tokenizer_folder: Path | None = None,
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
@@ -245,6 +253,7 @@ def load_model(
         dtype: number format of the weights in memory.
         device: where they go.
         attention: a form of attention that transformers knows by this name.
+        tokenizer_folder: whose tokenizer and template are taken, where not the model's own.
 
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
         models.tokens_without_rows, and those of `contents`.
@@ -270,7 +279,7 @@ def load_model(
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(tokenizer_folder or folder, folder)
     ends = end_token_ids(folder, tokenizer)
     _check_rows(folder, model, tokenizer, ends)
     pad = tokenizer.pad_token_id

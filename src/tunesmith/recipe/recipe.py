@@ -24,7 +24,7 @@ from tunesmith.recipe.specs.penalties import PenaltiesSpec
 from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.serve import ServeSpec
-from tunesmith.recipe.specs.ship import ShipSpec
+from tunesmith.recipe.specs.ship import BESIDE, MERGED, ShipFormat, ShipSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
 _LONGEST_NAME = 255
@@ -88,6 +88,11 @@ class Recipe(Spec):
     def old_sources(self) -> dict[str, list[SourceSpec]]:
         """Sources of rows of older tasks by the name of their table, such as instruct-replay."""
         return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.old_sources.items()}
+
+    @property
+    def formats(self) -> list[ShipFormat]:
+        """What is published: the formats stated, else those that the last stage's change allows."""
+        return self.ship.formats or list(MERGED if self.stages[-1].adapt.mergeable else BESIDE)
 
     def as_json(self) -> str:
         """Every setting as canonical JSON (keys sorted, no blanks)."""

@@ -15,11 +15,13 @@ from types import FrameType
 import torch
 import uvicorn
 
+from tunesmith.adapt.files import CHANGE_FILES, stands_beside_a_base
+from tunesmith.adapt.published import load_published
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.models.catalog import cache_folder
-from tunesmith.models.clean_room import tell_unused
+from tunesmith.models.clean_room import tell_unopened, tell_unused
 from tunesmith.models.load import Loaded, load_model
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.serve.access import AccessKey, find_key, is_loopback, take_port
@@ -138,32 +140,41 @@ def open_service(
     *,
     name: str | None = None,
     dtype: torch.dtype | None = None,
+    base: str | None = None,
 ) -> Server:
     """Check access, take the port, verify and load the model; the server answers after `start`.
 
     Args:
-        folder: a published safetensors artefact, or a base model.
+        folder: a published safetensors artefact, a published adapter, or a base model.
         spec: address and limits.
         store_url: database for feedback.
         emitter: takes events; the key is never among them.
         key: a stated key; without one a random key is kept in the cache folder with mode 0600.
         name: the model's name in requests; without it the artefact's.
         dtype: of the weights in memory; bfloat16 without it.
+        base: where the base of an adapter is found; none leaves it to the adapter's manifest.
 
     Errors: serve.key_needed, serve.key_weak, serve.key_exposed, serve.port_taken, serve.cannot_listen,
-        core.hash_differs and others of `verify_folder`, those of `load_model`, tasks.no_template, store.*.
+        core.hash_differs and others of `verify_folder`, those of `load_model` and `load_published`, tasks.no_template,
+        store.*.
     """
     access_key = find_key(cache_folder(), spec.host, key)
     taken = take_port(spec.host, spec.port)
     try:
         facts = _verify(folder, emitter)
-        loaded = load_model(folder, dtype=dtype or torch.bfloat16, device=_device())
+        loaded = _load(folder, base, dtype or torch.bfloat16)
         feedback = FeedbackStore(open_database(store_url))
         service = _service(loaded, spec, feedback, emitter, access_key, name or _name_of(folder, facts))
     except BaseException:
         taken.close()
         raise
     return Server(service, _rules(spec, service.measures), taken)
+
+
+def _load(folder: Path, base: str | None, dtype: torch.dtype) -> Loaded:
+    if stands_beside_a_base(folder):
+        return load_published(folder, base=base, dtype=dtype, device=_device())[0]
+    return load_model(folder, dtype=dtype, device=_device())
 
 
 def _rules(spec: ServeSpec, measures: Measures) -> ConnectionRules:
@@ -202,7 +213,10 @@ def _verify(folder: Path, emitter: Emitter) -> Mapping[str, object]:
         raise TunesmithError("core.missing_file", path=str(folder))
     if not (folder / MANIFEST).is_file():
         emitter.emit("note", code="serve.unproven", path=str(folder))
-        tell_unused(folder, emitter)
+        if stands_beside_a_base(folder):
+            tell_unopened(folder, CHANGE_FILES, emitter)
+        else:
+            tell_unused(folder, emitter)
         return {}
     return verify_folder(folder)
 

@@ -2,7 +2,7 @@
 
 Shape letters: K positions of an answer, V vocabulary.
 
-Everything here is float32. The evaluated model keeps its adapter apart (PEFT's own layers compute it), so a merge
+Everything here is float32. The evaluated model keeps its change apart (PEFT's own layers compute a LoRA), so a merge
 is judged by other code than the one that made it.
 """
 
@@ -11,25 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from tunesmith.adapt.saved import put_on
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message
 from tunesmith.models.load import BaseFolder, load_model
-from tunesmith.models.weights import read_tensors
-from tunesmith.ship.adapter_file import is_adapter, other_keys, read_adapter
-from tunesmith.ship.merge import FULL_WEIGHTS, weights_file
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
 """Tokens of one answer that are compared; longer answers are compared up to here."""
-
-
-_NAME = "evaluated"
 
 
 @dataclass(frozen=True)
@@ -95,60 +90,26 @@ def _until_special(ids: Sequence[int], special: set[int]) -> list[int]:
 
 
 def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
-    """Base and change together in float32, the adapter not merged. Errors: ship.adapter_keys and those of loading."""
+    """Base and change side by side in float32, nothing merged. Errors: those of `put_on` and of loading."""
     model = load_model(base.path, dtype=torch.float32).model
-    if not is_adapter(change):
-        _load_weights(model, change)
-        return model
-    adapter = read_adapter(change, dict(model.named_parameters()))
-    config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
-        use_rslora=adapter.rank_stabilised,
-        use_dora=bool(adapter.lengths),
-        target_modules=[name.removesuffix(".weight") for name in adapter.pairs],
-    )
-    # PEFT's layers inside our own model: no wrapper, so every name but the new ones stays as it is
-    inject_adapter_in_model(config, model, adapter_name=_NAME)
-    tensors = {
-        name.replace(".weight", f".lora_{side}.{_NAME}.weight"): tensor
-        for name, pair in adapter.pairs.items()
-        for side, tensor in zip("AB", pair, strict=True)
-    }
-    for name, length_O in adapter.lengths.items():
-        tensors[name.replace(".weight", f".lora_magnitude_vector.{_NAME}.weight")] = length_O
-    result = model.load_state_dict(tensors, strict=False)
-    missing = [name for name in result.missing_keys if ".lora_" in name]
-    if missing or result.unexpected_keys:
-        raise other_keys(change, missing, result.unexpected_keys)
-    model.eval()
+    put_on(model, change)
     return model
-
-
-def _load_weights(model: PreTrainedModel, change: Path) -> None:
-    file = weights_file(change)
-    try:
-        result = model.load_state_dict(read_tensors(change / file), strict=False)
-    except RuntimeError as error:  # a tensor of another shape
-        raise other_keys(change, [], [str(error).strip().splitlines()[-1].strip()[:200]]) from error
-    missing = [name for name in result.missing_keys if name != "lm_head.weight" and file == FULL_WEIGHTS]
-    if missing or result.unexpected_keys:
-        raise other_keys(change, missing, result.unexpected_keys)
-    model.tie_weights()
 
 
 class Reader:
     """Reads turns with one model; what all prompts begin with is read once."""
 
-    def __init__(self, model: PreTrainedModel, turns: Sequence[Turn]) -> None:
+    def __init__(self, model: nn.Module, turns: Sequence[Turn]) -> None:
         self._model = model
-        self._prefix = _common_prefix(turns) if _may_share(model) else ()
+        self._device = next(model.parameters()).device
+        self._config = cast(PretrainedConfig, model.config)
+        self._prefix = _common_prefix(turns) if _may_share(model, self._config) else ()
         self._cache: DynamicCache | None = None
 
     @torch.inference_mode()
     def logits(self, turn: Turn) -> Tensor:
         """Logits at every position of the answer, [K, V] float32, the answer given token by token."""
-        ids = torch.tensor([[*turn.prompt, *turn.answer[:-1]]], device=self._model.device)
+        ids = torch.tensor([[*turn.prompt, *turn.answer[:-1]]], device=self._device)
         first = len(self._prefix)
         cache = self._shared(ids[:, :first]) if first else None
         output = self._model(
@@ -164,15 +125,18 @@ class Reader:
 
     def _shared(self, ids: Tensor) -> DynamicCache:
         if self._cache is None:
-            cache = DynamicCache(config=self._model.config)
+            cache = DynamicCache(config=self._config)
             self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             self._cache = cache
         return self._cache
 
 
-def _may_share(model: PreTrainedModel) -> bool:
-    kinds = set(getattr(model.config, "layer_types", None) or ())
-    return kinds <= {"full_attention"} and getattr(model.config, "sliding_window", None) is None
+def _may_share(model: nn.Module, config: PretrainedConfig) -> bool:
+    """Whether a cache of our own may be handed in: not where PEFT puts learned tokens before every text."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return False
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return kinds <= {"full_attention"} and getattr(config, "sliding_window", None) is None
 
 
 def _common_prefix(turns: Sequence[Turn]) -> tuple[int, ...]:

@@ -17,25 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tunesmith.adapt.subset import SUBSET_CONFIG, SUBSET_WEIGHTS
+from tunesmith.adapt.adapter_file import other_keys, read_adapter, refuse_other_keys
+from tunesmith.adapt.files import FULL_WEIGHTS
+from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.models.load import BaseFolder, Loaded
-from tunesmith.models.texts import MODEL_FILES
 from tunesmith.models.weights import read_tensors, read_weights
-from tunesmith.ship.adapter_file import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    is_adapter,
-    other_keys,
-    read_adapter,
-    refuse_other_keys,
-    stated_base,
-)
-
-FULL_WEIGHTS = "model.safetensors"
-CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, SUBSET_CONFIG, SUBSET_WEIGHTS, *MODEL_FILES})
-"""What is opened in the folder of a change."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +37,16 @@ class Merged:
 def merge(base: BaseFolder, change: Path) -> Merged:
     """Merge an adapter folder, or take a full fine-tune's folder, over a base.
 
-    Errors: ship.other_base, ship.no_change, ship.not_finite, ship.missing_change, those of `read_adapter`, and those
-        of `verify_folder` when the folder carries a manifest.
+    Errors: ship.other_base, ship.no_change, ship.not_finite, ship.missing_change, ship.stands_beside, those of
+        `read_adapter`, and those of `verify_folder` when the folder carries a manifest.
     """
     check_base(base, change)
+    kind = kind_of(change)
+    if not kind.mergeable:
+        raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
     weights = read_weights(base.path)
-    if not is_adapter(change):
-        return _weights(change, weights)
+    if kind.name != "lora":
+        return _weights(change, kind, weights)
     adapter = read_adapter(change, weights)
     changed: list[str] = []
     for name in adapter.pairs:
@@ -67,7 +57,7 @@ def merge(base: BaseFolder, change: Path) -> Merged:
         weights[name] = moved_OI
     if not changed:
         raise TunesmithError("ship.no_change", path=str(change))
-    return Merged(weights, tuple(changed), "lora")
+    return Merged(weights, tuple(changed), kind.name)
 
 
 def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
@@ -79,35 +69,11 @@ def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
     return loaded
 
 
-def check_base(base: BaseFolder, change: Path) -> None:
-    """Refuse a change that was trained on other weights. Errors: ship.other_base, ship.missing_change."""
-    if not is_adapter(change) and not (change / weights_file(change)).is_file():
-        raise TunesmithError("ship.missing_change", path=str(change))
-    stated = verify_folder(change).get("base_sha256") if (change / MANIFEST).is_file() else None
-    if stated is not None and stated != base.sha256:
-        raise TunesmithError(
-            "ship.other_base", path=str(change), trained=str(stated)[:12], given=base.sha256[:12], base=base.name
-        )
-    config = change / (ADAPTER_CONFIG if is_adapter(change) else SUBSET_CONFIG)
-    if stated is None and config.is_file():
-        named = stated_base(config)
-        if named not in ("", base.name, str(base.path)):
-            raise TunesmithError(
-                "ship.other_base", path=str(change), trained=named[:200], given=base.sha256[:12], base=base.name
-            )
-
-
-def weights_file(change: Path) -> str:
-    """The file that holds whole weights: some of them, or all of a full fine-tune."""
-    return SUBSET_WEIGHTS if (change / SUBSET_CONFIG).is_file() else FULL_WEIGHTS
-
-
-def _weights(change: Path, base: Mapping[str, Tensor]) -> Merged:
-    file = weights_file(change)
-    moved = read_tensors(change / file)
+def _weights(change: Path, kind: SavedKind, base: Mapping[str, Tensor]) -> Merged:
+    moved = read_tensors(change / kind.weights)
     if "lm_head.weight" in moved and "lm_head.weight" not in base:
         del moved["lm_head.weight"]  # tied: the embedding is the head
-    refuse_other_keys(change, base if file == FULL_WEIGHTS else base.keys() & moved.keys(), moved)
+    refuse_other_keys(change, base if kind.weights == FULL_WEIGHTS else base.keys() & moved.keys(), moved)
     for name, tensor in moved.items():
         if tensor.shape != base[name].shape:
             raise other_keys(change, [], [f"{name} (shape)"])
@@ -115,7 +81,7 @@ def _weights(change: Path, base: Mapping[str, Tensor]) -> Merged:
     changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), base[name].float()))
     if not changed:
         raise TunesmithError("ship.no_change", path=str(change))
-    return Merged({**base, **moved}, changed, "full" if file == FULL_WEIGHTS else "subset")
+    return Merged({**base, **moved}, changed, kind.name)
 
 
 def _refuse_not_finite(change: Path, name: str, tensor: Tensor) -> None:

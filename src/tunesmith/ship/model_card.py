@@ -7,6 +7,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from tunesmith.adapt.files import ADAPTER_CONFIG
+from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import write_atomic
 from tunesmith.messages import LANGUAGES, both
 from tunesmith.models.load import BaseFolder
@@ -19,7 +21,7 @@ def write_model_card(
 ) -> None:
     """Write the card, English first, then Chinese; its head is the YAML that model hubs read."""
     template = ChatTemplate(tokenizer)
-    is_gguf = parity.format.startswith("gguf")
+    form = _form(folder, parity)
     facts: dict[str, str | int | float] = {
         "name": name,
         "base": base.name,
@@ -38,12 +40,12 @@ def write_model_card(
         "origin": both("ship.card_lossy" if base.origin.lossy else "ship.card_exact", **_origin(base)),
         "parity": both("ship.card_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
-        "run": both("ship.card_run_gguf" if is_gguf else "ship.card_run_safetensors", **facts),
+        "run": both(f"ship.card_run_{form}", **facts),
         "request": both("ship.card_request", **facts),
         "licence": both("ship.card_licence", **facts),
     }
     bodies = ["\n\n".join(section[language] for section in sections.values()) for language in LANGUAGES]
-    write_atomic(folder / "README.md", _head(base, parity) + "\n\n---\n\n".join(bodies) + "\n")
+    write_atomic(folder / "README.md", _head(base, form) + "\n\n---\n\n".join(bodies) + "\n")
 
 
 def _origin(base: BaseFolder) -> dict[str, str]:
@@ -51,8 +53,16 @@ def _origin(base: BaseFolder) -> dict[str, str]:
     return {"quantization": origin.quantization, "file": origin.file, "file_sha256": origin.file_sha256}
 
 
-def _head(base: BaseFolder, parity: Parity) -> str:
-    library = "gguf" if parity.format.startswith("gguf") else "transformers"
+def _form(folder: Path, parity: Parity) -> str:
+    """In which form the artefact is, of those that have their own way to be run."""
+    if parity.format == "adapter":
+        kind = kind_of(folder)
+        return "peft" if kind.config == ADAPTER_CONFIG else kind.name
+    return parity.format.partition("-")[0]
+
+
+def _head(base: BaseFolder, form: str) -> str:
+    library = {"gguf": "gguf", "peft": "peft"}.get(form, "transformers")
     lines = [
         "---",
         # a licence and a folder's name are texts of others, which may mean something to YAML

@@ -18,7 +18,7 @@ from typing import Literal
 import gguf
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
@@ -26,8 +26,9 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.files import write_json
 from tunesmith.core.types import Message
 from tunesmith.models.gguf_layout import Array
-from tunesmith.models.load import load_model
+from tunesmith.models.load import BaseFolder, load_model, load_tokenizer
 from tunesmith.recipe.specs.ship import ParityLimits
+from tunesmith.ship.adapter_judge import judge_name, judged
 from tunesmith.ship.evaluated import Reader, answer_turns, asked, broken_tokens, chat_ids
 from tunesmith.ship.formats.gguf import gguf_path
 from tunesmith.ship.formats.llama_cpp import LlamaJudge
@@ -135,8 +136,25 @@ class Gate:
         """Judge a merged folder in float32: ids, number format, gap of logits, top-1 agreement, and that it changed."""
         start = time.monotonic()
         artefact = load_model(folder, dtype=torch.float32)
-        differing = _differing(self._ids, chat_ids(artefact.tokenizer, self._chats))
-        reader = Reader(artefact.model, self._turns)
+        checks = (
+            *self._compare("safetensors", artefact.model, artefact.tokenizer, stated_dtype(folder)),
+            Check("tensors_of_another_format", other_dtypes(folder), 0, "at_most"),
+        )
+        return self._parity("safetensors", f"transformers, torch {torch.__version__}, float32", checks, start)
+
+    def check_adapter(self, folder: Path, base: BaseFolder) -> Parity:
+        """Judge a change beside its base in float32, read by other code than ours: the same as of a merged folder."""
+        start = time.monotonic()
+        tokenizer = load_tokenizer(folder, base.path)
+        checks = self._compare("adapter", judged(base, folder), tokenizer, "float32")
+        return self._parity("adapter", f"{judge_name(folder)}, torch {torch.__version__}, float32", checks, start)
+
+    def _compare(
+        self, kind: str, model: nn.Module, tokenizer: PreTrainedTokenizerFast, dtype: str
+    ) -> tuple[Check, ...]:
+        """Ids, top-1 agreement, gap of logits, and that the base changed, of an artefact whose weights are `dtype`."""
+        differing = _differing(self._ids, chat_ids(tokenizer, self._chats))
+        reader = Reader(model, self._turns)
         gaps: list[float] = []
         from_base: list[float] = []
         same = 0
@@ -148,16 +166,14 @@ class Gate:
             same += int((own_KV.argmax(-1) == other_KV.argmax(-1)).sum())
             if place < len(self._base_logits):
                 from_base.append(_gap(self._base_logits[place], other_KV))
-            self._progress("safetensors", place + 1)
+            self._progress(kind, place + 1)
         self._best = best
-        checks = (
+        return (
             Check("chats_with_other_ids", differing, 0, "at_most"),
             Check("top1_agreement", same / self._positions, self._limits.top1_safetensors, "at_least"),
-            _gap_check(_largest(gaps), stated_dtype(folder)),
-            Check("tensors_of_another_format", other_dtypes(folder), 0, "at_most"),
+            _gap_check(_largest(gaps), dtype),
             Check("change_from_base", _largest(from_base), float(np.finfo(np.float32).tiny), "at_least"),
         )
-        return self._parity("safetensors", f"transformers, torch {torch.__version__}, float32", checks, start)
 
     def check_gguf(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -16,20 +17,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tunesmith.adapt.files import CHANGE_FILES
+from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
-from tunesmith.core.files import MANIFEST, new_folder, read_manifest, remove_rubbish, require_space
+from tunesmith.core.files import MANIFEST, folder_bytes, new_folder, read_manifest, remove_rubbish, require_space
 from tunesmith.core.types import Message
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.clean_room import tell_unopened
 from tunesmith.models.gguf_layout import Array
 from tunesmith.models.load import BaseFolder, load_model, load_tokenizer, template_of
+from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.weights import read_weights
-from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
+from tunesmith.recipe.specs.ship import BESIDE, ParityLimits, ShipFormat
 from tunesmith.ship.evaluated import load_evaluated
+from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
-from tunesmith.ship.merge import CHANGE_FILES, Merged, merge
+from tunesmith.ship.merge import Merged, merge
 from tunesmith.ship.model_card import write_model_card
 from tunesmith.ship.parity import PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
 from tunesmith.tasks.chat_template import ChatTemplate
@@ -40,7 +45,7 @@ _COMPARED_TENSORS = 8
 _LARGEST_LICENCE = 1 << 20
 
 _MOST_BYTES: Mapping[ShipFormat, float] = {"safetensors": 4, "gguf-f16": 2, "gguf-q8_0": 34 / 32}
-"""About what one number of the weights takes on the disk; vectors in GGUF files and a base in float64 take more."""
+"""About what one number of merged weights takes on the disk; vectors in GGUF files and a base in float64 take more."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Shipping:
     Args:
         run_path: the run directory; artefacts appear in `ship/<format>/` below it.
         base: the base that was trained.
-        change: adapter folder, or folder with the weights of a full fine-tune; its tokenizer and template are taken
-            when it carries them, else the base's.
+        change: folder of any kind that `adapt.saved` knows; its tokenizer and template are taken when it carries them,
+            else the base's.
         chats: real conversations with answers, at least as many as `limits.chats` asks for.
         metric: the task's own figure, judged on GGUF files.
         limits: how far an artefact may be from the evaluated model.
@@ -80,9 +85,10 @@ class Shipping:
 class _Job:
     run: Path
     base: BaseFolder
+    change: Path
+    kind: SavedKind
     tokenizer_folder: Path
     tokenizer: PreTrainedTokenizerFast
-    merged: Merged
     gate: Gate
     metric: TaskMetric | None
     emitter: Emitter
@@ -95,6 +101,11 @@ class _Job:
     @property
     def folder(self) -> Path:
         return self.run / "ship"
+
+    @cached_property
+    def merged(self) -> Merged:
+        """The merged weights, made when a format first needs them."""
+        return merge(self.base, self.change)
 
 
 def ship_formats(shipping: Shipping, formats: Sequence[ShipFormat], emitter: Emitter = SILENT) -> list[Artifact]:
@@ -111,7 +122,7 @@ def ship_formats(shipping: Shipping, formats: Sequence[ShipFormat], emitter: Emi
     require_space(job.folder, sum(_needed_bytes(job, kind) for kind in ordered))
     artifacts: list[Artifact] = []
     for kind in ordered:
-        artifact = _safetensors(job) if kind == "safetensors" else _gguf(job, kind)
+        artifact = _publish(job, kind)
         emitter.emit("shipped", format=kind, path=str(artifact.path), size_bytes=artifact.size_bytes)
         artifacts.append(artifact)
     return artifacts
@@ -124,12 +135,14 @@ def check_published(shipping: Shipping, emitter: Emitter = SILENT) -> list[Parit
     """
     job = _job(shipping, emitter)
     found: list[Parity] = []
-    for kind in _MOST_BYTES:
+    for kind in (*_MOST_BYTES, *BESIDE):
         folder = job.folder / kind
         if not (folder / PARITY).is_file():
             continue
         if kind == "safetensors":
             parity = job.gate.check_safetensors(folder)
+        elif kind == "adapter":
+            parity = job.gate.check_adapter(folder, job.base)
         else:
             parity = job.gate.check_gguf(folder, kind, dict(_base_arrays(job)), job.metric)
         refuse_beyond_limits(parity)
@@ -142,7 +155,7 @@ def _job(shipping: Shipping, emitter: Emitter) -> _Job:
     limits, base, change = shipping.limits, shipping.base, shipping.change
     if len(shipping.chats) < limits.chats:
         raise TunesmithError("ship.too_few_chats", chats=len(shipping.chats), needed=limits.chats)
-    merged = merge(base, change)
+    check_base(base, change)
     if not (change / MANIFEST).is_file():
         tell_unopened(change, CHANGE_FILES, emitter)
     tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
@@ -150,13 +163,41 @@ def _job(shipping: Shipping, emitter: Emitter) -> _Job:
     untouched = load_model(base.path, dtype=torch.float32).model
     gate = Gate(load_evaluated(base, change), untouched, tokenizer, shipping.chats, limits, emitter)
     dtype = stored_dtype(base.path)
-    return _Job(shipping.run_path, base, tokenizer_folder, tokenizer, merged, gate, shipping.metric, emitter, dtype)
+    return _Job(
+        run=shipping.run_path,
+        base=base,
+        change=change,
+        kind=kind_of(change),
+        tokenizer_folder=tokenizer_folder,
+        tokenizer=tokenizer,
+        gate=gate,
+        metric=shipping.metric,
+        emitter=emitter,
+        base_dtype=dtype,
+    )
+
+
+def _publish(job: _Job, kind: ShipFormat) -> Artifact:
+    if kind == "adapter":
+        return _adapter(job)
+    return _safetensors(job) if kind == "safetensors" else _gguf(job, kind)
+
+
+def _adapter(job: _Job) -> Artifact:
+    """The change as it was saved, in the masters' own float32."""
+    final = job.folder / "adapter"
+    with new_folder(final, _needed_bytes(job, "adapter"), **_facts(job, "adapter")) as aside:
+        weights = write_adapter(aside, job.change, job.base, job.tokenizer_folder)
+        parity = job.gate.check_adapter(aside, job.base)
+        refuse_beyond_limits(parity)
+        _describe(job, aside, parity, "float32")
+    return _artifact("adapter", final, weights, parity)
 
 
 def _safetensors(job: _Job) -> Artifact:
     """In the base's own number format when that keeps the limits, else in float32: measured, not assumed."""
     stored = job.base_dtype
-    final = job.run / "ship" / "safetensors"
+    final = job.folder / "safetensors"
     with new_folder(final, _needed_bytes(job, "safetensors"), **_facts(job, "safetensors")) as aside:
         for dtype in dict.fromkeys((stored, torch.float32)):
             write_safetensors(aside, job.merged.tensors, job.base.path, job.tokenizer_folder, dtype)
@@ -171,7 +212,7 @@ def _safetensors(job: _Job) -> Artifact:
 
 
 def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
-    final = job.run / "ship" / kind
+    final = job.folder / kind
     with new_folder(final, _needed_bytes(job, kind), **_facts(job, kind)) as aside:
         path = write_gguf(
             aside,
@@ -190,6 +231,8 @@ def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
 
 
 def _needed_bytes(job: _Job, kind: ShipFormat) -> int:
+    if kind == "adapter":
+        return folder_bytes(job.change)
     return int(_MOST_BYTES[kind] * sum(each.numel() for each in job.merged.tensors.values()))
 
 
@@ -224,9 +267,11 @@ def _facts(job: _Job, kind: str) -> dict[str, object]:
     return {
         "kind": "artefact",
         "artefact_format": kind,
-        "adaptation": job.merged.kind,
-        "tensors_moved": len(job.merged.changed),
+        "adaptation": job.kind.name,
+        "tensors_moved": len(read_header(job.change / job.kind.weights) if kind == "adapter" else job.merged.changed),
         "base": job.base.name,
+        "base_revision": job.base.revision,
+        "base_source": job.base.origin.source,
         "base_sha256": job.base.sha256,
         "template_sha256": ChatTemplate(job.tokenizer).sha256,
     }

@@ -11,7 +11,7 @@ from tunesmith.train.probe import faster_dtype
 
 
 def settled(recipe: Recipe, revision: str) -> Recipe:
-    """The recipe with device, number format, threads, step sizes and scales decided, and the base's commit pinned.
+    """The recipe with every open choice decided, from the device to the formats, and the base's commit pinned.
 
     Errors: runtime.no_device.
     """
@@ -23,6 +23,7 @@ def settled(recipe: Recipe, revision: str) -> Recipe:
             "model": recipe.model.model_copy(update={"dtype": dtype, "revision": revision or recipe.model.revision}),
             "runtime": recipe.runtime.model_copy(update={"device": device.type, "threads": threads}),
             "stages": [_settled_stage(stage) for stage in recipe.stages],
+            "ship": recipe.ship.model_copy(update={"formats": recipe.formats}),
         }
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,12 +13,15 @@ from tunesmith.recipe.specs.base import Spec
 class FullSpec(Spec):
     """Every parameter of the model moves."""
 
+    mergeable: ClassVar[bool] = True
+    """Whether the change can become part of the base's own weights."""
     kind: Literal["full"] = Field("full", description="Every parameter moves.")
 
 
 class LoraSpec(Spec):
     """Low-rank additions to linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
+    mergeable: ClassVar[bool] = True
     kind: Literal["lora"] = Field("lora", description="Low-rank additions to linear layers.")
     rank: int = Field(16, ge=1, le=1024, description="Rank of each addition; 8 to 16 to start with.")
     lora_alpha: float | None = Field(
@@ -45,6 +48,7 @@ Part = Literal["attention", "mlp", "norm", "embedding", "head", "bias"]
 class SubsetSpec(Spec):
     """Some of the model's own parameters move: the last blocks, named parts, or biases alone (BitFit, 2106.10199)."""
 
+    mergeable: ClassVar[bool] = True
     kind: Literal["subset"] = Field("subset", description="Some of the model's own parameters move.")
     parts: list[Part] = Field([], description="Parts that move; none stands for all. bias alone is BitFit.")
     first_layer: int | None = Field(

@@ -8,7 +8,12 @@ from pydantic import Field
 
 from tunesmith.recipe.specs.base import Spec
 
-ShipFormat = Literal["safetensors", "gguf-f16", "gguf-q8_0"]
+ShipFormat = Literal["safetensors", "gguf-f16", "gguf-q8_0", "adapter"]
+
+MERGED: tuple[ShipFormat, ...] = ("safetensors", "gguf-q8_0")
+"""What is published of a change that becomes part of the base's weights, where the recipe leaves it open."""
+BESIDE: tuple[ShipFormat, ...] = ("adapter",)
+"""The same of one that cannot."""
 
 
 class ParityLimits(Spec):
@@ -17,7 +22,9 @@ class ParityLimits(Spec):
     chats: int = Field(
         50, ge=1, le=100_000, description="Chats on which token ids must be identical and answers are compared."
     )
-    top1_safetensors: float = Field(0.999, ge=0, le=1, description="Share of equal most likely tokens, merged weights.")
+    top1_safetensors: float = Field(
+        0.999, ge=0, le=1, description="Share of equal most likely tokens, merged weights or an adapter on its base."
+    )
     top1_gguf_f16: float = Field(0.995, ge=0, le=1, description="The same for GGUF F16, judged in llama.cpp.")
     top1_gguf_q8_0: float = Field(0.98, ge=0, le=1, description="The same for GGUF Q8_0, judged in llama.cpp.")
     metric_points: float = Field(1.0, ge=0, le=100, description="Largest change of the task metric, in points of 100.")
@@ -26,5 +33,10 @@ class ParityLimits(Spec):
 class ShipSpec(Spec):
     """Formats and limits."""
 
-    formats: list[ShipFormat] = Field(["safetensors", "gguf-q8_0"], min_length=1, description="Formats to publish.")
+    formats: list[ShipFormat] | None = Field(
+        None,
+        min_length=1,
+        description="Formats to publish; none: safetensors and gguf-q8_0, or adapter for a change that cannot be merged"
+        " into its base.",
+    )
     parity: ParityLimits = Field(ParityLimits(), description="Limits of the parity gate.")

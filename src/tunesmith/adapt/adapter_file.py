@@ -17,12 +17,11 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.allowed import read_bounded
 from tunesmith.models.weights import read_tensors
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
 
 _USED = frozenset(
@@ -43,27 +42,46 @@ _LARGEST_ALPHA = 1e31
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A LoRA. `pairs` are (A [R, I], B [O, R]) by the name of the base's weight; `scale` is what B A counts with.
-
-    `lengths` [O] are DoRA's, by the same names; empty without it.
-    """
+class LoraSettings:
+    """The settings of a LoRA that are used. `targets` is PEFT's list of layers, or an expression that is not run."""
 
     rank: int
     alpha: float
     rank_stabilised: bool
-    pairs: Mapping[str, tuple[Tensor, Tensor]]
-    lengths: Mapping[str, Tensor]
+    has_lengths: bool
+    targets: str | list[str]
 
     @property
     def scale(self) -> float:
         """alpha / R, or alpha / sqrt(R) for rank-stabilised LoRA (arXiv 2312.03732)."""
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
+    def as_config(self, targets: list[str]) -> LoraConfig:
+        """PEFT's configuration with these settings and nothing else that a file may say."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            use_rslora=self.rank_stabilised,
+            use_dora=self.has_lengths,
+            target_modules=targets,
+        )
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA. `pairs` are (A [R, I], B [O, R]) by the name of the base's weight.
+
+    `lengths` [O] are DoRA's, by the same names; empty without it.
+    """
+
+    settings: LoraSettings
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    lengths: Mapping[str, Tensor]
+
     def applied_to(self, name: str, weight_OI: Tensor) -> Tensor:
         """A weight of the base with what the adapter adds, [O, I] float32; DoRA then gives every row its length."""
         a_RI, b_OR = self.pairs[name]
-        moved_OI: Tensor = weight_OI.float() + self.scale * (b_OR @ a_RI)
+        moved_OI: Tensor = weight_OI.float() + self.settings.scale * (b_OR @ a_RI)
         if name not in self.lengths:
             return moved_OI
         now_O = torch.linalg.vector_norm(moved_OI, dim=1)
@@ -71,15 +89,22 @@ class Adapter:
         return turned_OI
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter (and not the weights of a whole model)."""
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
-def stated_base(config: Path) -> str:
-    """The name of the base in an adapter's own configuration; empty when it names none."""
-    named = read_bounded(config).get("base_model_name_or_path")
-    return named if isinstance(named, str) else ""
+def lora_settings(change: Path) -> LoraSettings:
+    """The settings of an adapter folder, each checked. Errors: ship.unmergeable, ship.adapter_setting,
+    models.broken_config."""
+    config = read_bounded(change / ADAPTER_CONFIG)
+    _refuse_unmergeable(change, config)
+    rank = config.get("r")
+    if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
+        raise _setting(change, "r", rank)
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) < _LARGEST_ALPHA:
+        raise _setting(change, "lora_alpha", alpha)
+    stabilised, has_lengths = _switch(change, config, "use_rslora"), _switch(change, config, "use_dora")
+    targets = config.get("target_modules")
+    if not isinstance(targets, str | list) or not all(isinstance(each, str) for each in targets):
+        raise _setting(change, "target_modules", targets)
+    return LoraSettings(rank, float(alpha), stabilised, has_lengths, targets)
 
 
 def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
@@ -91,21 +116,13 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
     Errors: ship.unmergeable, ship.adapter_setting, ship.adapter_keys, models.broken_config, models.broken_weights,
         core.missing_file.
     """
-    config = read_bounded(change / ADAPTER_CONFIG)
-    _refuse_unmergeable(change, config)
+    settings = lora_settings(change)
     if not (change / ADAPTER_WEIGHTS).is_file():
         raise TunesmithError("core.missing_file", path=str(change / ADAPTER_WEIGHTS))
     stored = read_tensors(change / ADAPTER_WEIGHTS)
-    rank = config.get("r")
-    if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
-        raise _setting(change, "r", rank)
-    alpha = config.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) < _LARGEST_ALPHA:
-        raise _setting(change, "lora_alpha", alpha)
-    stabilised, has_lengths = _switch(change, config, "use_rslora"), _switch(change, config, "use_dora")
-    layers = _layers(change, config.get("target_modules"), stored, base)
+    layers = _layers(settings.targets, stored, base)
     expected = {f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
-    if has_lengths:
+    if settings.has_lengths:
         expected |= {f"{ADAPTER_PREFIX}{layer}.{_LENGTHS}" for layer in layers}
     refuse_other_keys(change, expected, stored)
     lengths: dict[str, Tensor] = {}
@@ -113,15 +130,15 @@ def read_adapter(change: Path, base: Mapping[str, Tensor]) -> Adapter:
     for layer in layers:
         a_RI, b_OR = (stored[f"{ADAPTER_PREFIX}{layer}.lora_{side}.weight"].float() for side in "AB")
         outputs, inputs = base[f"{layer}.weight"].shape
-        if a_RI.shape != (rank, inputs) or b_OR.shape != (outputs, rank):
-            shapes = f"{layer} {tuple(a_RI.shape)} {tuple(b_OR.shape)}, rank {rank}"
+        if a_RI.shape != (settings.rank, inputs) or b_OR.shape != (outputs, settings.rank):
+            shapes = f"{layer} {tuple(a_RI.shape)} {tuple(b_OR.shape)}, rank {settings.rank}"
             raise other_keys(change, [], [shapes])
         pairs[f"{layer}.weight"] = (a_RI, b_OR)
-        if has_lengths:
+        if settings.has_lengths:
             lengths[f"{layer}.weight"] = length_O = stored[f"{ADAPTER_PREFIX}{layer}.{_LENGTHS}"].float()
             if length_O.shape != (outputs,):
                 raise other_keys(change, [], [f"{layer}.{_LENGTHS} {tuple(length_O.shape)}"])
-    return Adapter(rank, float(alpha), stabilised, pairs, lengths)
+    return Adapter(settings, pairs, lengths)
 
 
 def _switch(change: Path, config: Mapping[str, object], name: str) -> bool:
@@ -159,19 +176,17 @@ def _refuse_unmergeable(change: Path, config: Mapping[str, object]) -> None:
         raise TunesmithError("ship.unmergeable", path=str(change), what=", ".join(odd)[:300])
 
 
-def _layers(change: Path, stated: object, stored: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> list[str]:
+def _layers(stated: object, stored: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> list[str]:
     """The linear layers of the base that the adapter is for: those that its list names.
 
     Where the configuration has an expression in place of a list, the tensors say it: an expression of others is not
     run.
     """
     linear = [name.removesuffix(".weight") for name, weight in base.items() if weight.dim() == 2]
-    if isinstance(stated, str):
-        named = {name.removeprefix(ADAPTER_PREFIX).rpartition(".lora_")[0] for name in stored}
-        return [layer for layer in linear if layer in named]
-    if not isinstance(stated, list) or not all(isinstance(each, str) for each in stated):
-        raise _setting(change, "target_modules", stated)
-    return [layer for layer in linear if any(layer == each or layer.endswith(f".{each}") for each in stated)]
+    if isinstance(stated, list):
+        return [layer for layer in linear if any(layer == each or layer.endswith(f".{each}") for each in stated)]
+    named = {name.removeprefix(ADAPTER_PREFIX).rpartition(".lora_")[0] for name in stored}
+    return [layer for layer in linear if layer in named]
 
 
 def _setting(change: Path, key: str, value: object) -> TunesmithError:

@@ -1,0 +1,23 @@
+"""Names of the files in which a change is saved, by its kind. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith.models.texts import MODEL_FILES
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""PEFT's names, of whatever PEFT has."""
+SUBSET_CONFIG, SUBSET_WEIGHTS = "subset_config.json", "subset_model.safetensors"
+FULL_WEIGHTS = "model.safetensors"
+
+CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, SUBSET_CONFIG, SUBSET_WEIGHTS, FULL_WEIGHTS, *MODEL_FILES})
+"""What is opened in the folder of a change."""
+
+CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG)
+"""What tells the kind of a change that stands beside a base."""
+
+
+def stands_beside_a_base(folder: Path) -> bool:
+    """Whether a folder holds a change that needs its base to compute anything."""
+    return any((folder / name).is_file() for name in CONFIGS)

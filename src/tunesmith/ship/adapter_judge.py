@@ -1,0 +1,50 @@
+"""A published adapter, put on its base by other code than ours: PEFT where it is PEFT's form, else the few lines that
+its model card prints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunesmith.adapt.files import SUBSET_WEIGHTS
+from tunesmith.adapt.saved import kind_of
+from tunesmith.models.load import BaseFolder, load_model
+from tunesmith.models.weights import read_tensors
+
+Judge = Callable[[PreTrainedModel, Path], nn.Module]
+
+
+def judged(base: BaseFolder, folder: Path) -> nn.Module:
+    """The base in float32 with the adapter of a folder that was written here. Errors: those of `load_model`."""
+    model = load_model(base.path, dtype=torch.float32).model
+    return _JUDGES.get(kind_of(folder).name, _by_peft)(model, folder).eval()
+
+
+def judge_name(folder: Path) -> str:
+    """Who reads the folder, for the report."""
+    return "plain torch" if kind_of(folder).name in _JUDGES else "PEFT"
+
+
+def _by_peft(model: PreTrainedModel, folder: Path) -> nn.Module:
+    # PEFT reads a property of the model that transformers has renamed; the notice is for PEFT's authors.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def _by_copying(model: PreTrainedModel, folder: Path) -> nn.Module:
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_tensors(folder / SUBSET_WEIGHTS).items():
+            own[name].copy_(tensor)
+    return model
+
+
+_JUDGES: Mapping[str, Judge] = {"subset": _by_copying}
+"""Kinds that PEFT does not know."""
