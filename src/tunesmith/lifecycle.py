@@ -330,7 +330,11 @@ def plan(work: Work) -> None:
     rounded = base.origin.quantization if base.origin.lossy else ""
     fates = Ledger.load(work.path / "ledger.jsonl").totals()
     prepared = Prepared(
-        {split: work.features(split) for split in SPLITS}, work.examples("train"), fates, work.recipe_folder
+        {split: work.features(split) for split in SPLITS},
+        work.examples("train"),
+        fates,
+        work.recipe_folder,
+        work.old_features(work.recipe.stages[0]),
     )
     facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
     found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))

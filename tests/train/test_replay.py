@@ -13,21 +13,27 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.packed import Features
 from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.recipe.specs.data import SourceSpec
+from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import fit
-from tunesmith.train.replay import ReplaySource, old_rows_per_step
+from tunesmith.train.replay import ReplaySource
 
 
 def rows(count: int, first: int = 0) -> list[Features]:
     return [Features(first + place, (1, 2, 3), (0.0, 1.0, 1.0)) for place in range(count)]
 
 
+def spec(share: float) -> ReplaySpec:
+    return ReplaySpec(share=share, sources=[SourceSpec(path="old.jsonl")])
+
+
 @pytest.mark.parametrize(
     ("window", "share", "old"), [(8, 0.25, 2), (8, 0.01, 1), (8, 0.99, 7), (2, 0.5, 1), (10, 0.2, 2)]
 )
 def test_a_step_holds_its_share(window: int, share: float, old: int) -> None:
-    assert old_rows_per_step(window, share) == old
-    source = ReplaySource(rows(40), rows(7, first=100), window, share, seed=1)
+    assert spec(share).old_rows(window) == old
+    source = ReplaySource(rows(40), rows(7, first=100), window, spec(share), seed=1)
     new_per_step = window - old
     assert source.windows_per_epoch == -(-40 // new_per_step)
     for epoch in range(2):
@@ -39,27 +45,27 @@ def test_a_step_holds_its_share(window: int, share: float, old: int) -> None:
 
 
 def test_old_rows_come_round_equally_often_and_the_order_is_an_index_function() -> None:
-    source = ReplaySource(rows(30), rows(7, first=100), 5, 0.4, seed=1)
+    source = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=1)
     steps = 4 * source.windows_per_epoch
     forward = [[row.row for row in source.window(step)] for step in range(steps)]
-    again = ReplaySource(rows(30), rows(7, first=100), 5, 0.4, seed=1)
+    again = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=1)
     backward = {step: [row.row for row in again.window(step)] for step in reversed(range(steps))}
     assert forward == [backward[step] for step in range(steps)]
     counts = Counter(row for each in forward for row in each if row >= 100)
     assert len(counts) == 7 and max(counts.values()) - min(counts.values()) <= 1
-    other = ReplaySource(rows(30), rows(7, first=100), 5, 0.4, seed=2)
+    other = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=2)
     assert forward != [[row.row for row in other.window(step)] for step in range(steps)]
 
 
 def test_the_small_step_at_the_end_holds_fewer_old_rows() -> None:
-    source = ReplaySource(rows(9), rows(7, first=100), 8, 0.5, seed=1)
+    source = ReplaySource(rows(9), rows(7, first=100), 8, spec(0.5), seed=1)
     assert [len(source.window(step)) for step in range(6)] == [8, 8, 2, 8, 8, 2]
     assert source.old_per_epoch == 9
 
 
 def test_one_row_a_step_has_no_room() -> None:
     with pytest.raises(TunesmithError, match="replay_no_room"):
-        old_rows_per_step(1, 0.5)
+        ReplaySource(rows(3), rows(3), 1, spec(0.5), seed=1)
 
 
 @pytest.fixture(scope="module")

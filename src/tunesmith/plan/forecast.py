@@ -43,7 +43,7 @@ class Workload:
     """What is trained on. Lengths are in tokens; `seen_length` is sum of squares over sum of the documents' lengths.
 
     `tokens` are those that are computed: a beginning that all rows share stands once in a micro-batch.
-    `tokens_at_once` are those of the largest micro-batch.
+    `tokens_at_once` are those of the largest micro-batch; `held_bytes` stand beside the model all the time.
     """
 
     rows: int
@@ -52,6 +52,7 @@ class Workload:
     loss_share: float
     tokens_at_once: int
     validation_tokens: int = 0
+    held_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def with_room(
 
     def fits(tokens: int) -> bool:
         parts = memory_parts(size, adapt, tokens, load.loss_share, machine.dtype, train.gradient_checkpointing)
-        return (sum(parts.values()) + PROCESS_BYTES) * _MEMORY_SPREAD["formula"] <= SPARE * machine.memory_bytes
+        return (sum(parts.values()) + load.held_bytes + PROCESS_BYTES) * _MEMORY_SPREAD[
+            "formula"
+        ] <= SPARE * machine.memory_bytes
 
     return replace(load, tokens_at_once=largest_fitting(load.tokens_at_once, fits, least=longest))
 
@@ -214,7 +217,7 @@ def forecast(
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))
     validation_flops = validations * load.validation_tokens * forward
     parts = memory_parts(size, adapt, load.tokens_at_once, load.loss_share, machine.dtype, train.gradient_checkpointing)
-    parts["process"] = PROCESS_BYTES
+    parts |= {"process": PROCESS_BYTES, "held": load.held_bytes}
     basis: Basis = "formula" if probe is None else "probe"
     seconds = tokens * step_flops / (machine.peak_flops * ASSUMED_UTILISATION)
     if probe is not None:

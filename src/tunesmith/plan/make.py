@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
+from tunesmith.plan.add_ons import held_bytes, rows_of_an_epoch
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
 from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, with_room, workload
@@ -44,13 +45,15 @@ class Row(Protocol):
 class Prepared:
     """What the data stage left: encoded rows by split, training rows as text, and rows by fate (the ledger's sums).
 
-    `folder` is where the paths of the recipe start.
+    `folder` is where the paths of the recipe start; `old` are encoded rows of older tasks, by what the stage wants with
+    them.
     """
 
     rows: Mapping[SplitName, Sequence[Row]]
     examples: Sequence[Example]
     fates: Mapping[str, int]
     folder: Path
+    old: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,14 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
     size = size_from_config(base.config)
     lengths = [len(row.token_ids) for row in train_rows]
-    loss_tokens = sum(1 for row in train_rows for weight in row.weights[1:] if weight)
-    shared = common_beginning(train_rows)
+    epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
+    loss_tokens = sum(1 for row in epoch_rows for weight in row.weights[1:] if weight)
+    shared = common_beginning(epoch_rows)
     validation_lengths = [len(row.token_ids) for row in validation_rows]
-    load = workload(lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
-    load = with_room(load, size, stage.adapt, stage.train, machine, max(lengths, default=1))
+    epoch_lengths = [len(row.token_ids) for row in epoch_rows]
+    load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
+    load = replace(load, held_bytes=held_bytes(size, stage))
+    load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))
     texts = [turn.content for each in prepared.examples[:_TEXTS_LOOKED_AT] for turn in each.messages]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
     known = base.known

@@ -104,6 +104,11 @@ def adapter_parameters(size: ModelSize, adapt: LoraSpec) -> int:
     return size.layers * adapt.rank * sum(inputs + outputs for inputs, outputs in _lora_layers(size, adapt))
 
 
+def adapted_numbers(size: ModelSize, adapt: LoraSpec) -> int:
+    """Numbers of the frozen layers that LoRA is put on."""
+    return size.layers * sum(inputs * outputs for inputs, outputs in _lora_layers(size, adapt))
+
+
 def _lora_layers(size: ModelSize, adapt: LoraSpec) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers of one block that LoRA is put on."""
     linears = size.linears()

@@ -43,7 +43,7 @@ from tunesmith.train.memory import reader
 from tunesmith.train.old_task import kept_fisher
 from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
-from tunesmith.train.replay import ReplaySource, old_rows_per_step
+from tunesmith.train.replay import ReplaySource
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.unfreezing import Unfreezing
 from tunesmith.train.validation import TaskMetric, Validator
@@ -127,8 +127,8 @@ def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Em
     window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
     if stage.replay is None:
         return Source(inputs.train_rows, window, seed)
-    emitter.emit("note", code="train.replay", old=old_rows_per_step(window, stage.replay.share), rows=window)
-    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, stage.replay.share, seed)
+    emitter.emit("note", code="train.replay", old=stage.replay.old_rows(window), rows=window)
+    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, stage.replay, seed)
 
 
 def _fisher(

@@ -9,17 +9,8 @@ from functools import lru_cache
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import Features
+from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.train.batching import Source
-
-
-def old_rows_per_step(window: int, share: float) -> int:
-    """Old rows of a step that takes `window` rows: at least one, and at least one new row stays.
-
-    Errors: train.replay_no_room where a step takes one row.
-    """
-    if window < 2:
-        raise TunesmithError("train.replay_no_room", rows=window)
-    return min(window - 1, max(1, round(window * share)))
 
 
 class ReplaySource:
@@ -31,13 +22,19 @@ class ReplaySource:
         rows: new rows, encoded.
         old: old rows, encoded; they come round equally often.
         window: rows of one optimizer step on all ranks together, old ones among them.
-        share: of the window that is old.
+        spec: how many of them are old.
         seed: of the stage.
+
+    Errors: train.replay_no_room where a step takes one row.
     """
 
-    def __init__(self, rows: Sequence[Features], old: Sequence[Features], window: int, share: float, seed: int) -> None:
+    def __init__(
+        self, rows: Sequence[Features], old: Sequence[Features], window: int, spec: ReplaySpec, seed: int
+    ) -> None:
+        if window < 2:
+            raise TunesmithError("train.replay_no_room", rows=window)
         self._old = old
-        self._per_step = old_rows_per_step(window, share)
+        self._per_step = spec.old_rows(window)
         self._new_per_step = window - self._per_step
         self._new = Source(rows, self._new_per_step, seed)
         self._seed = seed

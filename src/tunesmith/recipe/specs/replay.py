@@ -13,3 +13,7 @@ class ReplaySpec(Spec):
 
     sources: list[SourceSpec] = Field(min_length=1, description="Old rows, read and cleaned like those of data.")
     share: float = Field(0.2, gt=0, lt=1, description="Share of the rows of every step that are old ones.")
+
+    def old_rows(self, window: int) -> int:
+        """Old rows of a step of so many rows: at least one, and at least one new row stays where there is room."""
+        return max(0, min(window - 1, max(1, round(window * self.share))))
