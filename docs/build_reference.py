@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from tunesmith.messages import LANGUAGES, Language, error_codes, explain
 from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.specs.adapt import AdaptSpec
 
 FOLDER = Path(__file__).parent
 WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
@@ -81,7 +82,7 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
 
 def _row(path: str, field: FieldInfo, language: Language) -> str:
     if path.endswith(".kind") and "stages.adapt" in path:
-        value, default = "full, lora", "lora"
+        value, default = ", ".join(str(each.model_fields["kind"].default) for each in _models_in(AdaptSpec)), "lora"
     elif path in LIKE:
         value, default = f"[`{LIKE[path]}`]", "-"
     else:

@@ -17,6 +17,9 @@ KINDS: dict[str, dict[str, object]] = {
     "dora": {"use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
     "olora": {"init_lora_weights": "olora"},
+    "prompt": {"kind": "prompt"},
+    "p-tuning": {"kind": "p-tuning", "encoder_reparameterization_type": "lstm", "encoder_hidden_size": 8},
+    "prefix": {"kind": "prefix", "prefix_projection": True},
 }
 
 

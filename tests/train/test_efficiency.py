@@ -16,8 +16,9 @@ from tunesmith.core.events import Event, Events
 from tunesmith.models.attention import KEPT_UP_TO, QUERIES_AT_ONCE
 from tunesmith.models.packed import Features, pack
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.plan.sizes import flops_per_token, size_from_config
+from tunesmith.plan.sizes import beginning_flops, flops_per_token, size_from_config
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import PrefixSpec, PromptSpec, PTuningSpec
 from tunesmith.runtime import peak as peak_module
 from tunesmith.runtime.peak import Peak, measure, place_of, run_peak
 from tunesmith.train.efficiency import Meter, Work, efficiency_facts
@@ -121,6 +122,11 @@ def test_the_three_figures() -> None:
         SubsetSpec(parts=["head"]),
         SubsetSpec(parts=["norm"], first_layer=1),
         SubsetSpec(parameters=["*.0.*.o_proj.*"]),
+        PromptSpec(num_virtual_tokens=16),
+        PTuningSpec(num_virtual_tokens=16),
+        PTuningSpec(num_virtual_tokens=16, encoder_reparameterization_type="lstm"),
+        PrefixSpec(num_virtual_tokens=16),
+        PrefixSpec(num_virtual_tokens=16, prefix_projection=True),
     ],
     ids=str,
 )
@@ -131,20 +137,22 @@ def test_the_formulas_are_those_of_the_forecast(base: Path, tmp_path: Path, adap
     batch = pack([row(96, 30), row(40, 10, first=7)])
     seen = (96 * 96 + 40 * 40) / 136
     needed = job.meter(0).of_batch(batch).needed
-    assert needed == pytest.approx(136 * flops_per_token(size, adapt, seen, 40 / 136), rel=1e-12)
+    told = 136 * flops_per_token(size, adapt, seen, 40 / 136) + beginning_flops(size, adapt)
+    assert needed == pytest.approx(told, rel=1e-12)
     if again:
         meter = replace(job.meter(0), again=True)
         added = meter.of_batch(batch).executed - job.meter(0).of_batch(batch).executed
         told = 136 * (flops_per_token(size, adapt, seen, 0.0, True) - flops_per_token(size, adapt, seen, 0.0))
+        told += beginning_flops(size, adapt, True) - beginning_flops(size, adapt)
         adapter = job.meter(0).trained if isinstance(adapt, LoraSpec) else 0
         flowing_back = meter.attention_width - meter.attention_read
-        dense = 2 * seen * flowing_back  # the other half of the squares
-        late = 96 * 2 * (meter.kept_frozen + meter.kept_trained)  # 96 of the 136 tokens carry no loss
+        dense = 2 * (136 * seen + meter.virtual**2) * flowing_back  # the other half of the squares
+        late = (96 + meter.virtual) * 2 * (meter.kept_frozen + meter.kept_trained)  # tokens that carry no loss
         assert late > 0
-        assert added == pytest.approx(told + 136 * (dense + 2 * adapter) - late, rel=1e-12)
+        assert added == pytest.approx(told + dense + 136 * 2 * adapter - late, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", "full", "prompt", "p-tuning", "prefix"])
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("lengths", [(60, 90), (700, 30)])
 def test_what_is_executed_is_what_torch_counts(
@@ -158,7 +166,7 @@ def test_what_is_executed_is_what_torch_counts(
     executed = job.meter(0).of_batch(batch).executed
     # With activations made again the library asks for a gradient of the embedded tokens, and it stops as soon as all
     # that was dropped is there, so that the last product of a block may not be made again.
-    left_out = 0 if kind == "full" or again else batch.num_tokens * 2 * _first_block_inputs(job)
+    left_out = 0 if kind in ("full", "prompt", "p-tuning") or again else batch.num_tokens * 2 * _first_block_inputs(job)
     counted = counter.get_total_flops()
     assert counted <= (executed - left_out) * (1 + 1e-12)
     assert counted >= (executed - left_out) * (0.95 if again else 1 - 1e-12)

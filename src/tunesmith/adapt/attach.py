@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tunesmith.adapt.base import Attached
+from tunesmith.adapt.beginnings import Encode, attach_beginning
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 
-def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str) -> Attached:
+def no_tokenizer(text: str) -> Sequence[int]:
+    """Where nobody can turn a text into tokens, none may ask for it."""
+    raise ValueError(f"a first text needs a tokenizer: {text[:80]}")
+
+
+def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode: Encode = no_tokenizer) -> Attached:
     """Put an adaptation on a policy; what it names moves, everything else is frozen.
 
     Args:
         seed: draws the initial values of what is added.
         base_name: name of the base, written into the adapter's own config.
+        encode: token ids of a text, for virtual tokens that begin as one.
     """
     if isinstance(spec, FullSpec):
         return attach_full(policy)
     if isinstance(spec, SubsetSpec):
         return attach_subset(policy, spec, base_name)
+    if isinstance(spec, BeginningSpec):
+        return attach_beginning(policy, spec, seed, base_name, encode)
     return attach_lora(policy, spec, seed, base_name)

@@ -36,6 +36,7 @@ from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.adapt import LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
 _CORPUS_METRIC = "bleu_4"
@@ -191,6 +192,8 @@ def _method(recipe: Recipe) -> str:
         stated = [*adapt.parts, *adapt.parameters]
         stated += [f"first_layer {adapt.first_layer}"] if adapt.first_layer is not None else []
         return ", ".join([adapt.kind, *stated])
+    if isinstance(adapt, BeginningSpec):
+        return ", ".join([adapt.kind, f"{adapt.num_virtual_tokens} virtual tokens"])
     return adapt.kind
 
 

@@ -1,12 +1,14 @@
-"""Attention of packed batches: every document attends to itself and to the document it continues, causally.
+"""Attention of packed batches: every document attends to itself and to the documents it continues, causally.
+
+There may be more keys and values than queries: the first ones are then learned, and stand before every document.
 
 On a CPU the scores of a document are plain matrix products over blocks of queries, each against the keys it may see:
 torch's flash kernel for CPUs took 2.9, 7.2 and 33 ms forward and backward at 150, 330 and 1,024 tokens (9 query heads,
 3 key heads, head size 64, bfloat16, two cores), this form 0.6, 1.7 and 10.5 ms.
 
-Shape letters: T tokens of the batch, H query heads, G key/value heads, R = H / G query heads that share a key head,
-L tokens of one document, M tokens it may see (its own and those of the document it continues), S size of a head,
-Q queries of one block.
+Shape letters: T tokens of the batch, P learned places before them, H query heads, G key/value heads, R = H / G query
+heads that share a key head, L tokens of one document, M tokens it may see (its own and those of the documents it
+continues), S size of a head, Q queries of one block.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.packed import Documents
+from tunesmith.models.packed import Documents, Span, places
 
 PACKED_ATTENTION = "tunesmith_packed"
 """Name under which transformers finds the attention of packed batches."""
@@ -64,14 +66,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Document:
-    """Where a document lies, where the one before it lies, and in which blocks it is computed.
+    """Where a document lies among the keys, where those before it lie, and in which blocks it is computed.
 
     `computed` is the span rounded up; `is_kept` says whether its shares are kept for the backward pass.
     """
 
-    span: tuple[int, int]
-    before: tuple[int, int] | None
-    computed: tuple[int, int]
+    span: Span
+    before: tuple[Span, ...]
+    computed: Span
     blocks: tuple[Block, ...]
     is_kept: bool
 
@@ -81,15 +83,15 @@ def documents_in_blocks(documents: Documents) -> Iterator[Document]:
 
     A later document writes over what an earlier one has written in its place, so the order matters.
     """
-    tokens = documents.spans[-1][1] if documents.spans else 0
-    for span, before in documents.spans_with_parents():
+    keys, unread = documents.spans[-1][1] if documents.spans else 0, documents.unread
+    for span, before in documents.chains():
         first, last = span
         end = first + -(-(last - first) // GRAIN) * GRAIN
-        if end > tokens:
+        if end > keys:
             end = last
-        seen_before = before[1] - before[0] if before else 0
+        seen_before = places(before)
         blocks = [
-            Block(start, stop, seen_before + stop - first, max(0, stop - last))
+            Block(start - unread, stop - unread, seen_before + stop - first, max(0, stop - last))
             for start in range(first, end, QUERIES_AT_ONCE)
             for stop in (min(end, start + QUERIES_AT_ONCE),)
         ]
@@ -128,7 +130,7 @@ class _Context(Protocol):
 
 
 class _DocumentAttention(torch.autograd.Function):
-    """Inputs query [G, T, R, S], key and value [G, T, S]; output like query."""
+    """Inputs query [G, T, R, S], key and value [G, P + T, S]; output like query."""
 
     @staticmethod
     def forward(
@@ -156,6 +158,8 @@ class _DocumentAttention(torch.autograd.Function):
         documents, scaling = ctx.documents, ctx.scaling
         repeats = query.shape[2]
         query_grad, key_grad, value_grad = (torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
+        for whole in (key_grad, value_grad):
+            whole[:, : documents.unread] = 0  # no document of its own writes there, all add to it
         queries_GTS, query_grad_GTS = query.flatten(1, 2), query_grad.flatten(1, 2)
         out_grad_GTS = grad_outputs[0].contiguous().flatten(1, 2)
         stock = iter(kept)
@@ -185,9 +189,9 @@ def _seen(whole_GTS: Tensor, document: Document) -> Tensor:
     return _joined(whole_GTS, document.computed, document.before)
 
 
-def _joined(whole_GTS: Tensor, span: tuple[int, int], before: tuple[int, int] | None) -> Tensor:
+def _joined(whole_GTS: Tensor, span: Span, before: tuple[Span, ...]) -> Tensor:
     own = whole_GTS[:, slice(*span)]
-    return own if before is None else torch.cat([whole_GTS[:, slice(*before)], own], dim=1)
+    return torch.cat([*(whole_GTS[:, slice(*each)] for each in before), own], dim=1) if before else own
 
 
 def _add_product(sum_GMS: Tensor | None, left: Tensor, right: Tensor, scaling: float) -> Tensor:
@@ -199,21 +203,23 @@ def _add_product(sum_GMS: Tensor | None, left: Tensor, right: Tensor, scaling: f
 
 
 def _put_seen(whole_GTS: Tensor, part_GMS: Tensor, document: Document) -> None:
-    """Write a document's own gradients, and add those of the document before it, which was written earlier."""
-    (first, last), before = document.span, document.before
-    own = 0 if before is None else before[1] - before[0]
-    whole_GTS[:, first:last] = part_GMS[:, own : own + last - first]
-    if before is not None:
-        whole_GTS[:, slice(*before)] += part_GMS[:, :own]
+    """Write a document's own gradients, and add those of the documents before it, which were written earlier."""
+    done = 0
+    for first, last in document.before:
+        whole_GTS[:, first:last] += part_GMS[:, done : done + last - first]
+        done += last - first
+    first, last = document.span
+    whole_GTS[:, first:last] = part_GMS[:, done : done + last - first]
 
 
 def _library_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float) -> Tensor:
     """The same by torch's own attention, a document at a time: for accelerators, whose kernels are good."""
     groups, _, repeats, size = query.shape
     parts: list[Tensor] = []
-    for span, before in documents.spans_with_parents():
+    for span, before in documents.chains():
         keys, values = _joined(key, span, before), _joined(value, span, before)
-        queries_HLS = query[:, slice(*span)].transpose(1, 2).reshape(1, groups * repeats, -1, size)
+        own = slice(span[0] - documents.unread, span[1] - documents.unread)
+        queries_HLS = query[:, own].transpose(1, 2).reshape(1, groups * repeats, -1, size)
         length, reach = queries_HLS.shape[2], keys.shape[1]
         bias = None
         if reach != length:
@@ -237,8 +243,8 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
 
     Args:
         query: [G, T, R, S], the R query heads of a key head side by side.
-        key, value: [G, T, S].
-        documents: where documents lie.
+        key, value: [G, P + T, S], the P learned ones first.
+        documents: where documents lie among the keys.
         scaling: factor of the products, usually S ** -0.5.
 
     Returns:
@@ -250,6 +256,19 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
     return out
 
 
+def behind_learned(module: nn.Module, key: Tensor, value: Tensor, learned: object) -> tuple[Tensor, Tensor]:
+    """Keys and values of a layer, [G, T, S], behind the learned ones that it has, if any: [G, P + T, S].
+
+    Args:
+        module: an attention layer; its `layer_idx` says which one it is.
+        learned: of every layer [2, G, P, S] in order, keys and values, or None.
+    """
+    if not isinstance(learned, tuple):
+        return key, value
+    keys_GPS, values_GPS = learned[int(cast(int, module.layer_idx))]
+    return torch.cat([keys_GPS, key], dim=1), torch.cat([values_GPS, value], dim=1)
+
+
 def check_window(documents: Documents, window: int | None) -> None:
     """Refuse documents longer than a sliding window. Errors: packed.window_short."""
     longest = documents.longest_reach()
@@ -258,7 +277,7 @@ def check_window(documents: Documents, window: int | None) -> None:
 
 
 def packed_attention(
-    module: torch.nn.Module,
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -269,13 +288,15 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    learned: object = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention for transformers: query [1, H, T, S], key and value [1, G, T, S] -> [1, T, H, S].
 
-    `documents` travels as an argument of the model's forward. Errors: packed.packed_only for padded batches,
-    several sequences, attention dropout or a call without documents, packed.other_attention for capped scores and
-    sinks, packed.window_short for a sliding window shorter than a document: this form would answer wrongly.
+    `documents` travels as an argument of the model's forward, and so do `learned` keys and values (`behind_learned`).
+    Errors: packed.packed_only for padded batches, several sequences, attention dropout or a call without documents,
+    packed.other_attention for capped scores and sinks, packed.window_short for a sliding window shorter than a
+    document: this form would answer wrongly.
     """
     if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
         raise TunesmithError("packed.packed_only")
@@ -285,7 +306,7 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     groups = key.shape[1]
     grouped = query[0].unflatten(0, (groups, -1)).transpose(1, 2)  # [G, T, R, S]
-    out = document_attention(grouped, key[0], value[0], documents, scale)
+    out = document_attention(grouped, *behind_learned(module, key[0], value[0], learned), documents, scale)
     return out.transpose(0, 1).flatten(1, 2)[None], None
 
 

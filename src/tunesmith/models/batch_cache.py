@@ -13,6 +13,8 @@ Rows end at the right: column L - 1 holds the newest token of every row. A row's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -132,6 +134,11 @@ class BatchCache:
         """Begin with `rows` rows and no columns."""
         self.mask_BL = self.mask_BL.new_zeros(rows, 0)
         self.next_position_B = self.next_position_B.new_zeros(rows)
+
+    def fill(self, keys_and_values: Sequence[Tensor]) -> None:
+        """Write what stands in the first row, layer by layer [2, H, Q, D], in place of a forward pass."""
+        for layer, (keys_HQD, values_HQD) in zip(self._layers, keys_and_values, strict=True):
+            layer.update(keys_HQD[None], values_HQD[None])
 
     def select(self, rows: list[int]) -> BatchCache:
         """A copy with these rows (one may appear often) and without the columns that none of them uses."""

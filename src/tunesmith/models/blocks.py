@@ -21,7 +21,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.attention import check_window, document_attention
+from tunesmith.models.attention import behind_learned, check_window, document_attention
+from tunesmith.models.beginning import beginning_of
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
 from tunesmith.models.packed import Documents
 
@@ -90,7 +91,8 @@ class FastBlock(GradientCheckpointingLayer):
             output = self._plain_output(hidden_states, arguments)
             return output if kept is None else output[:, kept]
         cos, sin = cast(tuple[Tensor, Tensor], arguments["position_embeddings"])
-        return self._packed(hidden_states[0], documents, cos[0], sin[0], projections, kept)[None]
+        learned = arguments.get("learned")
+        return self._packed(hidden_states[0], documents, cos[0], sin[0], projections, kept, learned)[None]
 
     def _plain_output(self, hidden_states: Tensor, arguments: dict[str, object]) -> Tensor:
         output: Tensor = self._plain[0](hidden_states, **arguments)
@@ -111,6 +113,7 @@ class FastBlock(GradientCheckpointingLayer):
         sin_TS: Tensor,
         linear: dict[str, Projection],
         keep_K: Tensor | None,
+        learned: object,
     ) -> Tensor:
         attention, first_norm, second_norm = self.self_attn, self.input_layernorm, self.post_attention_layernorm
         check_window(documents, getattr(attention, "sliding_window", None))
@@ -125,13 +128,11 @@ class FastBlock(GradientCheckpointingLayer):
         query_TGRS, key_TGRS = query.unflatten(1, (groups, -1, size)), key.unflatten(1, (groups, 1, size))
         if isinstance(attention, Qwen3Attention):
             query_TGRS, key_TGRS = attention.q_norm(query_TGRS), attention.k_norm(key_TGRS)
-        attended_GTRS = document_attention(
-            rotate(query_TGRS, cos_TS, sin_TS),
-            rotate(key_TGRS, cos_TS, sin_TS)[:, :, 0],
-            value.unflatten(1, (groups, size)).transpose(0, 1),
-            documents,
-            attention.scaling,
-        )
+        key_GTS = rotate(key_TGRS, cos_TS, sin_TS)[:, :, 0]
+        value_GTS = value.unflatten(1, (groups, size)).transpose(0, 1)
+        key_GTS, value_GTS = behind_learned(attention, key_GTS, value_GTS, learned)
+        query_GTRS = rotate(query_TGRS, cos_TS, sin_TS)
+        attended_GTRS = document_attention(query_GTRS, key_GTS, value_GTS, documents, attention.scaling)
         attended_TW = attended_GTRS.transpose(0, 1).flatten(1)
         if keep_K is not None:
             attended_TW, input_TW = attended_TW[keep_K], input_TW[keep_K]
@@ -176,7 +177,7 @@ def late_parts(model: PreTrainedModel) -> list[nn.Module]:
 
 def blocks_below_training(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks that only read: nothing in them trains, nor anything before them."""
-    if model.get_input_embeddings().weight.requires_grad:
+    if model.get_input_embeddings().weight.requires_grad or beginning_of(model) is not None:
         return []
     layers = list(_decoder_layers(model))
     moving = (place for place, each in enumerate(layers) if any(one.requires_grad for one in each.parameters()))

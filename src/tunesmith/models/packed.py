@@ -166,12 +166,21 @@ def _first_learned(item: Features) -> int:
     return next((place for place, weight in enumerate(item.weights) if weight), len(item.weights))
 
 
+Span = tuple[int, int]
+"""First place, and the place after the last one."""
+
+
 @dataclass(frozen=True)
 class Documents:
-    """Where documents lie, as plain numbers for the attention: `spans[d]` = (first, last), `parents[d]` or -1."""
+    """Where documents lie, as plain numbers for the attention.
 
-    spans: tuple[tuple[int, int], ...]
+    `spans[d]` are places among the keys, `parents[d]` is the document that d continues, or -1; that one may continue
+    another. The first `unread` places have keys and values alone: they are learned, and no token stands there.
+    """
+
+    spans: tuple[Span, ...]
     parents: tuple[int, ...]
+    unread: int = 0
 
     @classmethod
     def of(cls, batch: Packed) -> Documents:
@@ -179,12 +188,25 @@ class Documents:
         offsets = batch.offsets.tolist()
         return cls(tuple(pairwise(offsets)), tuple(batch.parent.tolist()))
 
-    def spans_with_parents(self) -> Iterator[tuple[tuple[int, int], tuple[int, int] | None]]:
-        """The span of each document and that of the document before it."""
+    def behind(self, length: int, *, unread: bool) -> Documents:
+        """The same documents after a beginning of so many places, which all of them continue."""
+        moved = ((first + length, last + length) for first, last in self.spans)
+        parents = (-1, *(parent + 1 for parent in self.parents))
+        return Documents(((0, length), *moved), parents, length if unread else 0)
+
+    def chains(self) -> Iterator[tuple[Span, tuple[Span, ...]]]:
+        """The span of each document that holds tokens, and the spans of those before it, the first one first."""
+        before: list[tuple[Span, ...]] = []
         for span, parent in zip(self.spans, self.parents, strict=True):
-            yield span, self.spans[parent] if parent >= 0 else None
+            before.append((*before[parent], self.spans[parent]) if parent >= 0 else ())
+            if span[0] >= self.unread:
+                yield span, before[-1]
 
     def longest_reach(self) -> int:
         """Most tokens that any token may look at."""
-        ends = ((span, before or (0, 0)) for span, before in self.spans_with_parents())
-        return max((last - first + before[1] - before[0] for (first, last), before in ends), default=0)
+        return max((last - first + places(before) for (first, last), before in self.chains()), default=0)
+
+
+def places(spans: Sequence[Span]) -> int:
+    """How many places spans hold together."""
+    return sum(last - first for first, last in spans)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.batch_cache import BatchCache
+from tunesmith.models.beginning import LearnedKeys, VirtualTokens, beginning_of
 
 _UNUSED_COLUMNS = 64
 _CACHED_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -33,20 +34,19 @@ class PaddedRows:
         self._layers = int(config.num_hidden_layers)
         self._numbers: list[int] = []
         self._cache: BatchCache | None = None
-        self._shared: BatchCache | None = None
+        with torch.inference_mode():
+            self._start = self._beginning()
+        self._shared = self._start
 
     def share(self, prefix: Sequence[int]) -> None:
         """Read what coming prompts begin with."""
-        cache = self._new_cache(1)
+        cache = self._after(self._start, 1)
         self._forward(cache, torch.tensor([list(prefix)], device=self._model.device), None)
         self._shared = cache
 
     def read(self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], shared: int) -> Tensor:
         """Read prompts, the first `shared` tokens of which were given to `share`; logits after each, [B, V]."""
-        if shared and self._shared is not None:
-            cache = self._shared.select([0] * len(prompts))
-        else:
-            cache = self._new_cache(len(prompts))
+        cache = self._after(self._shared if shared else self._start, len(prompts))
         rest = [prompt[shared:] for prompt in prompts]
         longest = max(map(len, rest))
         token_ids = [[0] * (longest - len(row)) + list(row) for row in rest]
@@ -80,16 +80,36 @@ class PaddedRows:
         if not self._numbers:
             self._cache = None
 
-    def _new_cache(self, rows: int) -> BatchCache:
+    def _beginning(self) -> BatchCache | None:
+        """What stands before every row, read once; None without a learned beginning."""
+        beginning = beginning_of(self._model)
+        if beginning is None:
+            return None
+        cache = self._after(None, 1)
+        some = torch.ones(1, beginning.length, dtype=torch.long, device=self._model.device)
+        if isinstance(beginning, LearnedKeys):
+            cache.extend(some)
+            cache.fill(beginning.by_layer(self._model.dtype))
+        elif isinstance(beginning, VirtualTokens):
+            self._forward(cache, some, None, beginning.embeddings(self._model.dtype)[None])
+        return cache
+
+    def _after(self, start: BatchCache | None, rows: int) -> BatchCache:
+        """A cache of rows that have all read what `start` has."""
+        if start is not None:
+            return start.select([0] * rows)
         cache = BatchCache(self._layers, self._model.device)
         cache.start(rows)
         return cache
 
-    def _forward(self, cache: BatchCache, token_ids_BQ: Tensor, mask_BQ: Tensor | None) -> Tensor:
-        """Read tokens into the cache; returns the logits after the last one, [B, V]."""
+    def _forward(
+        self, cache: BatchCache, token_ids_BQ: Tensor, mask_BQ: Tensor | None, embeddings_BQW: Tensor | None = None
+    ) -> Tensor:
+        """Read tokens, or embeddings in place of them, into the cache; returns the logits after the last, [B, V]."""
         positions_BQ = cache.extend(torch.ones_like(token_ids_BQ) if mask_BQ is None else mask_BQ)
         output = self._model(
-            input_ids=token_ids_BQ,
+            input_ids=token_ids_BQ if embeddings_BQW is None else None,
+            inputs_embeds=embeddings_BQW,
             attention_mask=cache.mask_BL,
             position_ids=positions_BQ,
             past_key_values=cache.cache,

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import PACKED_ATTENTION
+from tunesmith.models.beginning import decoder_arguments
 from tunesmith.models.blocks import ends_in_fast_block
 from tunesmith.models.linear_loss import linear_cross_entropy
-from tunesmith.models.packed import Documents, Packed
+from tunesmith.models.packed import Packed
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """What some architectures do to the logits; the loss here is of the head's plain product."""
@@ -66,16 +67,9 @@ class Policy(nn.Module):
 
     def hidden(self, batch: Packed) -> Tensor:
         """Last hidden states after the final norm at `batch.keep`, [K, W]."""
-        body = self.model.get_decoder()
-        output = body(
-            input_ids=batch.token_ids[None],
-            position_ids=batch.position_ids[None],
-            use_cache=False,
-            documents=Documents.of(batch),
-            keep=batch.keep,
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden if ends_in_fast_block(self.model) else hidden[batch.keep]
+        arguments = decoder_arguments(self.model, batch)
+        hidden: Tensor = self.model.get_decoder()(**arguments, use_cache=False).last_hidden_state[0]
+        return hidden if ends_in_fast_block(self.model) else hidden[arguments["keep"]]
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
         """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted."""

@@ -14,6 +14,7 @@ from typing import Literal
 from tunesmith.core.errors import Fact
 from tunesmith.messages import Language, both
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
 Purpose = Literal["", "prototype", "production"]
@@ -151,6 +152,8 @@ def _known_rates(adapt: AdaptSpec, hidden: int | None) -> tuple[float, float, st
         return _ADAPTER_LOW, _ADAPTER_HIGH * bears, source
     if isinstance(adapt, SubsetSpec) and adapt.only_vectors:
         return 1e-4, 1e-3, "Ben-Zaken et al. 2021, arXiv 2106.10199"
+    if isinstance(adapt, BeginningSpec):
+        return 1e-3, 3e-1, "Lester et al. 2021, arXiv 2104.08691; Liu et al. 2021, arXiv 2110.07602"
     return *_FULL_TEXT, "Devlin et al. 2019, arXiv 1810.04805"
 
 

@@ -18,7 +18,15 @@ from typing import Literal
 
 from tunesmith.core.files import disk_errors
 from tunesmith.models.catalog import cache_folder
-from tunesmith.plan.sizes import ModelSize, flops_per_token, forward_flops_per_token, memory_parts, trained_parameters
+from tunesmith.plan.sizes import (
+    ModelSize,
+    beginning_flops,
+    flops_per_token,
+    forward_flops_per_token,
+    memory_parts,
+    places_before,
+    trained_parameters,
+)
 from tunesmith.recipe.specs.adapt import AdaptSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.train.budget import SPARE, largest_fitting, most_at_once
@@ -213,7 +221,8 @@ def forecast(
     epochs = min(train.epochs, steps * train.rows_per_step / max(1, load.rows))
     tokens = round(epochs * load.tokens)
     step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing)
-    forward = forward_flops_per_token(size, load.seen_length, load.loss_share)
+    step_flops += beginning_flops(size, adapt, train.gradient_checkpointing) / max(1, load.tokens_at_once)
+    forward = forward_flops_per_token(size, load.seen_length + 2 * places_before(adapt), load.loss_share)
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))
     validation_flops = validations * load.validation_tokens * forward
     parts = memory_parts(size, adapt, load.tokens_at_once, load.loss_share, machine.dtype, train.gradient_checkpointing)

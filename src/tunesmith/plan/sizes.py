@@ -9,6 +9,8 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
                               (above: blocks from the first that trains on; below it nothing flows back)
     checkpointed activations  + 2 N + a
+    a learned beginning       4 N + 4 H f + 3 a(s + 2 P)           (P places, all of which every token sees), and once a
+                              micro-batch that of P tokens without loss, where they are read, and 6 P N_network
 
 Source of 6 N: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, section 2.1 (2 N forward,
 4 N backward); of the missing third for LoRA: Hu et al., arXiv 2106.09685, section 4.2. Activation bytes follow
@@ -19,9 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuningSpec
 
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ADAM_BYTES = 16
@@ -109,6 +113,34 @@ def adapted_numbers(size: ModelSize, adapt: LoraSpec) -> int:
     return size.layers * sum(inputs * outputs for inputs, outputs in _lora_layers(size, adapt))
 
 
+def beginning_parameters(size: ModelSize, adapt: BeginningSpec) -> int:
+    """Parameters of a learned beginning: of its places, and of the network that gives them while they train."""
+    network = sum((inputs + 1) * outputs for inputs, outputs in _network(size, adapt))
+    if not isinstance(adapt, PrefixSpec):
+        return adapt.num_virtual_tokens * size.hidden + network
+    numbers = 1 if adapt.prefix_projection else 2 * size.layers
+    return adapt.num_virtual_tokens * numbers * size.key_width + network
+
+
+def _network(size: ModelSize, adapt: BeginningSpec) -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers, all with a bias, that give a beginning while it trains (PEFT's).
+
+    A layer of an LSTM is four: in both directions from its input and from its own past, to four gates.
+    """
+    if isinstance(adapt, PrefixSpec):
+        inner = adapt.encoder_hidden_size or size.key_width
+        sizes = [size.key_width, inner, 2 * size.layers * size.key_width]
+        return list(pairwise(sizes)) if adapt.prefix_projection else []
+    if not isinstance(adapt, PTuningSpec):
+        return []
+    width, inner = size.hidden, adapt.encoder_hidden_size or size.hidden
+    if adapt.encoder_reparameterization_type == "mlp":
+        return list(pairwise([width, inner, inner, width]))
+    inputs = [width, *[2 * inner] * ((adapt.encoder_num_layers or 2) - 1)]
+    recurrent = [(each, 4 * inner) for of_layer in inputs for each in (of_layer, inner) * 2]
+    return [*recurrent, *pairwise([2 * inner, 2 * inner, width])]
+
+
 def _lora_layers(size: ModelSize, adapt: LoraSpec) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers of one block that LoRA is put on."""
     linears = size.linears()
@@ -155,6 +187,8 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return size.parameters
     if isinstance(adapt, SubsetSpec):
         return sum(each.numbers for each in _moving(size, adapt))
+    if isinstance(adapt, BeginningSpec):
+        return beginning_parameters(size, adapt)
     lengths = size.layers * sum(outputs for _, outputs in _lora_layers(size, adapt)) if adapt.use_dora else 0
     return adapter_parameters(size, adapt) + lengths
 
@@ -178,7 +212,7 @@ def flops_per_token(
     size: ModelSize, adapt: AdaptSpec, seen_length: float, loss_share: float, checkpointing: bool = False
 ) -> float:
     """FLOPs of forward and backward for one token, by the formulas above."""
-    attention = 2 * seen_length * size.query_width * size.layers
+    attention = 2 * (seen_length + 2 * places_before(adapt)) * size.query_width * size.layers
     if isinstance(adapt, SubsetSpec):
         return _subset_flops(size, adapt, attention, loss_share, checkpointing)
     passes = 6 if isinstance(adapt, FullSpec) else 4
@@ -186,6 +220,27 @@ def flops_per_token(
     if isinstance(adapt, LoraSpec):
         flops += 6 * adapter_parameters(size, adapt)
     return flops + (2 * size.block_parameters + attention if checkpointing else 0)
+
+
+def places_before(adapt: AdaptSpec) -> int:
+    """Places of a learned beginning, 0 without one."""
+    return adapt.num_virtual_tokens if isinstance(adapt, BeginningSpec) else 0
+
+
+def virtual_tokens(adapt: AdaptSpec) -> int:
+    """Places of a learned beginning that the model reads like tokens, once a micro-batch."""
+    return 0 if isinstance(adapt, PrefixSpec) else places_before(adapt)
+
+
+def beginning_flops(size: ModelSize, adapt: AdaptSpec, checkpointing: bool = False) -> float:
+    """FLOPs of a learned beginning in a micro-batch, forward and backward, 0 without one."""
+    if not isinstance(adapt, BeginningSpec):
+        return 0.0
+    places, virtual = places_before(adapt), virtual_tokens(adapt)
+    network = sum(inputs * outputs for inputs, outputs in _network(size, adapt))
+    attention = 2 * virtual * size.query_width * size.layers
+    passes = 6 if checkpointing else 4
+    return virtual * (passes * size.block_parameters + (4 if checkpointing else 3) * attention) + 6 * places * network
 
 
 def forward_flops_per_token(size: ModelSize, seen_length: float, loss_share: float) -> float:
@@ -201,6 +256,7 @@ def memory_parts(
     `states` are gradients, float32 masters and Adam's moments of what trains.
     """
     wide = BYTES_OF_DTYPE[dtype]
+    tokens_at_once += virtual_tokens(adapt)
     trained = trained_parameters(size, adapt)
     # a full float32 model is its own master
     own_master = 4 * trained if isinstance(adapt, FullSpec) and wide == 4 else 0

@@ -12,7 +12,8 @@ torch leaves out are counted all the same, as everybody counts: gradients of the
 before it trains (0.3 % of SmolLM2-135M), and the last product of a block whose activations are computed again.
 
 needed    real tokens of batches that carry loss; a beginning that rows share stands once, so that U stays below 1,
-          and the tokens which sharing saved are told beside it; attention is half of each document's square.
+          and the tokens which sharing saved are told beside it; attention is half of each document's square. Virtual
+          tokens stand once a batch and count as work, not as tokens.
 executed  all tokens (but in the last of the fast blocks only the kept ones, behind its attention: W may come out a
           little below 1), also those of a row that is repeated because rows do not go round among processes; the
           products of attention in the blocks it takes them in; a second forward pass where activations are computed
@@ -32,8 +33,9 @@ from torch import nn
 
 from tunesmith.core.events import Value
 from tunesmith.models.attention import documents_in_blocks
+from tunesmith.models.beginning import VirtualTokens, beginning_of
 from tunesmith.models.blocks import blocks_below_training, late_parts
-from tunesmith.models.packed import Documents, Packed
+from tunesmith.models.packed import Documents, Packed, places
 from tunesmith.models.policy import Policy
 from tunesmith.runtime.peak import Peak
 
@@ -59,6 +61,8 @@ class Meter:
         attention_width: width of the queries times layers.
         read_only, attention_read: of frozen numbers and of that width, what lies in blocks below all that trains.
         kept_frozen, kept_trained: of these numbers, the ones that only the kept positions meet (last of fast blocks).
+        places, virtual: of a learned beginning, and of these the ones that the model reads like tokens.
+        network: numbers in the matrices that give the beginning.
         again: whether activations are computed again in the backward pass.
         plain_attention: whether attention is plain products of our own (on a CPU) or the library's kernel.
     """
@@ -72,6 +76,9 @@ class Meter:
     attention_read: int = 0
     kept_frozen: int = 0
     kept_trained: int = 0
+    places: int = 0
+    virtual: int = 0
+    network: int = 0
     again: bool = False
     plain_attention: bool = True
 
@@ -82,7 +89,7 @@ class Meter:
         head = policy.model.get_output_embeddings().weight
         matrices = _matrices(body)
         late = late_parts(policy.model)
-        below = blocks_below_training(policy.model)
+        below, beginning = blocks_below_training(policy.model), beginning_of(policy.model)
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             frozen=_numbers(matrices, trained=False),
@@ -94,6 +101,9 @@ class Meter:
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
             read_only=sum(_numbers(_matrices(each), trained=False) for each in below),
             attention_read=config.num_attention_heads * head_size * len(below),
+            places=beginning.length if beginning else 0,
+            virtual=beginning.length if isinstance(beginning, VirtualTokens) else 0,
+            network=_numbers(_matrices(beginning), trained=True) if beginning else 0,
             again=again,
             plain_attention=device == "cpu",
         )
@@ -104,10 +114,12 @@ class Meter:
 
     def of_batch(self, batch: Packed) -> Work:
         """What one micro-batch costs, forward and backward."""
-        tokens, kept = batch.num_tokens, int(batch.keep.numel())
-        laid = Documents.of(batch)
+        tokens, kept = batch.num_tokens + self.virtual, int(batch.keep.numel())
+        rows = laid = Documents.of(batch)
+        if self.places:
+            laid = rows.behind(self.places, unread=not self.virtual)
         documents = _lengths(laid)
-        blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * self.read_only)
+        blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * self.read_only) + 6 * self.places * self.network
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
         pairs = sum(length * before + length * length / 2 for length, before in documents)
         attended = 12 * self.attention_width - 8 * self.attention_read
@@ -121,7 +133,7 @@ class Meter:
         if self.again:
             executed += tokens * 2 * (self.frozen + self.trained - self.read_only) + 2 * flowing_back * forward
             executed -= skipped * 2 * (self.kept_frozen + self.kept_trained) if flowing_back else 0
-        return Work(tokens, needed if kept else 0.0, executed, _shared_tokens(laid))
+        return Work(batch.num_tokens, needed if kept else 0.0, executed, _shared_tokens(rows))
 
     def _attention_products(self, documents: Documents) -> tuple[float, float]:
         """Pairs of tokens times products, forward and backward, as `models/attention.py` takes them.
@@ -154,9 +166,8 @@ def _numbers(matrices: Sequence[nn.Parameter], *, trained: bool) -> int:
 
 
 def _lengths(documents: Documents) -> list[tuple[int, int]]:
-    """Tokens of every document, and those before it in its parent."""
-    sizes = [last - first for first, last in documents.spans]
-    return [(size, sizes[parent] if parent >= 0 else 0) for size, parent in zip(sizes, documents.parents, strict=True)]
+    """Tokens of every document that is read, and those before it."""
+    return [(last - first, places(before)) for (first, last), before in documents.chains()]
 
 
 def _shared_tokens(documents: Documents) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.train.memory import is_out_of_memory
 
@@ -24,6 +25,8 @@ def default_learning_rate(adapt: AdaptSpec) -> float:
     2106.10199, searched 1e-4 to 1e-3)."""
     if isinstance(adapt, LoraSpec):
         return 2e-4
+    if isinstance(adapt, BeginningSpec):
+        return 1e-2
     return 4e-4 if isinstance(adapt, SubsetSpec) and adapt.only_vectors else 2e-5
 
 

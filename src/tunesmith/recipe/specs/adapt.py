@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.beginnings import PrefixSpec, PromptSpec, PTuningSpec
 
 
 class FullSpec(Spec):
@@ -89,4 +90,6 @@ class SubsetSpec(Spec):
         return wanted and (bool(self.parts) or first == 0 or "embedding" not in parts)
 
 
-AdaptSpec = Annotated[FullSpec | SubsetSpec | LoraSpec, Field(discriminator="kind")]
+AdaptSpec = Annotated[
+    FullSpec | SubsetSpec | LoraSpec | PromptSpec | PTuningSpec | PrefixSpec, Field(discriminator="kind")
+]
