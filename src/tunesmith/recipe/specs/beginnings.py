@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ _WIDEST = 65_536
 class PromptSpec(Spec):
     """Learned embeddings before every row (Lester et al. 2021, arXiv 2104.08691)."""
 
+    mergeable: ClassVar[bool] = False
     kind: Literal["prompt"] = Field("prompt", description="Learned embeddings before every row.")
     num_virtual_tokens: int = Field(
         20, ge=1, le=_LONGEST, description="How many places stand before every row; 5 to 100 are usual."
@@ -37,6 +38,7 @@ class PromptSpec(Spec):
 class PTuningSpec(Spec):
     """Learned embeddings before every row that come out of a small network while they train (arXiv 2103.10385)."""
 
+    mergeable: ClassVar[bool] = False
     kind: Literal["p-tuning"] = Field("p-tuning", description="Learned embeddings that a small network gives.")
     num_virtual_tokens: int = Field(
         20, ge=1, le=_LONGEST, description="How many places stand before every row; 5 to 100 are usual."
@@ -59,6 +61,7 @@ class PTuningSpec(Spec):
 class PrefixSpec(Spec):
     """Learned keys and values before every row in every layer (arXiv 2101.00190); unprojected it is P-Tuning v2."""
 
+    mergeable: ClassVar[bool] = False
     kind: Literal["prefix"] = Field("prefix", description="Learned keys and values before every row, in every layer.")
     num_virtual_tokens: int = Field(
         20, ge=1, le=_LONGEST, description="How many places stand before every row; 5 to 200 are usual."
