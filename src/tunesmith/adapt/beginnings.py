@@ -22,8 +22,10 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import copy_into, named_trainable
+from tunesmith.adapt.beginning_file import NUMBERS
+from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.beginning import BEGINNING, Beginning, LearnedKeys, VirtualTokens, put_beginning
+from tunesmith.models.beginning import BEGINNING, Beginning, LearnedKeys, VirtualTokens, put_beginning, shape_of_keys
 from tunesmith.models.policy import Policy
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PromptSpec, PTuningSpec
 
@@ -55,12 +57,12 @@ class BeginningAttached:
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """`adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them: what the network gives."""
         values = self._config.to_dict()
-        (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
         own = {name.removeprefix(_PREFIX): each for name, each in tensors.items()}
         with torch.no_grad():
             numbers_PN: Tensor = functional_call(self._beginning, own, ())
-        named = {"prompt_embeddings": numbers_PN.detach().cpu().contiguous()}
-        save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        named = {NUMBERS: numbers_PN.detach().cpu().contiguous()}
+        save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def attach_beginning(
@@ -70,9 +72,8 @@ def attach_beginning(
 
     What trains is float32 or wider, also where the model is not: it is little, and its steps are small.
 
-    Errors: adapt.beginning_window, adapt.beginning_without_tokens.
+    Errors: packed.beginning_window, adapt.beginning_without_tokens.
     """
-    _refuse_windows(policy.model)
     config = _config(policy.model, spec, base_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,25 +88,24 @@ def attach_beginning(
 def _config(model: PreTrainedModel, spec: BeginningSpec, base_name: str) -> PromptLearningConfig:
     """PEFT's configuration of the same beginning."""
     text = model.config.get_text_config()
-    heads, width = int(text.num_attention_heads), int(text.hidden_size)
+    layers, groups, size = shape_of_keys(model)
     shape: dict[str, object] = {
         "base_model_name_or_path": base_name,
         "task_type": "CAUSAL_LM",
         "num_virtual_tokens": spec.num_virtual_tokens,
         "num_transformer_submodules": 1,
-        "num_layers": int(text.num_hidden_layers),
+        "num_layers": layers,
     }
     if isinstance(spec, PrefixSpec):
-        groups = int(getattr(text, "num_key_value_heads", None) or heads)
-        keys = groups * int(getattr(text, "head_dim", None) or width // heads)
         return PrefixTuningConfig(
             **shape,  # type: ignore[arg-type]
-            token_dim=keys,
+            token_dim=groups * size,
             num_attention_heads=groups,
             prefix_projection=spec.prefix_projection,
-            encoder_hidden_size=spec.encoder_hidden_size or keys,
+            encoder_hidden_size=spec.encoder_hidden_size or groups * size,
         )
-    shape |= {"token_dim": width, "num_attention_heads": heads}
+    width = int(text.hidden_size)
+    shape |= {"token_dim": width, "num_attention_heads": int(text.num_attention_heads)}
     if isinstance(spec, PTuningSpec):
         return PromptEncoderConfig(
             **shape,  # type: ignore[arg-type]
@@ -153,13 +153,3 @@ def _first_embeddings(model: PreTrainedModel, spec: PromptSpec, encode: Encode) 
     repeated = (token_ids * math.ceil(length / len(token_ids)))[:length]
     embeddings_PW: Tensor = words(torch.tensor(repeated, device=words.weight.device)).detach().float()
     return embeddings_PW
-
-
-def _refuse_windows(model: PreTrainedModel) -> None:
-    """A layer that looks back over a window would lose the beginning out of sight. Errors: adapt.beginning_window."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(config, "sliding_window", None) is not None:
-        raise TunesmithError(
-            "adapt.beginning_window", architecture=str(config.model_type), kinds=", ".join(sorted(kinds)) or "window"
-        )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from tunesmith.adapt.beginning_file import published_beginning, put_on_beginning
 from tunesmith.adapt.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -52,7 +53,12 @@ LORA = SavedKind("lora", ADAPTER_CONFIG, ADAPTER_WEIGHTS, True, published_lora, 
 SUBSET = SavedKind("subset", SUBSET_CONFIG, SUBSET_WEIGHTS, True, _kind_alone, put_on_weights)
 FULL = SavedKind("full", "", FULL_WEIGHTS, True, _kind_alone, put_on_weights)
 
-PEFT_KINDS = {"LORA": LORA}
+PROMPT, P_TUNING, PREFIX = (
+    SavedKind(name, ADAPTER_CONFIG, ADAPTER_WEIGHTS, False, published_beginning, put_on_beginning)
+    for name in ("prompt", "p-tuning", "prefix")
+)
+
+PEFT_KINDS = {"LORA": LORA, "PROMPT_TUNING": PROMPT, "P_TUNING": P_TUNING, "PREFIX_TUNING": PREFIX}
 """Kinds whose files are PEFT's, by the type that their configuration states."""
 _OWN_KINDS = (SUBSET,)
 

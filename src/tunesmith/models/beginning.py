@@ -13,12 +13,14 @@ Shape letters: P places, W width, N numbers of a place, L layers, G key/value he
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.models.packed import Documents, Packed
 
 BEGINNING = "beginning"
@@ -69,8 +71,24 @@ class LearnedKeys(Beginning):
 
 
 def put_beginning(model: PreTrainedModel, beginning: Beginning) -> None:
-    """Put a beginning before everything that the model reads by packed batches or by the engine of `generate`."""
+    """Put a beginning before everything that the model reads by packed batches or by the engine of `generate`.
+
+    Errors: packed.beginning_window where a layer that looks back over a window would lose it out of sight.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(config, "sliding_window", None) is not None:
+        found = ", ".join(sorted(kinds)) or "sliding_window"
+        raise TunesmithError("packed.beginning_window", architecture=str(config.model_type), kinds=found)
     model.add_module(BEGINNING, beginning)
+
+
+def shape_of_keys(model: PreTrainedModel) -> tuple[int, int, int]:
+    """L, G and S of a model."""
+    config = model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return int(config.num_hidden_layers), int(getattr(config, "num_key_value_heads", None) or heads), size
 
 
 def beginning_of(model: PreTrainedModel) -> Beginning | None:
@@ -83,6 +101,23 @@ def places_before(model: PreTrainedModel) -> int:
     """P, or 0 for a model without a beginning."""
     beginning = beginning_of(model)
     return beginning.length if beginning is not None else 0
+
+
+def keys_before(model: PreTrainedModel) -> tuple[Tensor, ...]:
+    """Keys and values of every layer that stand before a row, [2, G, P, S]; none for a model without a beginning.
+
+    The model reads virtual tokens itself, so its attention must be one that takes whole sequences, as in `generate`.
+    """
+    beginning = beginning_of(model)
+    if isinstance(beginning, LearnedKeys):
+        return beginning.by_layer(model.dtype)
+    if not isinstance(beginning, VirtualTokens):
+        return ()
+    cache = DynamicCache(config=model.config)
+    embeddings_PW = beginning.embeddings(model.dtype)
+    model.get_decoder()(inputs_embeds=embeddings_PW[None], past_key_values=cache, use_cache=True)
+    layers = cast(list[DynamicLayer], cache.layers)
+    return tuple(torch.cat([cast(Tensor, layer.keys), cast(Tensor, layer.values)]) for layer in layers)
 
 
 def laid_out(model: PreTrainedModel, batch: Packed) -> Documents:

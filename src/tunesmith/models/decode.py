@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tunesmith.models.bands import Bands, Row
-from tunesmith.models.beginning import Beginning, LearnedKeys, VirtualTokens, beginning_of
+from tunesmith.models.beginning import keys_before
 from tunesmith.models.products import Parts, Product, may_reorder, parts_of
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -105,8 +105,8 @@ class PackedRows:
         self._device = model.device
         self._bands = Bands()
         with torch.inference_mode():
-            self._start = self._beginning(beginning_of(model), head.weight.dtype)
-        self._shared = self._start
+            self._start = keys_before(model)
+        self._shared: Sequence[Tensor] = self._start
 
     def share(self, prefix: Sequence[int]) -> None:
         """Read what coming prompts begin with."""
@@ -128,35 +128,19 @@ class PackedRows:
         def attend(layer: int, heads_BGNS: Tensor) -> Tensor:
             return token.attend(layer, heads_BGNS, self._blocks[layer].scaling)
 
-        return numbers, self._pass(self._embed(token_ids_B), token.positions_B, attend, None)
+        return numbers, self._pass(token_ids_B, token.positions_B, attend, None)
 
     def remove(self, number: int) -> None:
         """Drop a row."""
         self._bands.remove(number)
 
-    def _beginning(self, beginning: Beginning | None, dtype: torch.dtype) -> list[Tensor]:
-        """Keys and values by layer that stand before every row; none without a learned beginning."""
-        if isinstance(beginning, LearnedKeys):
-            return list(beginning.by_layer(dtype))
-        if not isinstance(beginning, VirtualTokens):
-            return []
-        row = Row(-1, beginning.length, [])
-        self._read_tokens([row], beginning.embeddings(dtype), [])
-        return row.layers
-
     def _read(
         self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], before: Sequence[Tensor], read: int
     ) -> tuple[list[Row], Tensor]:
-        """Read prompts from their token `read` on, after what stands `before`; the rows, and logits after each."""
+        """Read prompts from token `read` on, behind keys and values `before` it: the rows, and logits after each."""
         first = before[0].shape[2] if before else 0
-        rows = [Row(number, first + len(prompt) - read, []) for number, prompt in zip(numbers, prompts, strict=True)]
-        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt[read:]], device=self._device)
-        return rows, self._read_tokens(rows, self._embed(token_ids_T), before)
-
-    def _read_tokens(self, rows: Sequence[Row], embeddings_TW: Tensor, before: Sequence[Tensor]) -> Tensor:
-        """Give rows their keys and values; returns the logits after each."""
-        first = before[0].shape[2] if before else 0
-        lengths = [row.length - first for row in rows]
+        lengths = [len(prompt) - read for prompt in prompts]
+        rows = [Row(number, first + length, []) for number, length in zip(numbers, lengths, strict=True)]
 
         def attend(layer: int, heads_TGNS: Tensor) -> Tensor:
             attended = []
@@ -167,12 +151,14 @@ class PackedRows:
                 attended.append(_causal(part_LGNS[:, :, :-2], seen[0], seen[1], self._blocks[layer].scaling))
             return torch.cat(attended)
 
+        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt[read:]], device=self._device)
         positions_T = torch.cat([torch.arange(first, row.length) for row in rows]).to(self._device)
         last_B = (torch.tensor(lengths).cumsum(0) - 1).to(self._device)
-        return self._pass(embeddings_TW, positions_T, attend, last_B)
+        return rows, self._pass(token_ids_T, positions_T, attend, last_B)
 
-    def _pass(self, hidden_TW: Tensor, positions_T: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
-        """Logits of all tokens, or of those at `last_B`. The embeddings given become the hidden states."""
+    def _pass(self, token_ids_T: Tensor, positions_T: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
+        """Logits of all tokens, or of those at `last_B`."""
+        hidden_TW: Tensor = self._embed(token_ids_T)
         cos_T1NS, sin_T1NS = self._turns(hidden_TW, positions_T)
         for layer, block in enumerate(self._blocks):
             attended_TW = attend(layer, block.heads_of(hidden_TW, cos_T1NS, sin_T1NS))

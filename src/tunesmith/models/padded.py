@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.batch_cache import BatchCache
-from tunesmith.models.beginning import LearnedKeys, VirtualTokens, beginning_of
+from tunesmith.models.beginning import keys_before
 
 _UNUSED_COLUMNS = 64
 _CACHED_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -81,17 +81,13 @@ class PaddedRows:
             self._cache = None
 
     def _beginning(self) -> BatchCache | None:
-        """What stands before every row, read once; None without a learned beginning."""
-        beginning = beginning_of(self._model)
-        if beginning is None:
+        """What stands before every row; None without a learned beginning."""
+        keys_and_values = keys_before(self._model)
+        if not keys_and_values:
             return None
         cache = self._after(None, 1)
-        some = torch.ones(1, beginning.length, dtype=torch.long, device=self._model.device)
-        if isinstance(beginning, LearnedKeys):
-            cache.extend(some)
-            cache.fill(beginning.by_layer(self._model.dtype))
-        elif isinstance(beginning, VirtualTokens):
-            self._forward(cache, some, None, beginning.embeddings(self._model.dtype)[None])
+        cache.extend(torch.ones(1, keys_and_values[0].shape[2], dtype=torch.long, device=self._model.device))
+        cache.fill(keys_and_values)
         return cache
 
     def _after(self, start: BatchCache | None, rows: int) -> BatchCache:
@@ -102,14 +98,11 @@ class PaddedRows:
         cache.start(rows)
         return cache
 
-    def _forward(
-        self, cache: BatchCache, token_ids_BQ: Tensor, mask_BQ: Tensor | None, embeddings_BQW: Tensor | None = None
-    ) -> Tensor:
-        """Read tokens, or embeddings in place of them, into the cache; returns the logits after the last, [B, V]."""
+    def _forward(self, cache: BatchCache, token_ids_BQ: Tensor, mask_BQ: Tensor | None) -> Tensor:
+        """Read tokens into the cache; returns the logits after the last one, [B, V]."""
         positions_BQ = cache.extend(torch.ones_like(token_ids_BQ) if mask_BQ is None else mask_BQ)
         output = self._model(
-            input_ids=token_ids_BQ if embeddings_BQW is None else None,
-            inputs_embeds=embeddings_BQW,
+            input_ids=token_ids_BQ,
             attention_mask=cache.mask_BL,
             position_ids=positions_BQ,
             past_key_values=cache.cache,

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTra
 from tunesmith.adapt.saved import put_on
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message
+from tunesmith.models.beginning import keys_before
 from tunesmith.models.load import BaseFolder, load_model
 from tunesmith.tasks.chat_template import ChatTemplate
 
@@ -97,13 +98,17 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
 
 
 class Reader:
-    """Reads turns with one model; what all prompts begin with is read once."""
+    """Reads turns with one model, behind its learned beginning if it has one.
+
+    What all prompts begin with is read once.
+    """
 
     def __init__(self, model: nn.Module, turns: Sequence[Turn]) -> None:
         self._model = model
         self._device = next(model.parameters()).device
         self._config = cast(PretrainedConfig, model.config)
         self._prefix = _common_prefix(turns) if _may_share(model, self._config) else ()
+        self._before = keys_before(model) if isinstance(model, PreTrainedModel) else ()
         self._cache: DynamicCache | None = None
 
     @torch.inference_mode()
@@ -111,7 +116,7 @@ class Reader:
         """Logits at every position of the answer, [K, V] float32, the answer given token by token."""
         ids = torch.tensor([[*turn.prompt, *turn.answer[:-1]]], device=self._device)
         first = len(self._prefix)
-        cache = self._shared(ids[:, :first]) if first else None
+        cache = self._shared(ids[:, :first]) if first or self._before else None
         output = self._model(
             input_ids=ids[:, first:],
             past_key_values=cache,
@@ -119,14 +124,17 @@ class Reader:
             logits_to_keep=len(turn.answer),
         )
         if cache is not None:
-            cache.crop(first - ids.shape[1])  # back to the shared tokens
+            cache.crop(first - ids.shape[1])  # back to what all turns begin with
         logits_KV: Tensor = output.logits[0].float()
         return logits_KV
 
     def _shared(self, ids: Tensor) -> DynamicCache:
         if self._cache is None:
             cache = DynamicCache(config=self._config)
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            for layer, (keys_GPS, values_GPS) in enumerate(self._before):
+                cache.update(keys_GPS[None], values_GPS[None], layer)
+            if ids.shape[1]:
+                self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             self._cache = cache
         return self._cache
 

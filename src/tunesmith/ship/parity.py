@@ -25,6 +25,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import write_json
 from tunesmith.core.types import Message
+from tunesmith.models.beginning import places_before
 from tunesmith.models.gguf_layout import Array
 from tunesmith.models.load import BaseFolder, load_model, load_tokenizer
 from tunesmith.recipe.specs.ship import ParityLimits
@@ -124,7 +125,7 @@ class Gate:
         self._limits = limits
         self._emitter = emitter
         self._tokenizer = tokenizer
-        self.context = int(getattr(evaluated.config, "max_position_embeddings", 4096))
+        self.context = int(getattr(evaluated.config, "max_position_embeddings", 4096)) - places_before(evaluated)
         self._ids = chat_ids(tokenizer, self._chats)
         self._turns = answer_turns(tokenizer, self._chats, self.context)
         self._reader = Reader(evaluated, self._turns)
