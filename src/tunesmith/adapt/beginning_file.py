@@ -98,7 +98,7 @@ def put_on_beginning(model: PreTrainedModel, change: Path) -> None:
     numbers_PN, length = stored[NUMBERS], settings.num_virtual_tokens
     if numbers_PN.shape != (length, settings.numbers) or not bool(torch.isfinite(numbers_PN).all()):
         raise other_keys(change, [], [f"{NUMBERS} {tuple(numbers_PN.shape)}"])
-    encoder = nn.Embedding.from_pretrained(numbers_PN.float().to(model.device), freeze=True)
+    encoder = nn.Embedding(*numbers_PN.shape, _weight=numbers_PN.float().to(model.device), _freeze=True)
     beginning: Beginning
     if settings.kind == "PREFIX_TUNING":
         beginning = LearnedKeys(encoder, length, settings.num_layers, settings.num_attention_heads)
