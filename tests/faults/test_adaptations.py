@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from faults_tally import Tally
-from faults_training import bytes_of, local
-from fits import make_job
+from faults_training import bytes_of
+from fits import local, make_job
 from torch import nn
 from transformers import LlamaConfig
 
@@ -65,6 +65,11 @@ def full(shape: Shape, rank: int) -> int:
     return shape.vocabulary * shape.hidden + shape.layers * block + shape.hidden
 
 
+def bottleneck(places: int) -> Callable[[Shape, int], int]:
+    """Two matrices of 8 rows and their biases in every place of every block."""
+    return lambda shape, rank: shape.layers * places * (2 * 8 * shape.hidden + 8 + shape.hidden)
+
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ADAPTATIONS: dict[str, tuple[dict[str, object], Callable[[Shape, int], int]]] = {
     "lora on all linears": ({"target_modules": "all-linear"}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
@@ -72,6 +77,12 @@ ADAPTATIONS: dict[str, tuple[dict[str, object], Callable[[Shape, int], int]]] = 
     "lora on attention": ({"target_modules": "attention"}, lora(*ATTENTION)),
     "lora on two named layers": ({"target_modules": ["q_proj", "v_proj"]}, lora("q_proj", "v_proj")),
     "lora with dropout": ({"lora_dropout": 0.2}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
+    "bottlenecks after attention and MLP": (
+        {"kind": "bottleneck", "size": 8, "places": "houlsby"},
+        bottleneck(2),
+    ),
+    "bottlenecks after the MLP": ({"kind": "bottleneck", "size": 8}, bottleneck(1)),
+    "bottlenecks beside the MLP": ({"kind": "bottleneck", "size": 8, "places": "parallel"}, bottleneck(1)),
     "lora of rank 1": ({"rank": 1}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
 }
 

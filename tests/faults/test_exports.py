@@ -247,13 +247,13 @@ def test_the_format_stated_is_the_one_in_the_file(tmp_path: Path, tally: Tally, 
     base = resolve_base(str(in_format(tiny_chat_model(tmp_path / "base", spread=0.2), dtype)))
     change = random_change(base, tmp_path / "change")
     said: list[Event] = []
-    formats: list[ShipFormat] = ["safetensors", "gguf-f16", "gguf-q8_0"]
+    formats: list[ShipFormat] = ["safetensors", "adapter", "gguf-f16", "gguf-q8_0"]
     # a random model is unsure of its tokens: what is asked here is the number format, not the agreement
     limits = ParityLimits(chats=8, top1_safetensors=0.9, top1_gguf_f16=0.5, top1_gguf_q8_0=0.5)
     chats = fifty_chats()[:8]
     shipping = Shipping(tmp_path / "run", base, change, chats, None, limits)
     for artifact in ship_formats(
-        shipping, formats if dtype == torch.float32 else formats[:1], Events(None, (said.append,))
+        shipping, formats if dtype == torch.float32 else formats[:2], Events(None, (said.append,))
     ):
         parity = read_json(artifact.path / "parity.json")
         tally.count("exports compared")
@@ -263,6 +263,9 @@ def test_the_format_stated_is_the_one_in_the_file(tmp_path: Path, tally: Tally, 
             assert parity["dtype"] == stated and parity["base_dtype"] == str(dtype).removeprefix("torch.")
             told = [event for event in said if event.values.get("code") == "ship.other_dtype"]
             assert bool(told) == (stated != parity["base_dtype"])
+        elif artifact.format == "adapter":
+            assert stored_dtypes(artifact.path / "adapter_model.safetensors") == {"F32"}
+            assert parity["dtype"] == "float32" and parity["base_dtype"] == str(dtype).removeprefix("torch.")
         else:
             reader = gguf.GGUFReader(artifact.path / "model.gguf")
             kind = artifact.format.removeprefix("gguf-").upper()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from tunesmith.adapt.base import Attached
 from tunesmith.adapt.beginnings import Encode, attach_beginning
+from tunesmith.adapt.bottleneck import attach_bottleneck
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
-from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 
@@ -33,4 +34,6 @@ def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode
         return attach_subset(policy, spec, base_name)
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode)
+    if isinstance(spec, BottleneckSpec):
+        return attach_bottleneck(policy, spec, seed, base_name)
     return attach_lora(policy, spec, seed, base_name)

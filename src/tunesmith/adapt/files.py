@@ -9,13 +9,14 @@ from tunesmith.models.texts import MODEL_FILES
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """PEFT's names, of whatever PEFT has."""
 SUBSET_CONFIG, SUBSET_WEIGHTS = "subset_config.json", "subset_model.safetensors"
+BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS = "bottleneck_config.json", "bottleneck_model.safetensors"
 FULL_WEIGHTS = "model.safetensors"
 
-CHANGE_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS, SUBSET_CONFIG, SUBSET_WEIGHTS, FULL_WEIGHTS, *MODEL_FILES})
-"""What is opened in the folder of a change."""
-
-CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG)
+CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG, BOTTLENECK_CONFIG)
 """What tells the kind of a change that stands beside a base."""
+WEIGHTS = (ADAPTER_WEIGHTS, SUBSET_WEIGHTS, BOTTLENECK_WEIGHTS, FULL_WEIGHTS)
+CHANGE_FILES = frozenset({*CONFIGS, *WEIGHTS, *MODEL_FILES})
+"""What is opened in the folder of a change."""
 
 
 def stands_beside_a_base(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.nn.functional import silu
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,6 +24,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3Decode
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import behind_learned, check_window, document_attention
 from tunesmith.models.beginning import beginning_of
+from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
 from tunesmith.models.packed import Documents
 
@@ -33,9 +35,14 @@ Choice = Literal["auto", "fast", "plain"]
 
 
 def projection_of(layer: nn.Module) -> Projection | None:
-    """A linear layer, with its LoRA addition if PEFT has put one there; None for every other kind of layer."""
+    """A linear layer, with its LoRA addition if PEFT has put one there; None for every other kind of layer.
+
+    A bottleneck after it is the caller's affair.
+    """
     if type(layer) is nn.Linear:
         return Projection(layer.weight, layer.bias)
+    if type(layer) is WithBottleneck:
+        return projection_of(layer.base_layer)
     if type(layer) is not LoraLinear or layer.merged:
         return None
     base = layer.get_base_layer()
@@ -115,7 +122,7 @@ class FastBlock(GradientCheckpointingLayer):
         keep_K: Tensor | None,
         learned: object,
     ) -> Tensor:
-        attention, first_norm, second_norm = self.self_attn, self.input_layernorm, self.post_attention_layernorm
+        attention, first_norm = self.self_attn, self.input_layernorm
         check_window(documents, getattr(attention, "sliding_window", None))
         size = attention.head_dim
         query, key, value = normed_projections(
@@ -136,15 +143,28 @@ class FastBlock(GradientCheckpointingLayer):
         attended_TW = attended_GTRS.transpose(0, 1).flatten(1)
         if keep_K is not None:
             attended_TW, input_TW = attended_TW[keep_K], input_TW[keep_K]
-        between_TW = add_projection(input_TW, attended_TW, linear["o_proj"])
-        return gated_mlp(
-            between_TW,
-            second_norm.weight,
-            second_norm.variance_epsilon,
-            linear["gate_proj"],
-            linear["up_proj"],
-            linear["down_proj"],
-        )
+        between_TW = self._after_attention(input_TW, attended_TW, linear["o_proj"])
+        return self._after_mlp(between_TW, linear["gate_proj"], linear["up_proj"], linear["down_proj"])
+
+    def _after_attention(self, input_TW: Tensor, attended_TW: Tensor, out: Projection) -> Tensor:
+        adapter = adapter_of(self.self_attn.o_proj)
+        if adapter is None:
+            return add_projection(input_TW, attended_TW, out)
+        output_TW = project(attended_TW, out)
+        return adapter.added_to(input_TW + output_TW, output_TW)
+
+    def _after_mlp(self, input_TW: Tensor, gate: Projection, up: Projection, down: Projection) -> Tensor:
+        norm_W, eps = self.post_attention_layernorm.weight, self.post_attention_layernorm.variance_epsilon
+        after, beside = adapter_of(self.mlp.down_proj), adapter_of(self.mlp)
+        if after is not None:
+            gate_TO, up_TO = normed_projections(input_TW, norm_W, eps, [gate, up])
+            output_TW = project(silu(gate_TO) * up_TO, down)
+            return after.added_to(input_TW + output_TW, output_TW)
+        output_TW = gated_mlp(input_TW, norm_W, eps, gate, up, down)
+        if beside is None:
+            return output_TW
+        (middle_TN,) = normed_projections(input_TW, norm_W, eps, [Projection(beside.down.weight, beside.down.bias)])
+        return beside.finished(output_TW, middle_TN)
 
 
 def _fits(layer: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tunesmith.models.bands import Bands, Row
 from tunesmith.models.beginning import keys_before
+from tunesmith.models.bottleneck import adapter_of
 from tunesmith.models.products import Parts, Product, may_reorder, parts_of
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -48,6 +49,7 @@ class _Block:
         self.heads = Product(parts["q_proj"], parts["k_proj"], parts["v_proj"], reorder=reorder, order=order)
         self.out, self.gate, self.up, self.down = (Product(parts[name], reorder=reorder) for name in _PROJECTIONS[3:])
         self.first_norm, self.second_norm = block.input_layernorm, block.post_attention_layernorm
+        self.beside_mlp = adapter_of(block.mlp)
         self.activation: Callable[[Tensor], Tensor] = block.mlp.act_fn
         self.head_norms: list[nn.Module] = [
             getattr(attention, name) for name in _HEAD_NORMS if hasattr(attention, name)
@@ -65,6 +67,8 @@ class _Block:
         hidden_TW += self.out(attended_TW)
         normed_TW = self.second_norm(hidden_TW)
         hidden_TW += self.down(self.activation(self.gate(normed_TW)).mul_(self.up(normed_TW)))
+        if self.beside_mlp is not None:
+            hidden_TW += self.beside_mlp(normed_TW)
 
 
 @lru_cache(maxsize=8)

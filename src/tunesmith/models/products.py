@@ -6,12 +6,14 @@ Shape letters: T tokens, W width of the input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from tunesmith.models.bottleneck import Bottleneck, WithBottleneck
 
 REORDER_UP_TO = 2 << 30
 """Bytes of weights that may stand twice in memory. The 150 products of SmolLM2-135M's blocks with 1, 32 and 2,048 rows
@@ -23,17 +25,21 @@ _ROWS_EXPECTED = 32
 
 @dataclass(frozen=True)
 class Parts:
-    """A linear layer: weight, bias, and A and B (times its factor) of each addition B A."""
+    """A linear layer: weight, bias, A and B (times its factor) of each addition B A, and a bottleneck after it."""
 
     weight: Tensor
     bias: Tensor | None
     additions: tuple[tuple[Tensor, Tensor], ...] = ()
+    after: Bottleneck | None = None
 
 
 def parts_of(layer: object) -> Parts | None:
     """What a linear layer consists of, or None if it is more than that."""
     if type(layer) is nn.Linear:
         return Parts(layer.weight, layer.bias)
+    if type(layer) is WithBottleneck:
+        base_layer = parts_of(layer.base_layer)
+        return base_layer and replace(base_layer, after=layer.adapter)
     if type(layer) is not LoraLinear or type(layer.base_layer) is not nn.Linear:
         return None
     base: nn.Linear = layer.base_layer
@@ -59,6 +65,7 @@ class Product:
 
     def __init__(self, *layers: Parts, reorder: bool, order: Tensor | None = None) -> None:
         self._weight, self._bias = layers[0].weight, layers[0].bias
+        self._after = layers[0].after
         if order is not None:
             self._weight = torch.cat([each.weight for each in layers])[order]
             if self._bias is not None:
@@ -79,7 +86,9 @@ class Product:
             output = torch.ops.mkldnn._linear_pointwise(input_TW, self._weight, self._bias, "none", [], "")
         else:
             output = linear(input_TW, self._weight, self._bias)
-        return output if self._down is None else output.addmm_(linear(input_TW, self._down), self._up)
+        if self._down is not None:
+            output.addmm_(linear(input_TW, self._down), self._up)
+        return output if self._after is None else self._after.added_to(output, output)
 
 
 def may_reorder(weights: Sequence[Tensor]) -> bool:

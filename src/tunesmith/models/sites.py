@@ -75,7 +75,7 @@ def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
     Errors: packed.unknown_architecture.
     """
     sites = find_sites(model)
-    roles = {**dict.fromkeys(sites.attention, "attention"), **dict.fromkeys(sites.mlp, "mlp")}
+    roles = {**dict.fromkeys(sites.attention, "attention"), **dict.fromkeys(sites.mlp, "mlp"), "mlp": "mlp"}
     ends = {id(model.get_input_embeddings().weight): {EMBEDDING}}
     head = model.get_output_embeddings()
     if head is not None:

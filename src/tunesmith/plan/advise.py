@@ -13,7 +13,7 @@ from typing import Literal
 
 from tunesmith.core.errors import Fact
 from tunesmith.messages import Language, both
-from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
@@ -150,6 +150,8 @@ def _known_rates(adapt: AdaptSpec, hidden: int | None) -> tuple[float, float, st
         bears = max(1.0, (2000 / hidden) ** 0.78) if hidden else 1.0
         source = "Hu et al. 2021, arXiv 2106.09685; Schulman et al. 2025, LoRA Without Regret"
         return _ADAPTER_LOW, _ADAPTER_HIGH * bears, source
+    if isinstance(adapt, BottleneckSpec):
+        return 3e-5, 3e-3, "Houlsby et al. 2019, arXiv 1902.00751, section 3.1"
     if isinstance(adapt, SubsetSpec) and adapt.only_vectors:
         return 1e-4, 1e-3, "Ben-Zaken et al. 2021, arXiv 2106.10199"
     if isinstance(adapt, BeginningSpec):

@@ -6,6 +6,7 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     a(s) = 2 s d_q L          two products of 2 FLOPs a pair over s/2 earlier tokens (causal), d_q = heads x head size
     full fine-tuning          6 N + 6 H f + 3 a
     LoRA on all layers        4 N + 4 H f + 3 a + 6 N_adapter      (no gradient of frozen weights)
+    bottleneck adapters       the same, with N_adapter of the bottlenecks
     a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
                               (above: blocks from the first that trains on; below it nothing flows back)
     checkpointed activations  + 2 N + a
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuningSpec
 
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -141,6 +142,12 @@ def _network(size: ModelSize, adapt: BeginningSpec) -> list[tuple[int, int]]:
     return [*recurrent, *pairwise([2 * inner, 2 * inner, width])]
 
 
+def bottleneck_parameters(size: ModelSize, adapt: BottleneckSpec) -> int:
+    """Parameters of two matrices and two biases in one place of every block, or in two."""
+    places = 2 if adapt.places == "houlsby" else 1
+    return size.layers * places * (2 * size.hidden * adapt.size + adapt.size + size.hidden)
+
+
 def _lora_layers(size: ModelSize, adapt: LoraSpec) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers of one block that LoRA is put on."""
     linears = size.linears()
@@ -189,6 +196,8 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return sum(each.numbers for each in _moving(size, adapt))
     if isinstance(adapt, BeginningSpec):
         return beginning_parameters(size, adapt)
+    if isinstance(adapt, BottleneckSpec):
+        return bottleneck_parameters(size, adapt)
     lengths = size.layers * sum(outputs for _, outputs in _lora_layers(size, adapt)) if adapt.use_dora else 0
     return adapter_parameters(size, adapt) + lengths
 
@@ -219,6 +228,8 @@ def flops_per_token(
     flops = passes * (size.block_parameters + size.head * loss_share) + 3 * attention
     if isinstance(adapt, LoraSpec):
         flops += 6 * adapter_parameters(size, adapt)
+    if isinstance(adapt, BottleneckSpec):
+        flops += 6 * bottleneck_parameters(size, adapt)
     return flops + (2 * size.block_parameters + attention if checkpointing else 0)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.files import SUBSET_WEIGHTS
+from tunesmith.adapt.files import BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, SUBSET_WEIGHTS
 from tunesmith.adapt.saved import kind_of
+from tunesmith.core.files import read_json
 from tunesmith.models.load import BaseFolder, load_model
 from tunesmith.models.weights import read_tensors
 
@@ -46,5 +48,26 @@ def _by_copying(model: PreTrainedModel, folder: Path) -> nn.Module:
     return model
 
 
-_JUDGES: Mapping[str, Judge] = {"subset": _by_copying}
+def _by_hooks(model: PreTrainedModel, folder: Path) -> nn.Module:
+    settings, tensors = read_json(folder / BOTTLENECK_CONFIG), read_tensors(folder / BOTTLENECK_WEIGHTS)
+    bend, scale, places = getattr(functional, str(settings["non_linearity"])), settings["scale"], settings["places"]
+
+    def adds(module: nn.Module, name: str) -> None:
+        down, b, up, c = (tensors[f"{name}.{part}"] for part in ("down.weight", "down.bias", "up.weight", "up.bias"))
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            source = inputs[0] if places == "parallel" else output
+            added: Tensor = output + scale * (bend(source @ down.T + b) @ up.T + c)
+            return added
+
+        module.register_forward_hook(hook)
+
+    for number, block in enumerate(model.get_decoder().layers):
+        adds(block.mlp, f"layers.{number}.mlp")
+        if places == "houlsby":
+            adds(block.self_attn.o_proj, f"layers.{number}.attention")
+    return model
+
+
+_JUDGES: Mapping[str, Judge] = {"subset": _by_copying, "bottleneck": _by_hooks}
 """Kinds that PEFT does not know."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.train.memory import is_out_of_memory
@@ -23,7 +23,7 @@ def default_learning_rate(adapt: AdaptSpec) -> float:
     """Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
     Regret) than for weights that hold the pretraining; biases and norms bear more still (Ben-Zaken et al. 2021,
     2106.10199, searched 1e-4 to 1e-3)."""
-    if isinstance(adapt, LoraSpec):
+    if isinstance(adapt, LoraSpec | BottleneckSpec):
         return 2e-4
     if isinstance(adapt, BeginningSpec):
         return 1e-2

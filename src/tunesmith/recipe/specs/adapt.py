@@ -90,6 +90,27 @@ class SubsetSpec(Spec):
         return wanted and (bool(self.parts) or first == 0 or "embedding" not in parts)
 
 
+class BottleneckSpec(Spec):
+    """Small networks inside each block (Houlsby et al. 2019, 1902.00751), published beside their base."""
+
+    mergeable: ClassVar[bool] = False
+    kind: Literal["bottleneck"] = Field("bottleneck", description="Small networks inside each block.")
+    size: int = Field(64, ge=1, le=65_536, description="Width of their middle; 16 to 256 are usual.")
+    places: Literal["houlsby", "pfeiffer", "parallel"] = Field(
+        "pfeiffer",
+        description="houlsby: after attention and MLP; pfeiffer: after the MLP (2005.00247); parallel: beside it"
+        " (2110.04366).",
+    )
+    non_linearity: Literal["relu", "gelu", "silu"] = Field("relu", description="What bends their middle.")
+    scale: float | None = Field(None, gt=0, le=1e6, description="What they count with; none is 1, and 4 for parallel.")
+
+    @property
+    def counts(self) -> float:
+        """The scale, as stated or as its place has it: 4 beside the MLP (He et al. 2021, section 4.5)."""
+        return self.scale if self.scale is not None else 4.0 if self.places == "parallel" else 1.0
+
+
 AdaptSpec = Annotated[
-    FullSpec | SubsetSpec | LoraSpec | PromptSpec | PTuningSpec | PrefixSpec, Field(discriminator="kind")
+    FullSpec | SubsetSpec | LoraSpec | BottleneckSpec | PromptSpec | PTuningSpec | PrefixSpec,
+    Field(discriminator="kind"),
 ]
