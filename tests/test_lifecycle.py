@@ -133,6 +133,22 @@ def _refuse_another_runs_folders(work: lifecycle.Work, others: Path) -> None:
     shutil.rmtree(work.path / "ship/more")
 
 
+def test_a_learned_beginning_answers_while_it_trains_and_is_published_beside_its_base(recipe: Path) -> None:
+    text = recipe.read_text("utf-8").replace("formats: [safetensors], ", "").replace("epochs: 2, ", "epochs: 1, ")
+    adapt = "adapt: {kind: p-tuning, num_virtual_tokens: 8}\n    train: {early_stopping: {metric: rouge_l, rows: 4}, "
+    recipe.write_text(text.replace("train: {epochs", adapt + "epochs"), "utf-8")
+    seen: list[Event] = []
+    work = begin(recipe, seen)
+    lifecycle.run_to_release(work)
+    (validation,) = (event.values for event in seen if event.kind == "validation")
+    assert "rouge_l" in validation and "loss" in validation
+    (frozen,) = (event.values for event in seen if event.kind == "frozen")
+    assert frozen["unchanged"] is True
+    assert [path.name for path in (work.path / "ship").iterdir()] == ["adapter"]
+    assert json.loads((work.path / "ship" / "adapter" / "parity.json").read_text("utf-8"))["ok"] is True
+    assert "p-tuning, 8 virtual tokens" in (work.path / "release_card.md").read_text("utf-8").replace("\\", "")
+
+
 def test_killed_at_any_time_it_ends_as_the_unbroken_run(recipe: Path, tmp_path: Path) -> None:
     work = begin(recipe)
     lifecycle.run_to_release(work)

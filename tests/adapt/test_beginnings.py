@@ -288,6 +288,12 @@ def test_the_beginning_takes_its_places_from_the_context(base: Path) -> None:
         decoder.add([1] * (512 - P), GenerateSettings(max_new_tokens=1))
 
 
+def test_rows_that_the_beginning_pushes_out_of_the_context_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TunesmithError) as error:
+        make_job(base, tmp_path / "fit", local(), adapt={"kind": "prefix", "num_virtual_tokens": 500})
+    assert error.value.code == "train.beyond_context" and error.value.facts["most"] == 12
+
+
 def test_virtual_tokens_begin_as_they_are_asked_to(base: Path) -> None:
     found: dict[str, Tensor] = {}
     for kind in ("prompt", "random prompt", "prompt of a text"):

@@ -120,6 +120,11 @@ def keys_before(model: PreTrainedModel) -> tuple[Tensor, ...]:
     return tuple(torch.cat([cast(Tensor, layer.keys), cast(Tensor, layer.values)]) for layer in layers)
 
 
+def context_of(model: PreTrainedModel) -> int:
+    """Places that a model has positions for; without a stated end, more than anybody needs."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0)) or 2**31
+
+
 def laid_out(model: PreTrainedModel, batch: Packed) -> Documents:
     """The documents of a batch behind the model's beginning, if it has one."""
     beginning, documents = beginning_of(model), Documents.of(batch)

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.beginning import places_before
+from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.decode import packed_rows
 from tunesmith.models.padded import PaddedRows
 from tunesmith.models.sampling import Chosen, Constraint, GenerateSettings, choose, likeliest
@@ -152,7 +152,7 @@ class Decoder:
         self._running: dict[int, _Answer] = {}
         self._shared: tuple[int, ...] = ()
         self._added = 0
-        self.context = (int(getattr(config, "max_position_embeddings", 0)) or 2**31) - places_before(model)
+        self.context = context_of(model) - places_before(model)
 
     @property
     def busy(self) -> bool:

@@ -20,6 +20,7 @@ from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
+from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.blocks import use_blocks
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
@@ -71,7 +72,7 @@ class StageInputs:
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
-    """Assemble a fit. Errors: train.nothing_to_train, and those of the adaptation."""
+    """Assemble a fit. Errors: train.nothing_to_train, train.beyond_context, and those of the adaptation."""
     if not any(any(row.weights[1:]) for row in inputs.train_rows):  # nothing predicts a row's first token
         raise TunesmithError("train.nothing_to_train")
     spec = stage.train
@@ -80,6 +81,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     seed = derive_seed(spec.seed, "adapter")
     encode = partial(inputs.loaded.tokenizer.encode, add_special_tokens=False)
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode)
+    _refuse_rows_beyond_context(policy, (*inputs.train_rows, *inputs.validation_rows))
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
@@ -122,6 +124,16 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
         total_steps=min(planned, spec.max_steps or planned),
     )
+
+
+def _refuse_rows_beyond_context(policy: Policy, rows: Sequence[Features]) -> None:
+    """A learned beginning takes its places from the context. Errors: train.beyond_context."""
+    places, context = places_before(policy.model), context_of(policy.model)
+    longest = max(len(row.token_ids) for row in rows)
+    if places and places + longest > context:
+        raise TunesmithError(
+            "train.beyond_context", tokens=longest, places=places, context=context, most=context - places
+        )
 
 
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
