@@ -30,7 +30,7 @@ from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic
+from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
@@ -38,14 +38,25 @@ from tunesmith.core.run import CERTIFICATE, LOCK, METRICS, Run, list_runs, one_a
 from tunesmith.core.types import SPLITS, Example, SplitName
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
-from tunesmith.evaluate.answers import Question, ask_all, drawn_questions, read_result, score_answers, write_result
+from tunesmith.evaluate.answers import (
+    Answers,
+    Question,
+    baseline_names,
+    drawn_questions,
+    read_result,
+    score_answers,
+    write_result,
+)
 from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
+from tunesmith.evaluate.examine import examine
+from tunesmith.evaluate.labels import BASELINES
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
-from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
+from tunesmith.models.heads import Head, policy_of
+from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, load_with_head, resolve_base
 from tunesmith.models.packed import Features
 from tunesmith.models.texts import texts_sha256
 from tunesmith.plan.forecast import Machine, ProbeResult
@@ -58,12 +69,15 @@ from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
+from tunesmith.ship.classes import ClassShipping, publish_classes
 from tunesmith.ship.merge import merge_into
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.yardstick import parity_chats, parity_metric
-from tunesmith.tasks.chat import ChatTask
-from tunesmith.tasks.mask_gate import check_masks
+from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.classes import ClassTask, label_set
+from tunesmith.tasks.mask_gate import check_rows
+from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
@@ -75,6 +89,8 @@ from tunesmith.train.settle import settled
 from tunesmith.train.validation import answered_metric
 
 XRAY_ROWS = 24
+LABELS = "labels.json"
+"""The labels of a task with classes, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +137,26 @@ class Work:
             )
         return base
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The task head with the labels that the data stage found; None where the model answers in words."""
+        spec = self.recipe.data
+        if spec.task == "chat":
+            return None
+        stated = read_json(self.path / LABELS)["labels"]
+        return Head(spec.task, tuple(stated) if isinstance(stated, list) else (), spec.multi_label)
+
     def load(self, base: BaseFolder) -> Loaded:
-        """The base in memory in the locked number format."""
-        return load_model(base.path, dtype=DTYPES[self.recipe.model.dtype], device=self.recipe.runtime.device)
+        """The base in memory in the locked number format, with a task head where the task has one."""
+        dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
+        if self.head is not None:
+            return load_with_head(base.path, self.head, dtype=dtype, device=device)
+        return load_model(base.path, dtype=dtype, device=device)
 
     @cached_property
-    def task(self) -> ChatTask:
+    def task(self) -> Task:
         """The task with the base's own tokenizer and template."""
-        return ChatTask.of_folder(self.base().path, self.recipe.stages[0].train.max_length)
+        return task_of(self.base().path, self.head, self.recipe.stages[0].train.max_length)
 
     def examples(self, split: SplitName) -> list[Example]:
         """The rows of a split. Errors: those of `load_splits`."""
@@ -297,15 +325,17 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 @_stage("data")
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
-    task, ledger = work.task, Ledger()
+    ledger = Ledger()
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
+    _keep_labels(work, examples)
+    task = work.task
     encoded = {name: task.encode_all(rows, ledger) for name, rows in examples.items()}
     template = folder_template(work.base().path)
-    report = check_masks(task, examples["train"], encoded["train"], template)
+    report = check_rows(task, examples["train"], encoded["train"], template)
     for name in prepared.old:
-        check_masks(task, examples[name], encoded[name], template)
+        check_rows(task, examples[name], encoded[name], template)
     kept = set(ledger.kept_rows())
     frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
     old = {name: frame.filter(frame["row"].is_in(kept)) for name, frame in prepared.old.items()}
@@ -322,6 +352,23 @@ def prepare_data(work: Work) -> None:
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
 
 
+def _keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
+    """Write the labels of a task that has them, numbered once for the whole run; say which no training row teaches.
+
+    Errors: lifecycle.one_label.
+    """
+    if work.recipe.data.task == "chat":
+        return
+    labels = label_set(each for rows in examples.values() for each in rows)
+    if len(labels) < 2 - work.recipe.data.multi_label:
+        raise TunesmithError("lifecycle.one_label", labels=", ".join(labels) or "-")
+    with work.run.replacing(work.path / LABELS):
+        write_json(work.path / LABELS, {"labels": list(labels)})
+    untaught = sorted(set(labels) - set(label_set(examples["train"])))
+    if untaught:
+        work.events.emit("note", code="lifecycle.untaught_labels", count=len(untaught), first=untaught[0])
+
+
 @_stage("plan")
 def plan(work: Work) -> None:
     """Readiness, advice and the forecast, as events and as plan.md. Errors: plan.blocked, plan.unknown_size."""
@@ -335,6 +382,7 @@ def plan(work: Work) -> None:
         fates,
         work.recipe_folder,
         work.old_features(work.recipe.stages[0]),
+        len(work.head.labels) if work.head else 0,
     )
     facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
     found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))
@@ -345,7 +393,13 @@ def plan(work: Work) -> None:
 
 @_stage("baseline")
 def measure_baseline(work: Work) -> None:
-    """The base alone, and the base with solved examples in its prompt, on the test questions."""
+    """The base alone, and with solved examples in its prompt, on the test questions; of a task with classes, for which
+    the base has no head, what the most frequent label and a method without any model reach."""
+    if isinstance(work.task, ClassTask):
+        for name in baseline_names(work.recipe):
+            texts = BASELINES[name](work.task, work.examples("train"), test_questions(work))
+            _keep_answers(work, name, Answers(tuple(texts), 0, 0.0, ()))
+        return
     loaded = work.load(work.base())
     _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
@@ -378,6 +432,9 @@ def evaluate(work: Work) -> None:
 @_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
+    if work.head is not None:
+        publish_classes(class_shipping(work, work.head), work.events)
+        return
     ship_formats(shipping(work), work.recipe.formats, work.events)
 
 
@@ -403,7 +460,8 @@ def make_card(work: Work) -> Verdict:
 
 def test_questions(work: Work) -> list[Question]:
     """The questions of the test split that this run asks: all, or `evaluate.max_rows` of them."""
-    return drawn_questions(work.examples("test"), work.recipe.evaluate.max_rows, work.recipe.data.split.seed)
+    data, most = work.recipe.data, work.recipe.evaluate.max_rows
+    return drawn_questions(work.examples("test"), most, data.split.seed, several=data.multi_label)
 
 
 def load_tuned(work: Work) -> Loaded:
@@ -427,8 +485,13 @@ def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = (
     path = work.path / "evaluate" / f"{label}.json"
     if path.exists() and work.run.recorded(path):
         return
-    spec, questions = work.recipe.evaluate, test_questions(work)
-    answers = ask_all(loaded.model, work.task, questions, spec, work.events, label=label, shown=shown)
+    spec, policy = work.recipe.evaluate, policy_of(loaded.model, loaded.head)
+    answers = examine(policy, work.task, test_questions(work), spec, work.events, label=label, shown=shown)
+    _keep_answers(work, label, answers)
+
+
+def _keep_answers(work: Work, label: str, answers: Answers) -> None:
+    path, questions, spec = work.path / "evaluate" / f"{label}.json", test_questions(work), work.recipe.evaluate
     result = score_answers(answers, questions, spec)
     write_result(path, result, questions)
     work.run.record_files(path)
@@ -493,6 +556,24 @@ def _conditions(work: Work, base: BaseFolder, runtime: Runtime) -> Conditions:
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
     return Conditions(inputs | _base_facts(base), machine_now(work.recipe))
+
+
+def class_shipping(work: Work, head: Head) -> ClassShipping:
+    """What a model with a task head is published from, and what it is held against."""
+    questions, spec = test_questions(work), work.recipe.evaluate
+    work.run.check_files("evaluate")
+    tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
+    return ClassShipping(
+        work.path,
+        work.base(),
+        _proven_change(work),
+        head,
+        work.recipe.stages[0].train.max_length,
+        questions[:PARITY_QUESTIONS],
+        tuned.answers.texts[:PARITY_QUESTIONS],
+        spec.metrics[0],
+        work.recipe.ship.parity,
+    )
 
 
 def shipping(work: Work) -> Shipping:

@@ -15,8 +15,9 @@ from tunesmith.core.files import ASIDE, MANIFEST, read_json, verify_folder, writ
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.lifecycle import Work, build_stage, machine_now, reopen, shipping
+from tunesmith.lifecycle import Work, build_stage, class_shipping, machine_now, reopen, shipping
 from tunesmith.runtime.start import start as start_runtime
+from tunesmith.ship.classes import check_published_classes
 from tunesmith.ship.publish import check_published
 from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.rehearse import Command, Rehearsal, Teller, as_page, play, rehearse
@@ -50,7 +51,10 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
 def check_artefacts(work: Work) -> None:
     """Hold what is published against the evaluated model again. Errors: those of `check_published`."""
     if (work.path / "ship").is_dir():
-        check_published(shipping(work), work.events)
+        if work.head is not None:
+            check_published_classes(class_shipping(work, work.head), work.events)
+        else:
+            check_published(shipping(work), work.events)
 
 
 def certify_resume(work: Work) -> Certificate:

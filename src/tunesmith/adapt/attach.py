@@ -20,10 +20,19 @@ def no_tokenizer(text: str) -> Sequence[int]:
     raise ValueError(f"a first text needs a tokenizer: {text[:80]}")
 
 
-def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode: Encode = no_tokenizer) -> Attached:
+def attach(
+    policy: Policy,
+    spec: AdaptSpec,
+    *,
+    seed: int,
+    base_name: str,
+    encode: Encode = no_tokenizer,
+    new: frozenset[str] = frozenset(),
+) -> Attached:
     """Put an adaptation on a policy; what it names moves, everything else is frozen.
 
     Args:
+        new: names in the policy of a task head that the base has no weights for; they move whatever the adaptation is.
         seed: draws the initial values of what is added.
         base_name: name of the base, written into the adapter's own config.
         encode: token ids of a text, for virtual tokens that begin as one.
@@ -31,9 +40,9 @@ def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode
     if isinstance(spec, FullSpec):
         return attach_full(policy)
     if isinstance(spec, SubsetSpec):
-        return attach_subset(policy, spec, base_name)
+        return attach_subset(policy, spec, base_name, new)
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode)
     if isinstance(spec, BottleneckSpec):
         return attach_bottleneck(policy, spec, seed, base_name)
-    return attach_lora(policy, spec, seed, base_name)
+    return attach_lora(policy, spec, seed, base_name, new)

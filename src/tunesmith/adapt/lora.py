@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -31,13 +31,19 @@ from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
 from tunesmith.models.safetensors_header import read_header
-from tunesmith.models.sites import check_names, find_sites
+from tunesmith.models.sites import check_names, count_layers, first_layer, linear_names
 from tunesmith.recipe.specs.adapt import LoraSpec
 
 _ADAPTER = ".default"
 _OUT_OF_THE_BASE = ("pissa", "olora")
 _SAVED = "saved"
 """Name under which PEFT keeps an adapter that was read from a folder."""
+_TASK_TYPES = {
+    "CausalLM": "CAUSAL_LM",
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+}
+"""PEFT's word for what a class of transformers does, by the end of the class's name."""
 
 
 class LoraAttached:
@@ -45,17 +51,21 @@ class LoraAttached:
 
     mergeable = True
 
-    def __init__(self, policy: Policy, wrapped: PeftModel | PeftMixedModel, base_name: str) -> None:
+    def __init__(
+        self, policy: Policy, wrapped: PeftModel | PeftMixedModel, base_name: str, new: frozenset[str]
+    ) -> None:
         self._config = cast(LoraConfig, wrapped.peft_config["default"])
         self._base_name = base_name
-        self._parameters = {name: each for name, each in policy.named_parameters() if ".lora_" in name}
+        self._new = new
+        self._parameters = {n: each for n, each in policy.named_parameters() if ".lora_" in n or n in new}
         self.trainable = frozenset(self._parameters)
         self._began = {}
         if self._config.init_lora_weights in _OUT_OF_THE_BASE:
-            self._began = {name: each.detach().float().clone() for name, each in self._parameters.items()}
+            of_additions = self._parameters.keys() - new
+            self._began = {name: self._parameters[name].detach().float().clone() for name in of_additions}
 
     def delta(self) -> dict[str, Tensor]:
-        """A and B of every addition."""
+        """A and B of every addition, and a new head."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def load(self, delta: Mapping[str, Tensor]) -> None:
@@ -68,8 +78,13 @@ class LoraAttached:
         if self._began:
             stated, tensors = (
                 _doubled(stated),
-                {name: _beside_its_start(name, each.float(), self._began[name]) for name, each in tensors.items()},
+                {
+                    name: _beside_its_start(name, each.float(), self._began[name]) if name in self._began else each
+                    for name, each in tensors.items()
+                },
             )
+        if self._new:
+            stated = replace(stated, modules_to_save=sorted({name.split(".")[-2] for name in self._new}))
         # PEFT writes its set of names in the order of this process's hashes; equal runs have equal bytes.
         values = {name: sorted(value) if isinstance(value, set) else value for name, value in stated.to_dict().items()}
         (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -106,17 +121,25 @@ def _beside_its_start(name: str, now: Tensor, start: Tensor) -> Tensor:
     return torch.cat([now, -start], dim=0) if ".lora_A." in name else torch.cat([now, start], dim=1)
 
 
+def _layers_from(policy: Policy, first: int | None) -> list[int] | None:
+    """The blocks that get additions, for PEFT; None for all of them."""
+    if first is None:
+        return None
+    layers = count_layers(policy.model)
+    return list(range(first_layer(first, layers), layers))
+
+
 def _layers(policy: Policy, wanted: str | list[str]) -> list[str]:
-    if not isinstance(wanted, str):
-        return wanted
-    sites = find_sites(policy.model)
-    return list({"attention": sites.attention, "mlp": sites.mlp}.get(wanted, sites.linears))
+    return linear_names(policy.model, wanted) if isinstance(wanted, str) else wanted
 
 
-def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> LoraAttached:
+def attach_lora(
+    policy: Policy, spec: LoraSpec, seed: int, base_name: str, new: frozenset[str] = frozenset()
+) -> LoraAttached:
     """Put LoRA on a policy. A is drawn from `seed`, B is 0: before the first step nothing has changed.
 
-    Errors: packed.unknown_architecture where the recipe leaves the layers to us, packed.no_such_module.
+    Errors: packed.unknown_architecture where the recipe leaves the layers to us, packed.no_such_module,
+        adapt.no_such_layer.
     """
     names = _layers(policy, spec.target_modules)
     check_names(policy.model, names)
@@ -128,7 +151,8 @@ def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> Lo
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
         init_lora_weights=True if spec.init_lora_weights == "default" else spec.init_lora_weights,
-        task_type="CAUSAL_LM",
+        layers_to_transform=_layers_from(policy, spec.first_layer),
+        task_type=_TASK_TYPES[type(policy.model).__name__.rpartition("For")[2]],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -140,7 +164,7 @@ def attach_lora(policy: Policy, spec: LoraSpec, seed: int, base_name: str) -> Lo
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(dtype)  # PiSSA and OLoRA come in float32
-    attached = LoraAttached(policy, wrapped, base_name)
+    attached = LoraAttached(policy, wrapped, base_name, new)
     named_trainable(policy, attached.trainable)
     return attached
 
@@ -149,7 +173,7 @@ def published_lora(change: Path) -> dict[str, object]:
     """The settings of a saved LoRA as any tool of the ecosystem may read them. Errors: those of `lora_settings`."""
     settings = lora_settings(change)
     targets = settings.targets if isinstance(settings.targets, list) else _layers_on_disk(change)
-    stated = settings.as_config(sorted(targets))
+    stated = settings.as_config(sorted(targets), settings.blocks)
     values = replace(stated, inference_mode=True, task_type="CAUSAL_LM").to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
 
@@ -159,13 +183,13 @@ def _layers_on_disk(change: Path) -> list[str]:
     return sorted({name.rpartition(".lora_")[0] for name in names})
 
 
-def put_on_lora(model: PreTrainedModel, change: Path) -> None:
-    """Put a saved LoRA beside the weights of a model, which computes with it from then on.
+def put_on_lora(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
+    """Put a saved LoRA beside the weights of a model, which computes with it from then on; `new` are names of its head.
 
     PEFT's layers stand inside our own model, without a wrapper, so that every name but the new ones stays as it is.
     Errors: those of `read_adapter`.
     """
-    adapter = read_adapter(change, dict(model.named_parameters()))
+    adapter = read_adapter(change, dict(model.named_parameters()), new)
     layers = [name.removesuffix(".weight") for name in adapter.pairs]
     inject_adapter_in_model(adapter.settings.as_config(layers), model, adapter_name=_SAVED)
     tensors = {
@@ -173,6 +197,7 @@ def put_on_lora(model: PreTrainedModel, change: Path) -> None:
         for name, pair in adapter.pairs.items()
         for side, tensor in zip("AB", pair, strict=True)
     }
+    tensors |= adapter.whole
     for name, length_O in adapter.lengths.items():
         tensors[name.replace(".weight", f".lora_magnitude_vector.{_SAVED}.weight")] = length_O
     result = model.load_state_dict(tensors, strict=False)

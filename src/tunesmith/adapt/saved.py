@@ -6,7 +6,7 @@ when it is evaluated, judged and served; how, is one function a kind, and this i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,9 @@ from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.models.allowed import read_bounded
 from tunesmith.models.load import BaseFolder, Loaded
 
+PutOn = Callable[[PreTrainedModel, Path, Collection[str]], None]
+"""Lets a model compute with a saved change, in place; the names are those of a task head that the change must bring."""
+
 
 @dataclass(frozen=True)
 class SavedKind:
@@ -45,7 +48,7 @@ class SavedKind:
     weights: str
     mergeable: bool
     settings: Callable[[Path], dict[str, object]]
-    put_on: Callable[[PreTrainedModel, Path], None]
+    put_on: PutOn
 
 
 def _kind_alone(change: Path) -> dict[str, object]:
@@ -82,15 +85,15 @@ def kind_of(change: Path) -> SavedKind:
     return found
 
 
-def put_on(model: PreTrainedModel, change: Path) -> None:
+def put_on(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
     """Let a model compute with a saved change, in place. Errors: those of `kind_of` and of the kind's own function."""
-    kind_of(change).put_on(model, change)
+    kind_of(change).put_on(model, change, new)
 
 
 def put_beside(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
     """Put a saved change on the base in memory that it was trained on. Errors: those of `check_base` and `put_on`."""
     check_base(base, change)
-    put_on(loaded.model, change)
+    put_on(loaded.model, change, loaded.new)
     return loaded
 
 

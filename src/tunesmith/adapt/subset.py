@@ -17,7 +17,7 @@ from tunesmith.adapt.base import copy_into, named_trainable
 from tunesmith.adapt.files import SUBSET_CONFIG, SUBSET_WEIGHTS
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.policy import Policy
-from tunesmith.models.sites import count_layers, layer_of, parts_of
+from tunesmith.models.sites import count_layers, first_layer, layer_of, parts_of
 from tunesmith.recipe.specs.adapt import SubsetSpec
 
 
@@ -47,7 +47,9 @@ class SubsetAttached:
         save_file(named, folder / SUBSET_WEIGHTS, metadata={"format": "pt"})
 
 
-def attach_subset(policy: Policy, spec: SubsetSpec, base_name: str) -> SubsetAttached:
+def attach_subset(
+    policy: Policy, spec: SubsetSpec, base_name: str, new: frozenset[str] = frozenset()
+) -> SubsetAttached:
     """Free what the spec names; everything else is frozen.
 
     Errors: adapt.nothing_moves, adapt.no_such_layer, adapt.no_such_parameter.
@@ -56,8 +58,8 @@ def attach_subset(policy: Policy, spec: SubsetSpec, base_name: str) -> SubsetAtt
     if not names:
         parts = sorted({part for each in parts_of(policy.model).values() for part in each})
         raise TunesmithError("adapt.nothing_moves", wanted=", ".join(spec.parts), found=", ".join(parts))
-    attached = SubsetAttached(policy, names, base_name)
-    named_trainable(policy, names)
+    attached = SubsetAttached(policy, names | new, base_name)
+    named_trainable(policy, attached.trainable)
     return attached
 
 
@@ -74,8 +76,4 @@ def _chosen(policy: Policy, spec: SubsetSpec) -> Iterator[str]:
 
 def _first_layer(policy: Policy, stated: int | None) -> int:
     """The first block that may move, counted from 0; a negative number counts from the end."""
-    layers = count_layers(policy.model)
-    first = stated if stated is not None else 0
-    if not -layers <= first < layers:
-        raise TunesmithError("adapt.no_such_layer", layer=first, layers=layers)
-    return first % layers
+    return first_layer(stated if stated is not None else 0, count_layers(policy.model))

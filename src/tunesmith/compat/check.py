@@ -7,23 +7,30 @@ from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
 from tunesmith.recipe.specs.ship import BESIDE
 
-ROWS_OF_OBJECTIVE = {"supervised": ("chat",)}
+ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "token_class")}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
 HELD_BY_EWC = ("full", "subset", "lora")
 """Adaptations that move the model's own weights, so that there is something an old task needs."""
 
-TASK_METRICS = {"chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4")}
+TASK_METRICS = {
+    "chat": ("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4"),
+    "text_class": ("accuracy", "macro_f1", "micro_f1"),
+    "token_class": ("entity_f1", "token_accuracy"),
+}
+FORMATS_OF_CLASSES = ("safetensors",)
+"""Formats that hold a task head."""
 
 
 def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
-    Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
-    compat.unfreeze_distributed, compat.penalty_adaptation,
+    Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
+    compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights.
     """
     _check_target(recipe)
+    _check_metrics(recipe)
     _check_formats(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
@@ -39,6 +46,13 @@ def _check_target(recipe: Recipe) -> None:
         raise TunesmithError("compat.target_metric", metric=target.metric, measured=", ".join(measured))
 
 
+def _check_metrics(recipe: Recipe) -> None:
+    known = TASK_METRICS[recipe.data.task]
+    for metric in recipe.evaluate.metrics:
+        if metric not in known:
+            raise TunesmithError("compat.metric_of_task", metric=metric, task=recipe.data.task, known=", ".join(known))
+
+
 def _check_formats(recipe: Recipe) -> None:
     """What cannot be merged is published beside its base, and what is no addition to a base is not."""
     adapt = recipe.stages[-1].adapt
@@ -47,9 +61,17 @@ def _check_formats(recipe: Recipe) -> None:
         raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
+    if recipe.data.task != "chat":
+        for kind in recipe.formats:
+            if kind not in FORMATS_OF_CLASSES:
+                known = ", ".join(FORMATS_OF_CLASSES)
+                raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
+    classes = [each for each in (recipe.data.rows, recipe.data.task) if each in ("text_class", "token_class")]
+    if classes and recipe.data.rows != recipe.data.task:
+        raise TunesmithError("compat.rows_of_task", rows=recipe.data.rows, task=recipe.data.task)
     known = ROWS_OF_OBJECTIVE[stage.objective.kind]
     if recipe.data.rows not in known:
         raise TunesmithError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
-RowKind = Literal["chat", "text", "preference", "kto"]
+RowKind = Literal["chat", "text", "preference", "kto", "text_class", "token_class"]
 SplitName = Literal["train", "validation", "test"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -52,7 +52,8 @@ class Example:
     """One row, ready for a task. `row` is its number in the ledger of the run.
 
     `messages` is the prompt and answer of a chat row; for a preference row it is the shared prompt, and `chosen`
-    and `rejected` are the continuations; for a KTO row `label` says whether the answer was liked.
+    and `rejected` are the continuations; for a KTO row `label` says whether the answer was liked. A row of classes has
+    its `text` (or `tokens`, read one by one) and the names of its `labels`: those of the text, or one of every token.
     """
 
     row: int
@@ -64,6 +65,8 @@ class Example:
     chosen: tuple[Message, ...] = ()
     rejected: tuple[Message, ...] = ()
     label: bool | None = None
+    tokens: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

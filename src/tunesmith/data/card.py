@@ -21,7 +21,7 @@ def row_text() -> pl.Expr:
         pl.col(name).list.eval(pl.element().struct.field("content")).list.join("\n")
         for name in ("messages", "chosen", "rejected")
     ]
-    return pl.concat_str("text", *turns, separator="").alias("row_text")
+    return pl.concat_str("text", pl.col("tokens").list.join(" "), *turns, separator="").alias("row_text")
 
 
 def data_card(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> str:
@@ -33,7 +33,7 @@ def data_card(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | No
         _fates(prepared),
         _lengths(prepared, tokens or {}),
         _languages(prepared),
-        _trained(prepared),
+        _labels(prepared) or _trained(prepared),
         _notes(prepared),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -138,6 +138,21 @@ def _languages(prepared: Prepared) -> list[str]:
         rows.append((split, f"{counted['chinese'].sum() / written:.1%}", in_chinese, len(frame) - in_chinese))
     columns = ("split", "chinese_characters", "chinese_rows", "other_rows")
     return [*_heading("data.card_languages"), *_table(columns, rows)]
+
+
+def _labels(prepared: Prepared) -> list[str]:
+    """How often each label stands in each split; nothing where rows have none."""
+    splits = list(prepared.frames)
+    counted = pl.concat(
+        frame.select(pl.col("labels").explode().drop_nulls()).with_columns(split=pl.lit(split))
+        for split, frame in prepared.frames.items()
+    )
+    if counted.is_empty():
+        return []
+    table = counted.pivot("split", index="labels", values="labels", aggregate_function="len").fill_null(0)
+    rows = [[name, *(int(row.get(split, 0)) for split in splits)] for row in table.sort("labels").iter_rows(named=True)
+            for name in (row["labels"],)]  # fmt: skip
+    return [*_heading("data.card_labels"), *_table(("label", *splits), rows)]
 
 
 def _trained(prepared: Prepared) -> list[str]:

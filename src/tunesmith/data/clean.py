@@ -30,14 +30,15 @@ def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
 def blank_reason() -> pl.Expr:
     """Why a row has nothing left to learn from after normalising; null when it has."""
     kind = pl.col("kind")
+    in_turns = kind.is_in(["chat", "kto", "preference"])
     asked = pl.col("messages").list.eval(
         pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content") != ""
     )
     said = {name: _says_something(pl.col(name).list.last()) for name in TURN_COLUMNS}
     in_pair = kind == "preference"
     reasons: list[tuple[pl.Expr, Reason]] = [
-        ((kind == "text") & (pl.col("text") == ""), "empty_text"),
-        ((kind != "text") & ~asked.list.any(), "empty_prompt"),
+        (kind.is_in(["text", "text_class"]) & (pl.col("text") == ""), "empty_text"),
+        (in_turns & ~asked.list.any(), "empty_prompt"),
         (kind.is_in(["chat", "kto"]) & ~said["messages"], "empty_answer"),
         (in_pair & ~(said["chosen"] & said["rejected"]), "empty_answer"),
         (in_pair & (pl.col("chosen") == pl.col("rejected")), "same_answers"),

@@ -16,15 +16,15 @@ def _turn_text() -> pl.Expr:
 
 
 def content_key() -> pl.Expr:
-    """Text that is equal exactly for rows that say the same (roles, contents, calls, tools, label)."""
+    """Text that is equal exactly for rows that say the same (roles, contents, calls, tools, labels)."""
     turns = [pl.col(name).list.eval(_turn_text()).list.join(_TURN) for name in ("messages", "chosen", "rejected")]
-    return pl.concat_str(
-        "kind", "text", "tools", pl.col("label").cast(pl.String).fill_null(""), *turns, separator=_PART
-    ).alias("content_key")
+    words = [pl.col(name).list.join(_TURN) for name in ("tokens", "labels")]
+    liked = pl.col("label").cast(pl.String).fill_null("")
+    return pl.concat_str("kind", "text", "tools", liked, *turns, *words, separator=_PART).alias("content_key")
 
 
 def prompt_key() -> pl.Expr:
-    """What the user says in all turns (or the text), without case, blanks, punctuation and symbols, NFKC.
+    """What the user says in all turns (or text, or tokens), without case, blanks, punctuation and symbols, NFKC.
 
     Where nothing is left of it the words stand as they are; a row without any keeps a key of its own.
     """
@@ -33,7 +33,7 @@ def prompt_key() -> pl.Expr:
         .list.eval(pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content"))
         .list.join(_TURN)
     )
-    words = pl.concat_str(asked, "text", separator="")
+    words = pl.concat_str(asked, "text", pl.col("tokens").list.join(" "), separator="")
     plain = words.str.normalize("NFKC").str.to_lowercase().str.replace_all(_NO_MEANING, "")
     bare = words.str.strip_chars()
     own = pl.format("row {}", "row")

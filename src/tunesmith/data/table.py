@@ -37,6 +37,8 @@ SCHEMA = pl.Schema(
         "chosen": pl.List(TURN),
         "rejected": pl.List(TURN),
         "label": pl.Boolean(),
+        "tokens": pl.List(pl.String),
+        "labels": pl.List(pl.String),
     }
 )
 
@@ -84,6 +86,8 @@ def from_examples(examples: Sequence[Example]) -> pl.DataFrame:
         "chosen": [[turn_value(turn) for turn in example.chosen] for example in examples],
         "rejected": [[turn_value(turn) for turn in example.rejected] for example in examples],
         "label": [example.label for example in examples],
+        "tokens": [list(example.tokens) for example in examples],
+        "labels": [list(example.labels) for example in examples],
     }
     return build_frame(columns)
 
@@ -101,6 +105,8 @@ def to_examples(frame: pl.DataFrame) -> list[Example]:
             chosen=_turns(row["chosen"]),
             rejected=_turns(row["rejected"]),
             label=row["label"],
+            tokens=tuple(row["tokens"]),
+            labels=tuple(row["labels"]),
         )
         for row in frame.iter_rows(named=True)
     ]

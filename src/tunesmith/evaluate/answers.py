@@ -19,21 +19,29 @@ from tunesmith.evaluate.metrics import Scores, score
 from tunesmith.evaluate.speed import Timing
 from tunesmith.models.generate import Completion, Progress, generate
 from tunesmith.models.sampling import GenerateSettings
+from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.tasks.chat import ChatTask, question_and_answer, with_examples
+from tunesmith.tasks.text_class import in_words
 
-_TIMED_ALONE = 8
+TIMED_ALONE = 8
 """Questions asked one at a time for the latency: what a single user feels, not what a batch shares."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, of which row, and what a right answer is."""
+    """What is asked, of which row, and what a right answer is. `tokens` where a class of each is asked for."""
 
     row: int
     messages: tuple[Message, ...]
     tools: str
     wanted: str
+    tokens: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The last thing said: of a task with classes the text, or its tokens with blanks between."""
+        return self.messages[-1].content
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,39 @@ class Answers:
     alone: tuple[Timing, ...]
 
 
-def questions_of(examples: Sequence[Example]) -> list[Question]:
-    """The last assistant turn of every row is the answer; what stands before it is asked."""
-    found: list[Question] = []
-    for example in examples:
-        messages, wanted = question_and_answer(example)
-        found.append(Question(example.row, messages, example.tools, wanted))
-    return found
+def questions_of(examples: Sequence[Example], *, several: bool = False) -> list[Question]:
+    """What every row asks: the turns before the last assistant's, which is the answer; or the classes of its text or
+    tokens, with `several` a list of them."""
+    return [_question(each, several) for each in examples]
 
 
-def drawn_questions(examples: Sequence[Example], most: int | None, seed: int) -> list[Question]:
+def _question(example: Example, several: bool) -> Question:
+    if example.kind == "text_class":
+        wanted = in_words(example.labels) if several else example.labels[0]
+        return Question(example.row, (Message("user", example.text),), "", wanted)
+    if example.kind == "token_class":
+        asked = Message("user", " ".join(example.tokens))
+        return Question(example.row, (asked,), "", " ".join(example.labels), example.tokens)
+    messages, wanted = question_and_answer(example)
+    return Question(example.row, messages, example.tools, wanted)
+
+
+BASELINES_OF_CLASSES = {"text_class": ("majority", "naive_bayes"), "token_class": ("majority", "dictionary")}
+"""What answers where the untouched base cannot: it has no head."""
+
+
+def baseline_names(recipe: Recipe) -> tuple[str, ...]:
+    """What the tuned model is held against, the plainest first: the names of their results in a run."""
+    if recipe.data.task in BASELINES_OF_CLASSES:
+        return BASELINES_OF_CLASSES[recipe.data.task]
+    return ("base", "base_with_examples") if recipe.evaluate.examples else ("base",)
+
+
+def drawn_questions(
+    examples: Sequence[Example], most: int | None, seed: int, *, several: bool = False
+) -> list[Question]:
     """The questions of all rows, or of `most` rows drawn with a seed, in the order of the rows."""
-    questions = questions_of(examples)
+    questions = questions_of(examples, several=several)
     if most is None or most >= len(questions):
         return questions
     draw = random.Random(derive_seed(seed, "questions"))
@@ -73,7 +102,7 @@ def ask_all(
     *,
     label: str,
     shown: Sequence[Example] = (),
-    timed: int = _TIMED_ALONE,
+    timed: int = TIMED_ALONE,
 ) -> Answers:
     """Greedy answers to all questions, in batches, with progress events.
 

@@ -167,7 +167,8 @@ class SpeedLine:
 class CardFacts:
     """A release card. The first line of `metrics` is the one that decides the gain.
 
-    `examples` are shown only when `examples_allowed`: rows are synthetic, or their owner agreed.
+    `baselines` are the words for what the tuned model is held against, one or two of them. `examples` are shown only
+    when `examples_allowed`: rows are synthetic, or their owner agreed.
     `extra_gates` lets later rooms add conditions (safety, forgetting) without touching this one.
     """
 
@@ -180,6 +181,7 @@ class CardFacts:
     support: SupportRate | None
     training: TrainingFacts
     data: DataFacts
+    baselines: tuple[str, ...] = ("card_first_baseline", "card_base_with_examples")
     artefacts: tuple[ArtefactFacts, ...] = ()
     same_bytes: bool | None = None
     frozen_unchanged: bool | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
@@ -13,7 +13,7 @@ from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS
 from tunesmith.data.prepare import load_old, load_splits
 from tunesmith.data.table import to_examples
-from tunesmith.evaluate.answers import Question, Result, drawn_questions, read_result
+from tunesmith.evaluate.answers import Question, Result, baseline_names, drawn_questions, read_result
 from tunesmith.evaluate.card_facts import (
     ArtefactFacts,
     CardFacts,
@@ -27,10 +27,11 @@ from tunesmith.evaluate.card_facts import (
     SpeedLine,
     TrainingFacts,
 )
+from tunesmith.evaluate.class_metrics import COUNTED, counts_of
 from tunesmith.evaluate.cost import Cost, cost
-from tunesmith.evaluate.intervals import paired_gain, wilson
+from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
-from tunesmith.evaluate.metrics import SHARES
+from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
 from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
@@ -39,15 +40,18 @@ from tunesmith.recipe.specs.adapt import BottleneckSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
-_CORPUS_METRIC = "bleu_4"
-"""Its value is of the whole corpus, so the mean of its rows has no business beside it."""
+_BASELINE_WORDS = {"base": "card_first_baseline"}
+"""Where the words for a column are not named like its result."""
 
 
 def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
     """The card of a run. Errors: core.missing_file where a stage that the card needs has not run."""
     manifest = read_manifest(path)
     questions = drawn_questions(
-        to_examples(load_splits(path)["test"]), recipe.evaluate.max_rows, recipe.data.split.seed
+        to_examples(load_splits(path)["test"]),
+        recipe.evaluate.max_rows,
+        recipe.data.split.seed,
+        several=recipe.data.multi_label,
     )
     results = _results(path, questions, recipe)
     base = _better_base(results)
@@ -58,7 +62,8 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
         run=f"{path.parent.name}/{path.name}",
         goal=_goal(recipe),
         test_rows=len(questions),
-        metrics=tuple(_metric_line(name, results) for name in recipe.evaluate.metrics),
+        metrics=tuple(_metric_line(name, results, questions) for name in recipe.evaluate.metrics),
+        baselines=tuple(_BASELINE_WORDS.get(name, f"card_{name}") for name in baseline_names(recipe)),
         support=_support(results["tuned"], base, decisive),
         training=_training(path, recipe, manifest),
         data=_data(path, recipe),
@@ -80,7 +85,7 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
 
 
 def _results(path: Path, questions: list[Question], recipe: Recipe) -> dict[str, Result]:
-    names = ["base", *(["base_with_examples"] if recipe.evaluate.examples else []), "tuned"]
+    names = [*baseline_names(recipe), "tuned"]
     return {name: read_result(path / "evaluate" / f"{name}.json", questions, recipe.evaluate) for name in names}
 
 
@@ -102,20 +107,30 @@ def _goal(recipe: Recipe) -> GoalFacts:
     )
 
 
-def _metric_line(name: str, results: Mapping[str, Result]) -> MetricLine:
+def _metric_line(name: str, results: Mapping[str, Result], questions: Sequence[Question]) -> MetricLine:
     values = {label: result.scores.report.metrics[name] for label, result in results.items()}
     tuned = results["tuned"]
     rows = tuned.scores.rows[name]
     bases = {label: result for label, result in results.items() if label != "tuned"}
     better = max(bases, key=lambda label: values[label])
+    first, second = [*(values[label] for label in bases), None][:2]
     return MetricLine(
         metric=name,
-        zero_shot=values["base"],
-        few_shot=values.get("base_with_examples"),
+        zero_shot=first or 0.0,
+        few_shot=second,
         tuned=values["tuned"],
         tuned_interval=wilson(values["tuned"], len(rows)) if name in SHARES else None,
-        gain=None if name == _CORPUS_METRIC else paired_gain(rows, bases[better].scores.rows[name]),
+        gain=_gain(name, tuned, bases[better], questions),
     )
+
+
+def _gain(name: str, tuned: Result, base: Result, questions: Sequence[Question]) -> Interval | None:
+    """What the tuned model gains; None for a corpus figure whose rows have no counts of their own."""
+    if name in COUNTED:
+        wanted = [each.wanted for each in questions]
+        new, old = (counts_of(name, each.answers.texts, wanted) for each in (tuned, base))
+        return paired_f1_gain(new, old)
+    return None if name in OF_ALL_ROWS else paired_gain(tuned.scores.rows[name], base.scores.rows[name])
 
 
 def _support(tuned: Result, base: Result, metric: str) -> SupportRate:

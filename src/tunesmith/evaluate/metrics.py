@@ -1,7 +1,7 @@
-"""Metrics of the chat task: texts in, one score a row out, and the value over all rows.
+"""Metrics: texts in, one score a row out, and the value over all rows.
 
-Every score lies in 0..1. The value over all rows is the mean of the rows, except for BLEU, which is defined over
-a corpus: its n-gram counts are summed before the ratio is taken.
+Every score lies in 0..1. The value over all rows is the mean of the rows, except for BLEU and F1, which are defined
+over a corpus: their counts are summed before the ratio is taken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from jsonschema import Draft202012Validator
@@ -20,11 +21,15 @@ from sacrebleu.metrics.bleu import BLEU
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Report
+from tunesmith.evaluate.class_metrics import accuracy, f1_of_all, f1_of_rows, macro_f1, token_accuracy
 
 Schema = Mapping[str, object]
 
-METRICS = ("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4")
-SHARES = frozenset({"json_exact", "json_valid", "exact_match"})
+METRICS = (
+    *("json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4"),
+    *("accuracy", "macro_f1", "micro_f1", "entity_f1", "token_accuracy"),
+)
+SHARES = frozenset({"json_exact", "json_valid", "exact_match", "accuracy"})
 """Metrics whose rows score 0 or 1, so that their value is a share and has a Wilson interval."""
 
 
@@ -58,7 +63,8 @@ def score(
         else:
             raise TunesmithError("evaluate.unknown_metric", metric=name, known=", ".join(METRICS))
         rows[name] = tuple(row_scores)
-        values[name] = corpus_bleu_4(answers, references) if name == "bleu_4" else sum(row_scores) / len(row_scores)
+        of_all = OF_ALL_ROWS.get(name)
+        values[name] = of_all(answers, references) if of_all else sum(row_scores) / len(row_scores)
     return Scores(Report(len(answers), values), rows)
 
 
@@ -227,4 +233,16 @@ _PAIRED: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
     "exact_match": exact_match,
     "rouge_l": rouge_l,
     "bleu_4": bleu_4,
+    "accuracy": accuracy,
+    "macro_f1": accuracy,
+    "micro_f1": partial(f1_of_rows, "micro_f1"),
+    "entity_f1": partial(f1_of_rows, "entity_f1"),
+    "token_accuracy": token_accuracy,
 }
+OF_ALL_ROWS: Mapping[str, Callable[[Sequence[str], Sequence[str]], float]] = {
+    "bleu_4": corpus_bleu_4,
+    "macro_f1": macro_f1,
+    "micro_f1": partial(f1_of_all, "micro_f1"),
+    "entity_f1": partial(f1_of_all, "entity_f1"),
+}
+"""Metrics whose value is of the whole corpus, so that the mean of its rows has no business beside it."""

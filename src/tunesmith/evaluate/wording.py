@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from tunesmith.core.errors import Fact
 from tunesmith.evaluate.intervals import Interval
+from tunesmith.evaluate.metrics import METRICS
 from tunesmith.messages import LANGUAGES, Language, both
 
 Words = Mapping[Language, str]
 """One text in every language."""
 
-_KNOWN_METRICS = frozenset({"json_exact", "json_valid", "exact_match", "rouge_l", "bleu_4"})
+_KNOWN_METRICS = frozenset(METRICS)
 
 
 def words_of(code: str, **values: Fact | Words) -> Words:

@@ -17,7 +17,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
 
 ARCHITECTURES = frozenset(
-    "gemma gemma2 gemma3_text glm glm4 granite llama mistral olmo2 phi3 qwen2 qwen3 smollm3".split()
+    "bert gemma gemma2 gemma3_text glm glm4 granite llama mistral olmo2 phi3 qwen2 qwen3 roberta smollm3"
+    " xlm-roberta".split()
 )
 """Architectures that are loaded, by transformers' `model_type`; their code is part of transformers."""
 
@@ -26,6 +27,7 @@ _LARGEST_FILE = {"config.json": _MB, "generation_config.json": _MB}
 _LARGEST_TOKENIZER_FILE = 64 * _MB
 _NAME = re.compile(r"[\w.+-]{1,100}")
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "custom_generate", "kernel_config", "fusion_config"})
+_MOST_LABELS = 100_000
 _DTYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
 
 Check = Callable[[object], bool]
@@ -67,6 +69,21 @@ def _one_or_more(check: Check) -> Check:
     return lambda value: check(value) or _each(check)(value)
 
 
+def _labels(value: object) -> bool:
+    """A table of numbers to names, or of names to numbers."""
+    return isinstance(value, dict) and len(value) <= _MOST_LABELS and all(_label(each) for each in value.items())
+
+
+def _label(pair: tuple[object, object]) -> bool:
+    return any(_text(name) and _whole(_MOST_LABELS)(number) for name, number in (pair, _numbered(pair)))
+
+
+def _numbered(pair: tuple[object, object]) -> tuple[object, object]:
+    """A pair of a number, which is text where it is a key of JSON, and a name, the other way round."""
+    number, name = pair
+    return name, int(number) if isinstance(number, str) and number.isascii() and number.isdigit() else number
+
+
 def _table(keys: Mapping[str, Check]) -> Check:
     def check(value: object) -> bool:
         return isinstance(value, dict) and all(key in keys and _holds(keys[key], each) for key, each in value.items())
@@ -100,11 +117,14 @@ _ROPE = {
 _ROPES = _table({**_ROPE, "full_attention": _table(_ROPE), "sliding_attention": _table(_ROPE)})
 
 CONFIG_KEYS: Mapping[str, Check] = {
-    **_keys("model_type transformers_version hidden_act hidden_activation", _name),
+    **_keys("model_type transformers_version hidden_act hidden_activation problem_type", _name),
+    **_keys("id2label label2id", _labels),
     **_keys("architectures layer_types", _each(_name)),
     **_keys("dtype torch_dtype", _dtype),
     "vocab_size": _whole(2**22),
     "num_hidden_layers": _whole(1024),
+    "num_labels": _whole(_MOST_LABELS),
+    "type_vocab_size": _whole(1024),
     **_keys("hidden_size intermediate_size", _whole(2**18)),
     **_keys("num_attention_heads num_key_value_heads head_dim", _whole(2**14)),
     **_keys(
@@ -118,7 +138,8 @@ CONFIG_KEYS: Mapping[str, Check] = {
     **_keys(
         "initializer_range rms_norm_eps rope_theta rope_local_base_freq attention_dropout resid_pdrop embd_pdrop"
         " query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping partial_rotary_factor"
-        " embedding_multiplier logits_scaling residual_multiplier attention_multiplier",
+        " embedding_multiplier logits_scaling residual_multiplier attention_multiplier hidden_dropout_prob"
+        " attention_probs_dropout_prob classifier_dropout layer_norm_eps",
         _number,
     ),
     **_keys(

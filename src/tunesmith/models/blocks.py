@@ -179,7 +179,8 @@ def _fits(layer: nn.Module) -> bool:
 
 def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The model's blocks in order; empty where they are not a plain list."""
-    layers = getattr(model.get_decoder(), "layers", None)
+    body = model.base_model
+    layers = getattr(body, "layers", None) or getattr(getattr(body, "encoder", None), "layer", None)
     return layers if isinstance(layers, nn.ModuleList) else nn.ModuleList()
 
 

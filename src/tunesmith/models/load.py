@@ -20,7 +20,14 @@ from typing import Literal, cast
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
@@ -29,6 +36,7 @@ from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
+from tunesmith.models.heads import Head, head_names, set_dropout
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
@@ -74,7 +82,8 @@ class BaseFolder:
 class Loaded:
     """A model in memory, in evaluation mode. `template` is its chat template, empty when it has none.
 
-    `end_token_ids` end an answer, the tokenizer's own first.
+    `end_token_ids` end an answer, the tokenizer's own first. With a task head it answers with classes instead; `new`
+    are parameters of the head that the folder has no weights for.
     """
 
     model: PreTrainedModel
@@ -82,6 +91,8 @@ class Loaded:
     template: str
     end_token_ids: tuple[int, ...]
     pad_token_id: int
+    head: Head | None = None
+    new: tuple[str, ...] = ()
 
 
 def resolve_base(base: str, *, revision: str | None = None, offline: bool | None = None) -> BaseFolder:
@@ -258,24 +269,7 @@ def load_model(
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
         models.tokens_without_rows, and those of `contents`.
     """
-    transformers_logging.disable_progress_bar()
-    with clean_room(folder, weights=True) as room:
-        try:
-            loaded: object = AutoModelForCausalLM.from_pretrained(
-                str(room),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=dtype,
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
-        except SafetensorError as error:
-            raise TunesmithError("models.broken_weights", path=str(folder), reason=_reason(error)) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-            raise TunesmithError("models.load_failed", path=str(folder), reason=_reason(error)) from error
-    # with output_loading_info the call returns a pair, which its annotation does not say
-    model, info = cast(tuple[PreTrainedModel, Mapping[str, Iterable[object]]], loaded)
+    model, info = _from_pretrained(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention)
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
@@ -290,6 +284,83 @@ def load_model(
         end_token_ids=ends,
         pad_token_id=pad if isinstance(pad, int) else ends[0],
     )
+
+
+def load_with_head(
+    folder: Path, head: Head, *, dtype: torch.dtype, device: torch.device | str = "cpu", dropout: float = 0.0
+) -> Loaded:
+    """Load a body with a task head and its tokenizer. Head weights that the folder has are taken, others are new.
+
+    Args:
+        folder: model folder that `resolve_base` returned, or one of a published artefact.
+        head: what the head answers; labels of a head that the folder has must be the same, by name and number.
+        dropout: share of what the model's own dropout layers drop in training.
+
+    Errors: those of `load_model` but for models.no_end_token, models.other_labels.
+    """
+    _check_labels(folder, head)
+    kind = {"text_class": AutoModelForSequenceClassification, "token_class": AutoModelForTokenClassification}[head.task]
+    model, info = _from_pretrained(kind, folder, dtype=dtype, attn_implementation="sdpa", **head.config())
+    new = tuple(sorted(str(each) for each in info.get("missing_keys") or () if str(each) in _may_be_new(model)))
+    unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
+    missing = [each for each in info.get("missing_keys") or () if str(each) not in new]
+    _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    set_dropout(model, dropout)
+    model.config.name_or_path = model.name_or_path = str(folder)
+    torch.nn.Module.to(model, device)
+    tokenizer = load_tokenizer(folder)
+    _check_rows(folder, model, tokenizer, ())
+    pad = tokenizer.pad_token_id
+    return Loaded(model.eval(), tokenizer, "", (), pad if isinstance(pad, int) else 0, head, new)
+
+
+def _from_pretrained(
+    kind: type[_BaseAutoModelClass],
+    folder: Path,
+    **settings: object,
+) -> tuple[PreTrainedModel, Mapping[str, Iterable[object]]]:
+    """The model, and which of its weights were missing, left over or of another shape. Nothing is warned of: what does
+    not fit is refused by those who call."""
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    with clean_room(folder, weights=True) as room:
+        try:
+            loaded: object = kind.from_pretrained(
+                str(room),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **settings,
+            )
+        except SafetensorError as error:
+            raise TunesmithError("models.broken_weights", path=str(folder), reason=_reason(error)) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+            raise TunesmithError("models.load_failed", path=str(folder), reason=_reason(error)) from error
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+    # with output_loading_info the call returns a pair, which its annotation does not say
+    return cast(tuple[PreTrainedModel, Mapping[str, Iterable[object]]], loaded)
+
+
+_OF_PRETRAINING = re.compile(r"(lm_head|cls|(bert\.|roberta\.)?pooler)\.|(bert\.|roberta\.)?embeddings\.position_ids$")
+"""Weights that another head needed: they have no place beside a task head, and nobody misses them."""
+
+
+def _may_be_new(model: PreTrainedModel) -> set[str]:
+    """Names that a base without a head has no weights for: the head's, and of the pooler that only a head reads."""
+    return {*head_names(model), *(name for name, _ in model.named_parameters() if ".pooler." in name)}
+
+
+def _check_labels(folder: Path, head: Head) -> None:
+    """Refuse a folder whose head answers other labels. transformers invents LABEL_0, LABEL_1 where there is no head."""
+    stated = read_allowed(folder, "config.json").values.get("id2label")
+    if isinstance(stated, dict) and not all(str(name).startswith("LABEL_") for name in stated.values()):
+        found = tuple(str(stated[key]) for key in sorted(stated, key=int))
+        if found != head.labels:
+            odd = sorted(set(found) ^ set(head.labels)) or ["-"]
+            raise TunesmithError("models.other_labels", path=str(folder), count=len(odd), first=odd[0])
 
 
 def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:

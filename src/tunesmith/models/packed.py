@@ -18,11 +18,21 @@ SHARED_AT_LEAST = 16
 
 @dataclass(frozen=True)
 class Features:
-    """One encoded row: token ids and the loss weight of each (0 where the token is only read)."""
+    """One encoded row: token ids and the loss weight of each (0 where the token is only read).
+
+    `classes` are the classes of each token that carries loss, one or, where they do not exclude each other, any number;
+    without them a token is learned by predicting it.
+    """
 
     row: int
     token_ids: tuple[int, ...]
     weights: tuple[float, ...]
+    classes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def learned(self) -> int:
+        """Positions that carry loss. Of predicted tokens the first never does: nothing stands before it."""
+        return sum(1 for weight in self.weights[0 if self.classes else 1 :] if weight)
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class Packed:
 
     `parent[d]` is the document whose tokens come before document d, or -1: rows that begin with the same system
     prompt or passage share it, exactly; a parent's own `row` is -1. `keep` are the positions that predict a token which
-    carries loss; `target` is that token and `weight` its share.
+    carries loss; `target` is that token and `weight` its share. In rows with classes `keep` are the tokens that have
+    them, and `target` is the class, or a row of C numbers, 1 for every class that holds.
     """
 
     token_ids: Tensor  # [T]
@@ -39,7 +50,7 @@ class Packed:
     offsets: Tensor  # [D+1]
     parent: Tensor  # [D]
     keep: Tensor  # [K]
-    target: Tensor  # [K]
+    target: Tensor  # [K], or [K, C] where classes do not exclude each other
     weight: Tensor  # [K] float32
     row: Tensor  # [D]
 
@@ -53,38 +64,45 @@ class Packed:
         return int(self.token_ids.numel())
 
 
-def pack(items: Sequence[Features]) -> Packed:
+def pack(items: Sequence[Features], *, share: bool = True, several_of: int = 0) -> Packed:
     """Lay rows end to end; rows that begin alike share that beginning as one parent document.
 
-    The first token of a row is never predicted: nothing stands before it.
+    Args:
+        share: off where a token also looks at those behind it, so that beginnings are not alike.
+        several_of: number of classes that do not exclude each other; 0 where they do, or where there are none.
     """
-    layout = _Layout()
-    for group in _groups_of_like_beginning(items):
+    layout = _Layout(several_of)
+    for group in _groups_of_like_beginning(items) if share else [[item] for item in items]:
         shared = _shared_length(group)
-        if shared:
-            parent = layout.add(-1, group[0].token_ids[:shared], (0.0,) * shared, -1, 0)
-            for item in group:
-                layout.add(item.row, item.token_ids[shared:], item.weights[shared:], parent, shared)
-        else:
-            for item in group:
-                layout.add(item.row, item.token_ids, item.weights, -1, 0)
+        parent = layout.add(-1, group[0].token_ids[:shared], (0.0,) * shared, -1, 0) if shared else -1
+        for item in group:
+            layout.add(item.row, item.token_ids[shared:], item.weights[shared:], parent, shared, item.classes)
     return layout.batch()
 
 
 class _Layout:
     """Collects documents into the lists of a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, several_of: int) -> None:
+        self._several_of = several_of
         self._offsets = [0]
         self._token_ids: list[int] = []
         self._position_ids: list[int] = []
         self._parent: list[int] = []
         self._keep: list[int] = []
-        self._target: list[int] = []
+        self._target: list[int | list[float]] = []
         self._weight: list[float] = []
         self._row: list[int] = []
 
-    def add(self, row: int, token_ids: Sequence[int], weights: Sequence[float], parent: int, position: int) -> int:
+    def add(
+        self,
+        row: int,
+        token_ids: Sequence[int],
+        weights: Sequence[float],
+        parent: int,
+        position: int,
+        classes: Sequence[Sequence[int]] = (),
+    ) -> int:
         """Append a document that starts at `position`; returns its number."""
         first = self._offsets[-1]
         self._token_ids.extend(token_ids)
@@ -92,12 +110,20 @@ class _Layout:
         self._offsets.append(len(self._token_ids))
         self._parent.append(parent)
         self._row.append(row)
-        for place in range(1, len(token_ids)):
+        # A predicted token is seen from the one before it, a class from its own token.
+        before = 0 if classes else 1
+        stated = iter(classes)
+        for place in range(before, len(token_ids)):
             if weights[place] != 0:
-                self._keep.append(first + place - 1)
-                self._target.append(token_ids[place])
+                self._keep.append(first + place - before)
+                self._target.append(self._classes(next(stated)) if classes else token_ids[place])
                 self._weight.append(weights[place])
         return len(self._row) - 1
+
+    def _classes(self, stated: Sequence[int]) -> int | list[float]:
+        if not self._several_of:
+            return stated[0]
+        return [float(each in stated) for each in range(self._several_of)]
 
     def batch(self) -> Packed:
         """The lists as tensors."""
@@ -107,10 +133,15 @@ class _Layout:
             offsets=torch.tensor(self._offsets, dtype=torch.long),
             parent=torch.tensor(self._parent, dtype=torch.long),
             keep=torch.tensor(self._keep, dtype=torch.long),
-            target=torch.tensor(self._target, dtype=torch.long),
+            target=self._targets(),
             weight=torch.tensor(self._weight, dtype=torch.float32),
             row=torch.tensor(self._row, dtype=torch.long),
         )
+
+    def _targets(self) -> Tensor:
+        if self._several_of:
+            return torch.tensor(self._target, dtype=torch.float32).reshape(-1, self._several_of)
+        return torch.tensor(self._target, dtype=torch.long)
 
 
 def common_beginning(left: Sequence[int], right: Sequence[int]) -> int:

@@ -42,11 +42,23 @@ class Policy(nn.Module):
     Errors: packed.other_head.
     """
 
+    attention = PACKED_ATTENTION
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        _check_head(model)
+        self.check_head(model)
         self.model = model
-        model.set_attn_implementation(PACKED_ATTENTION)
+        model.set_attn_implementation(self.attention)
+
+    def check_head(self, model: PreTrainedModel) -> None:
+        """Refuse a model whose scores are not computed here as it computes them. Errors: packed.other_head."""
+        _check_head(model)
+
+    @property
+    def head(self) -> Tensor:
+        """The matrix that makes scores of hidden states, [V, W]."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
 
     @contextmanager
     def answering(self) -> Iterator[PreTrainedModel]:
@@ -57,7 +69,7 @@ class Policy(nn.Module):
         try:
             yield self.model
         finally:
-            self.model.set_attn_implementation(PACKED_ATTENTION)
+            self.model.set_attn_implementation(self.attention)
             self.train(training)
 
     @property
@@ -68,13 +80,17 @@ class Policy(nn.Module):
     def hidden(self, batch: Packed) -> Tensor:
         """Last hidden states after the final norm at `batch.keep`, [K, W]."""
         arguments = decoder_arguments(self.model, batch)
-        hidden: Tensor = self.model.get_decoder()(**arguments, use_cache=False).last_hidden_state[0]
+        arguments["position_ids"] = self.positions(arguments["position_ids"])
+        hidden: Tensor = self.model.base_model(**arguments, use_cache=False).last_hidden_state[0]
         return hidden if ends_in_fast_block(self.model) else hidden[arguments["keep"]]
+
+    def positions(self, position_ids: Tensor) -> Tensor:
+        """Positions counted from 0 as the model counts them."""
+        return position_ids
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
         """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted."""
-        head = self.model.get_output_embeddings()
-        return linear_cross_entropy(self.hidden(batch), head.weight, batch.target, label_smoothing)
+        return linear_cross_entropy(self.hidden(batch), self.head, batch.target, label_smoothing)
 
     def logits(self, batch: Packed) -> Tensor:
         """Logits at `batch.keep`, [K, V] float32: for measuring, not for training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,6 +21,13 @@ _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
 for _name in ("glm", "glm4"):
     _ROLES[_name] = {"attention": _SPLIT_PROJECTIONS["attention"], "mlp": ("gate_up_proj", "down_proj")}
 _ROLES["phi3"] = {"attention": ("qkv_proj", "o_proj"), "mlp": ("gate_up_proj", "down_proj")}
+ENCODERS = ("bert", "roberta", "xlm-roberta")
+"""Architectures whose tokens look in both directions; they answer through a task head."""
+for _name in ENCODERS:
+    _ROLES[_name] = {
+        "attention": ("query", "key", "value", "attention.output.dense"),
+        "mlp": ("intermediate.dense", "output.dense"),
+    }
 
 EMBEDDING, HEAD, NORM, BIAS = "embedding", "head", "norm", "bias"
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
@@ -49,12 +56,31 @@ def find_sites(model: PreTrainedModel) -> Sites:
     return Sites(architecture, roles["attention"], roles["mlp"])
 
 
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Whether a token of the model looks at those behind it too."""
+    return str(model.config.model_type) in ENCODERS
+
+
+def linear_names(model: PreTrainedModel, role: str) -> list[str]:
+    """How the linear layers of a role are named in a list of target modules: ends of their names in the blocks.
+
+    Where the end of one is the end of another too (BERT's `output.dense`), blocks are named one by one.
+    """
+    sites = find_sites(model)
+    wanted = {"attention": sites.attention, "mlp": sites.mlp}.get(role, sites.linears)
+    if role != "mlp" or "output.dense" not in wanted:
+        return [name for name in wanted if not any(name.endswith(f".{other}") for other in wanted)]
+    blocks = [f"{place}.output.dense" for place in range(count_layers(model))]
+    return [*(name for name in wanted if name != "output.dense"), *blocks]
+
+
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
-    """Every name must be the last part of some linear layer's name. Errors: packed.no_such_module."""
-    found = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    """Every name must be the end of some linear layer's name. Errors: packed.no_such_module."""
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name in names:
-        if name not in found:
-            raise TunesmithError("packed.no_such_module", name=name, known=", ".join(sorted(found)))
+        if not any(each == name or each.endswith(f".{name}") for each in found):
+            known = sorted({each.rpartition(".")[2] for each in found})
+            raise TunesmithError("packed.no_such_module", name=name, known=", ".join(known))
 
 
 def layer_of(name: str) -> int | None:
@@ -68,25 +94,47 @@ def count_layers(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().num_hidden_layers)
 
 
+def first_layer(stated: int, layers: int) -> int:
+    """The number of a block that is counted from 0, or from the end where it is negative.
+
+    Errors: adapt.no_such_layer.
+    """
+    if not -layers <= stated < layers:
+        raise TunesmithError("adapt.no_such_layer", layer=stated, layers=layers)
+    return stated % layers
+
+
 def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
     """The parts that each parameter belongs to: attention, mlp, norm, embedding, head, and bias beside them.
 
     A head that is tied to the embedding is the same parameter, so it is both.
     Errors: packed.unknown_architecture.
     """
-    sites = find_sites(model)
+    sites, body = find_sites(model), f"{model.base_model_prefix}."
     roles = {**dict.fromkeys(sites.attention, "attention"), **dict.fromkeys(sites.mlp, "mlp"), "mlp": "mlp"}
     ends = {id(model.get_input_embeddings().weight): {EMBEDDING}}
-    head = model.get_output_embeddings()
-    if head is not None:
-        ends.setdefault(id(head.weight), set()).add(HEAD)
+    for name, parameter in model.named_parameters():
+        if not name.startswith(body) or ".pooler." in name:
+            ends.setdefault(id(parameter), set()).add(HEAD)
+    output = model.get_output_embeddings()
+    if output is not None:
+        ends.setdefault(id(output.weight), set()).add(HEAD)
     found: dict[str, frozenset[str]] = {}
     for name, parameter in model.named_parameters():
         modules = name.split(".")[:-1]  # an adaptation may stand inside the module that it belongs to
-        parts = set(ends.get(id(parameter), ())) | {roles[each] for each in modules if each in roles}
+        parts = set(ends.get(id(parameter), ())) | _roles_of(modules, roles)
+        if not parts and ".embeddings." in name and "norm" not in name.lower():
+            parts.add(EMBEDDING)  # positions, kinds of segments
         if not parts and "norm" in modules[-1].lower():
             parts.add(NORM)
         if name.endswith(".bias"):
             parts.add(BIAS)
         found[name] = frozenset(parts)
     return found
+
+
+def _roles_of(modules: Sequence[str], roles: Mapping[str, str]) -> set[str]:
+    """The role of the linear layer that a module is or stands in; of several ends of its name the longest counts."""
+    path = f".{'.'.join(modules)}."
+    found = [end for end in roles if f".{end}." in path]
+    return {roles[max(found, key=len)]} if found else set()

@@ -40,13 +40,17 @@ class Row(Protocol):
     def weights(self) -> Sequence[float]:
         """Loss weights, 0 where a token is only read."""
 
+    @property
+    def learned(self) -> int:
+        """Positions that carry loss."""
+
 
 @dataclass(frozen=True)
 class Prepared:
     """What the data stage left: encoded rows by split, training rows as text, and rows by fate (the ledger's sums).
 
     `folder` is where the paths of the recipe start; `old` are encoded rows of older tasks, by what the stage wants with
-    them.
+    them; `classes` is how many labels the rows have, 0 where they have none.
     """
 
     rows: Mapping[SplitName, Sequence[Row]]
@@ -54,6 +58,7 @@ class Prepared:
     fates: Mapping[str, int]
     folder: Path
     old: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,17 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
     stage = recipe.stages[0]
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    size = size_from_config(base.config)
+    size = size_from_config(base.config, prepared.classes)
     lengths = [len(row.token_ids) for row in train_rows]
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
-    loss_tokens = sum(1 for row in epoch_rows for weight in row.weights[1:] if weight)
+    loss_tokens = sum(row.learned for row in epoch_rows)
     shared = common_beginning(epoch_rows)
     validation_lengths = [len(row.token_ids) for row in validation_rows]
     epoch_lengths = [len(row.token_ids) for row in epoch_rows]
     load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
     load = replace(load, held_bytes=held_bytes(size, stage))
     load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))
-    texts = [turn.content for each in prepared.examples[:_TEXTS_LOOKED_AT] for turn in each.messages]
+    texts = [text for each in prepared.examples[:_TEXTS_LOOKED_AT] for text in _texts(each)]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
     known = base.known
     situation = Situation(
@@ -99,6 +104,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
         memory_bytes=machine.memory_bytes,
         gpus=1 if machine.device == "cuda" else 0,
         need=tuple(recipe.goal.need),
+        task="classify" if prepared.classes else "generate",
     )
     plan = make_plan(
         _readiness_facts(recipe, prepared, base),
@@ -113,6 +119,10 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
         base=BaseFacts(known.languages if known else (), base.rounded_to),
     )
     return plan, Grounds(size, load, machine)
+
+
+def _texts(example: Example) -> list[str]:
+    return [*(turn.content for turn in example.messages), example.text, " ".join(example.tokens)]
 
 
 def _readiness_facts(recipe: Recipe, prepared: Prepared, base: Base) -> ReadinessFacts:

@@ -1,4 +1,4 @@
-"""What a decoder costs: parameters, FLOPs a token and bytes, from the dimensions in its config.json.
+"""What a model costs: parameters, FLOPs a token and bytes, from the dimensions in its config.json.
 
 Formulas (N = parameters of the linear layers of all blocks, H = vocabulary x hidden, s = length of a document that a
 token sees on average, f = share of tokens that carry loss, a = attention FLOPs of a token in the forward pass):
@@ -12,6 +12,8 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     checkpointed activations  + 2 N + a
     a learned beginning       4 N + 4 H f + 3 a(s + 2 P)           (P places, all of which every token sees), and once a
                               micro-batch that of P tokens without loss, where they are read, and 6 P N_network
+    an encoder                a counts twice (a token sees all s of its document); H is classes x hidden where a head
+                              gives classes
 
 Source of 6 N: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, section 2.1 (2 N forward,
 4 N backward); of the missing third for LoRA: Hu et al., arXiv 2106.09685, section 4.2. Activation bytes follow
@@ -31,14 +33,19 @@ from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuning
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ADAM_BYTES = 16
 """A trained number in training: float32 master, gradient and the two moments of Adam."""
+_ENCODERS = ("bert", "roberta", "xlm-roberta")
+"""As in models/sites.py, which needs torch; a test keeps them equal."""
 _LOGITS_AT_ONCE = 256
 """Positions whose logits stand in memory together (the chunk of the loss)."""
-_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "attention.output.dense"})
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Dimensions of a decoder. `head` is H; `tied` says that input and output embedding are one matrix."""
+    """Dimensions of a model. `head` is H; `tied` says that input and output embedding are one matrix.
+
+    `positions` are the places of a learned position embedding, `classes` those of a task head, if there is one.
+    """
 
     layers: int
     hidden: int
@@ -47,9 +54,19 @@ class ModelSize:
     inner: int
     vocabulary: int
     tied: bool
+    is_encoder: bool = False
+    positions: int = 0
+    classes: int = 0
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every linear layer of one block, by name."""
+        if self.is_encoder:
+            square = (self.hidden, self.hidden)
+            return {
+                **dict.fromkeys(("query", "key", "value", "attention.output.dense"), square),
+                "intermediate.dense": (self.hidden, self.inner),
+                "output.dense": (self.inner, self.hidden),
+            }
         return {
             "q_proj": (self.hidden, self.query_width),
             "k_proj": (self.hidden, self.key_width),
@@ -67,18 +84,30 @@ class ModelSize:
 
     @property
     def head(self) -> int:
-        """H: parameters of the output embedding."""
-        return self.vocabulary * self.hidden
+        """H: parameters of the matrix that makes scores of hidden states."""
+        return (self.classes or self.vocabulary) * self.hidden
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the input embedding."""
+        return (self.vocabulary + self.positions) * self.hidden
 
     @property
     def parameters(self) -> int:
         """All parameters, norms included, biases not."""
         norms = self.hidden * (2 * self.layers + 1)
-        return self.block_parameters + self.head * (1 if self.tied else 2) + norms
+        return self.block_parameters + self.embedding + (0 if self.tied and not self.classes else self.head) + norms
+
+    def attention_flops(self, seen_length: float) -> float:
+        """a: FLOPs of a token's attention in the forward pass."""
+        return (4 if self.is_encoder else 2) * seen_length * self.query_width * self.layers
 
 
-def size_from_config(config: Mapping[str, object]) -> ModelSize:
-    """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma).
+def size_from_config(config: Mapping[str, object], classes: int = 0) -> ModelSize:
+    """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma) or of a BERT.
+
+    Args:
+        classes: of a task head; 0 where the output embedding is the head.
 
     Errors: plan.unknown_size when a dimension is missing.
     """
@@ -93,6 +122,7 @@ def size_from_config(config: Mapping[str, object]) -> ModelSize:
 
     hidden, heads = number("hidden_size"), number("num_attention_heads")
     head_size = number("head_dim", hidden // heads)
+    is_encoder = config.get("model_type") in _ENCODERS
     return ModelSize(
         layers=number("num_hidden_layers"),
         hidden=hidden,
@@ -101,17 +131,26 @@ def size_from_config(config: Mapping[str, object]) -> ModelSize:
         inner=number("intermediate_size"),
         vocabulary=number("vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
+        is_encoder=is_encoder,
+        positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
+        classes=classes,
     )
 
 
 def adapter_parameters(size: ModelSize, adapt: LoraSpec) -> int:
     """Parameters that LoRA adds: rank x (inputs + outputs) of every layer it is put on."""
-    return size.layers * adapt.rank * sum(inputs + outputs for inputs, outputs in _lora_layers(size, adapt))
+    pairs = _lora_layers(size, adapt)
+    return _lora_blocks(size, adapt) * adapt.rank * sum(inputs + outputs for inputs, outputs in pairs)
+
+
+def _lora_blocks(size: ModelSize, adapt: LoraSpec) -> int:
+    """Blocks that have additions: all, or those from the first on."""
+    return size.layers - (adapt.first_layer or 0) % size.layers
 
 
 def adapted_numbers(size: ModelSize, adapt: LoraSpec) -> int:
     """Numbers of the frozen layers that LoRA is put on."""
-    return size.layers * sum(inputs * outputs for inputs, outputs in _lora_layers(size, adapt))
+    return _lora_blocks(size, adapt) * sum(inputs * outputs for inputs, outputs in _lora_layers(size, adapt))
 
 
 def beginning_parameters(size: ModelSize, adapt: BeginningSpec) -> int:
@@ -168,8 +207,8 @@ class _Weight:
 
 
 def _weights(size: ModelSize) -> Iterator[_Weight]:
-    ends = {"embedding", "head"} if size.tied else {"embedding"}
-    yield _Weight("model.embed_tokens.weight", frozenset(ends), size.head)
+    ends = {"embedding", "head"} if size.tied and not size.classes else {"embedding"}
+    yield _Weight("model.embed_tokens.weight", frozenset(ends), size.embedding)
     for layer in range(size.layers):
         block = f"model.layers.{layer}"
         for name, (inputs, outputs) in size.linears().items():
@@ -178,7 +217,7 @@ def _weights(size: ModelSize) -> Iterator[_Weight]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield _Weight(f"{block}.{name}.weight", frozenset({"norm"}), size.hidden, layer)
     yield _Weight("model.norm.weight", frozenset({"norm"}), size.hidden)
-    if not size.tied:
+    if size.classes or not size.tied:
         yield _Weight("lm_head.weight", frozenset({"head"}), size.head)
 
 
@@ -194,12 +233,14 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return size.parameters
     if isinstance(adapt, SubsetSpec):
         return sum(each.numbers for each in _moving(size, adapt))
+    own_head = size.head if size.classes else 0
     if isinstance(adapt, BeginningSpec):
-        return beginning_parameters(size, adapt)
+        return beginning_parameters(size, adapt) + own_head
     if isinstance(adapt, BottleneckSpec):
-        return bottleneck_parameters(size, adapt)
-    lengths = size.layers * sum(outputs for _, outputs in _lora_layers(size, adapt)) if adapt.use_dora else 0
-    return adapter_parameters(size, adapt) + lengths
+        return bottleneck_parameters(size, adapt) + own_head
+    outputs = sum(outputs for _, outputs in _lora_layers(size, adapt))
+    lengths = _lora_blocks(size, adapt) * outputs if adapt.use_dora else 0
+    return adapter_parameters(size, adapt) + lengths + own_head
 
 
 def _subset_flops(
@@ -221,13 +262,14 @@ def flops_per_token(
     size: ModelSize, adapt: AdaptSpec, seen_length: float, loss_share: float, checkpointing: bool = False
 ) -> float:
     """FLOPs of forward and backward for one token, by the formulas above."""
-    attention = 2 * (seen_length + 2 * places_before(adapt)) * size.query_width * size.layers
+    attention = size.attention_flops(seen_length + 2 * places_before(adapt))
     if isinstance(adapt, SubsetSpec):
         return _subset_flops(size, adapt, attention, loss_share, checkpointing)
     passes = 6 if isinstance(adapt, FullSpec) else 4
     flops = passes * (size.block_parameters + size.head * loss_share) + 3 * attention
     if isinstance(adapt, LoraSpec):
-        flops += 6 * adapter_parameters(size, adapt)
+        only_read = 1 - _lora_blocks(size, adapt) / size.layers
+        flops += 6 * adapter_parameters(size, adapt) - only_read * (2 * size.block_parameters + 2 * attention)
     if isinstance(adapt, BottleneckSpec):
         flops += 6 * bottleneck_parameters(size, adapt)
     return flops + (2 * size.block_parameters + attention if checkpointing else 0)
@@ -256,7 +298,7 @@ def beginning_flops(size: ModelSize, adapt: AdaptSpec, checkpointing: bool = Fal
 
 def forward_flops_per_token(size: ModelSize, seen_length: float, loss_share: float) -> float:
     """FLOPs of a forward pass for one token, as in validation."""
-    return 2 * (size.block_parameters + size.head * loss_share) + 2 * seen_length * size.query_width * size.layers
+    return 2 * (size.block_parameters + size.head * loss_share) + size.attention_flops(seen_length)
 
 
 def memory_parts(
@@ -281,5 +323,5 @@ def memory_parts(
         "weights": size.parameters * wide,
         "states": trained * _ADAM_BYTES - own_master,
         "activations": activations,
-        "logits": positions * size.vocabulary * (8 + wide),
+        "logits": positions * (size.classes or size.vocabulary) * (8 + wide),
     }

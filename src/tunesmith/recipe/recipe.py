@@ -65,6 +65,26 @@ class Recipe(Spec):
     ship: ShipSpec = Field(ShipSpec(), description="Published how.")
     serve: ServeSpec = Field(ServeSpec(), description="Served how.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_the_task(cls, values: object) -> object:
+        """What is left open is what the task needs: other metrics, and no format that only holds a language model."""
+        data = values.get("data") if isinstance(values, dict) else None
+        task = data.get("task") if isinstance(data, dict) else None
+        if not isinstance(values, dict) or not isinstance(data, dict) or task not in ("text_class", "token_class"):
+            return values
+        several = "micro_f1" if data.get("multi_label") else "accuracy"
+        metrics = [several, "macro_f1"] if task == "text_class" else ["entity_f1", "token_accuracy"]
+        open_choices: dict[str, dict[str, object]] = {
+            "evaluate": {"metrics": metrics},
+            "ship": {"formats": ["safetensors"]},
+        }
+        open_choices["goal"] = {"support_rate": 0.5}  # against a method that often answers alike
+        stated = {part: values.get(part, {}) for part in open_choices}
+        if not all(isinstance(each, dict) for each in stated.values()):
+            return values
+        return {**values, **{part: {**open_choices[part], **stated[part]} for part in open_choices}}
+
     @field_validator("name")
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:

@@ -21,7 +21,8 @@ from tunesmith.adapt.saved import put_on
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Message
 from tunesmith.models.beginning import keys_before
-from tunesmith.models.load import BaseFolder, load_model
+from tunesmith.models.heads import Head
+from tunesmith.models.load import BaseFolder, load_model, load_with_head
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
@@ -95,6 +96,13 @@ def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
     model = load_model(base.path, dtype=torch.float32).model
     put_on(model, change)
     return model
+
+
+def load_evaluated_classes(base: BaseFolder, change: Path, head: Head) -> PreTrainedModel:
+    """The same for a base with a task head."""
+    loaded = load_with_head(base.path, head, dtype=torch.float32)
+    put_on(loaded.model, change, loaded.new)
+    return loaded.model
 
 
 class Reader:

@@ -10,7 +10,7 @@ in part changes the model into something nobody evaluated. A change of zero is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from tunesmith.adapt.adapter_file import other_keys, read_adapter, refuse_other_
 from tunesmith.adapt.files import FULL_WEIGHTS
 from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.heads import Head
+from tunesmith.models.load import BaseFolder, Loaded, load_with_head
 from tunesmith.models.weights import read_tensors, read_weights
 
 
@@ -34,8 +35,8 @@ class Merged:
     kind: str
 
 
-def merge(base: BaseFolder, change: Path) -> Merged:
-    """Merge an adapter folder, or take a full fine-tune's folder, over a base.
+def merge(base: BaseFolder, change: Path, head: Head | None = None) -> Merged:
+    """Merge an adapter folder, or take a full fine-tune's folder, over a base, or over a base with a task head.
 
     Errors: ship.other_base, ship.no_change, ship.not_finite, ship.missing_change, ship.stands_beside, those of
         `read_adapter`, and those of `verify_folder` when the folder carries a manifest.
@@ -44,11 +45,14 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     kind = kind_of(change)
     if not kind.mergeable:
         raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
-    weights = read_weights(base.path)
+    weights, new = base_weights(base, head)
     if kind.name != "lora":
-        return _weights(change, kind, weights)
-    adapter = read_adapter(change, weights)
-    changed: list[str] = []
+        return _weights(change, kind, weights, new)
+    adapter = read_adapter(change, weights, new)
+    changed = list(adapter.whole)
+    weights.update(adapter.whole)
+    for name, tensor in adapter.whole.items():
+        _refuse_not_finite(change, name, tensor)
     for name in adapter.pairs:
         moved_OI = adapter.applied_to(name, weights[name])
         _refuse_not_finite(change, name, moved_OI)
@@ -60,17 +64,28 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     return Merged(weights, tuple(changed), kind.name)
 
 
+def base_weights(base: BaseFolder, head: Head | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The base's weights by name, and which of them a task head needs and the base does not have."""
+    if head is None:
+        return read_weights(base.path), ()
+    loaded = load_with_head(base.path, head, dtype=torch.float32)
+    return {name: each.detach() for name, each in loaded.model.named_parameters()}, loaded.new
+
+
 def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
     """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
-    merged = merge(base, change)
+    merged = merge(base, change, loaded.head)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             parameter.copy_(merged.tensors[name])
     return loaded
 
 
-def _weights(change: Path, kind: SavedKind, base: Mapping[str, Tensor]) -> Merged:
+def _weights(change: Path, kind: SavedKind, base: Mapping[str, Tensor], new: Sequence[str]) -> Merged:
     moved = read_tensors(change / kind.weights)
+    lacking = [name for name in new if name not in moved]
+    if lacking:
+        raise other_keys(change, lacking, [])
     if "lm_head.weight" in moved and "lm_head.weight" not in base:
         del moved["lm_head.weight"]  # tied: the embedding is the head
     refuse_other_keys(change, base if kind.weights == FULL_WEIGHTS else base.keys() & moved.keys(), moved)

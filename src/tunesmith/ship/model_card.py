@@ -11,6 +11,7 @@ from tunesmith.adapt.files import ADAPTER_CONFIG
 from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import write_atomic
 from tunesmith.messages import LANGUAGES, both
+from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder
 from tunesmith.ship.parity import Parity
 from tunesmith.tasks.chat_template import ChatTemplate
@@ -48,6 +49,36 @@ def write_model_card(
     write_atomic(folder / "README.md", _head(base, form) + "\n\n---\n\n".join(bodies) + "\n")
 
 
+def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head) -> None:
+    """The card of a model with a task head."""
+    facts: dict[str, str | int | float] = {
+        "name": name,
+        "base": base.name,
+        "revision": base.revision or "-",
+        "base_sha256": base.sha256,
+        "licence": base.licence or "?",
+        "rows": parity.chats,
+        "positions": parity.positions,
+        "judge": parity.judge,
+        "labels": len(head.labels),
+        "pipeline": _PIPELINES[head.task],
+    }
+    sections = {
+        "summary": both("ship.card_class_summary", **facts),
+        "origin": both("ship.card_lossy" if base.origin.lossy else "ship.card_exact", **_origin(base)),
+        "parity": both("ship.card_class_parity", **facts),
+        "table": dict.fromkeys(LANGUAGES, _table(parity)),
+        "run": both("ship.card_class_run", **facts),
+        "licence": both("ship.card_licence", **facts),
+    }
+    bodies = ["\n\n".join(section[language] for section in sections.values()) for language in LANGUAGES]
+    page = _head(base, parity.format, _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
+    write_atomic(folder / "README.md", page)
+
+
+_PIPELINES = {"text_class": "text-classification", "token_class": "token-classification"}
+
+
 def _origin(base: BaseFolder) -> dict[str, str]:
     origin = base.origin
     return {"quantization": origin.quantization, "file": origin.file, "file_sha256": origin.file_sha256}
@@ -61,7 +92,7 @@ def _form(folder: Path, parity: Parity) -> str:
     return parity.format.partition("-")[0]
 
 
-def _head(base: BaseFolder, form: str) -> str:
+def _head(base: BaseFolder, form: str, pipeline: str = "text-generation") -> str:
     library = {"gguf": "gguf", "peft": "peft"}.get(form, "transformers")
     lines = [
         "---",
@@ -69,7 +100,7 @@ def _head(base: BaseFolder, form: str) -> str:
         f"license: {json.dumps(base.licence.lower() or 'unknown', ensure_ascii=False)}",
         f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
         f"library_name: {library}",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {pipeline}",
         "tags: [tunesmith, fine-tuned]",
         "---",
     ]

@@ -17,6 +17,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message
 from tunesmith.models.load import end_token_ids, load_tokenizer
 from tunesmith.models.packed import Features, Packed, pack
+from tunesmith.tasks.base import Encoded
 from tunesmith.tasks.chat_template import ChatTemplate
 
 
@@ -27,25 +28,6 @@ class Span:
     first: int
     last: int
     weight: float
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A row as it will be trained on, and what happened on the way.
-
-    `cut_tokens` fell off behind the length limit; `masked_turns` are turns from which nothing that the model would ever
-    say could be learned: the template rewrites them once another turn follows (thinking parts, for example), or nobody
-    asked before them.
-    """
-
-    features: Features
-    cut_tokens: int
-    masked_turns: int
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens that carry loss."""
-        return sum(1 for weight in self.features.weights if weight)
 
 
 class ChatTask:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import Example
-from tunesmith.tasks.chat import ChatTask, Encoded
+from tunesmith.tasks.base import Encoded, Task
+from tunesmith.tasks.chat import ChatTask
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,32 @@ def shares_by_source(examples: Sequence[Example], encoded: Sequence[Encoded]) ->
     return {source: SourceShare(*counts) for source, counts in sums.items()}
 
 
+def check_rows(
+    task: Task, examples: Sequence[Example], encoded: Sequence[Encoded], artefact_template: str
+) -> GateReport:
+    """The gate of any task. Errors: those of `check_masks`; of classes tasks.all_rows_cut, tasks.empty_mask."""
+    if isinstance(task, ChatTask):
+        return check_masks(task, examples, encoded, artefact_template)
+    _refuse_all_cut(task, encoded)
+    return GateReport(_sources(examples, encoded), 0, "")
+
+
+def _refuse_all_cut(task: Task, encoded: Sequence[Encoded]) -> None:
+    if encoded and all(item.cut_tokens for item in encoded):
+        raise TunesmithError("tasks.all_rows_cut", rows=len(encoded), max_length=task.max_length)
+
+
+def _sources(examples: Sequence[Example], encoded: Sequence[Encoded]) -> dict[str, SourceShare]:
+    """The shares by source. Errors: tasks.empty_mask where nothing of a source is learned."""
+    sources = shares_by_source(examples, encoded)
+    for example in examples:
+        if example.origin.source not in sources:
+            raise TunesmithError("tasks.empty_mask", source=example.origin.source)
+    if not encoded:
+        raise TunesmithError("tasks.empty_mask", source="-")
+    return sources
+
+
 def check_masks(
     task: ChatTask, examples: Sequence[Example], encoded: Sequence[Encoded], artefact_template: str
 ) -> GateReport:
@@ -55,14 +82,8 @@ def check_masks(
     """
     if task.template.text != artefact_template:
         raise TunesmithError("tasks.template_differs")
-    if encoded and all(item.cut_tokens for item in encoded):
-        raise TunesmithError("tasks.all_rows_cut", rows=len(encoded), max_length=task.max_length)
-    sources = shares_by_source(examples, encoded)
-    for example in examples:
-        if example.origin.source not in sources:
-            raise TunesmithError("tasks.empty_mask", source=example.origin.source)
-    if not encoded:
-        raise TunesmithError("tasks.empty_mask", source="-")
+    _refuse_all_cut(task, encoded)
+    sources = _sources(examples, encoded)
     rows_with_end = sum(_trains_end(item, task.end_token_ids) for item in encoded)
     lacking = sum(not item.cut_tokens and not _trains_end(item, task.end_token_ids) for item in encoded)
     if lacking:

@@ -11,7 +11,7 @@ from string import Template
 from rich.text import Text
 
 from tunesmith.messages import both, say
-from tunesmith.tasks.chat import ChatTask, Encoded
+from tunesmith.tasks.base import Encoded, Task
 from tunesmith.tasks.mask_gate import SourceShare
 
 _TRAINED_STYLE = "black on green"
@@ -32,7 +32,7 @@ class Piece:
     ends: bool
 
 
-def pieces(task: ChatTask, item: Encoded) -> list[Piece]:
+def pieces(task: Task, item: Encoded) -> list[Piece]:
     """The tokens of a row with their weights. Tokens that split a character are shown together, if they weigh alike."""
     shown: list[Piece] = []
     waiting: list[int] = []
@@ -49,7 +49,7 @@ def pieces(task: ChatTask, item: Encoded) -> list[Piece]:
     return shown
 
 
-def _ends_within_character(task: ChatTask, token_ids: list[int], text: str) -> bool:
+def _ends_within_character(task: Task, token_ids: list[int], text: str) -> bool:
     """Whether bytes are missing behind these tokens: their text then has a replacement that they do not spell."""
     if not text.endswith("\ufffd"):
         return False
@@ -57,7 +57,7 @@ def _ends_within_character(task: ChatTask, token_ids: list[int], text: str) -> b
     return "".join(spelled) != "".join(task.tokenizer.convert_ids_to_tokens(token_ids))
 
 
-def as_terminal_text(task: ChatTask, item: Encoded) -> Text:
+def as_terminal_text(task: Task, item: Encoded) -> Text:
     """One row for the terminal: green is trained, blue is a trained end token, grey is only read."""
     text = Text()
     for piece in pieces(task, item):
@@ -77,7 +77,7 @@ def share_lines(sources: Mapping[str, SourceShare]) -> list[str]:
 _PAGE = Template(Path(__file__).with_name("xray_page.html").read_text("utf-8"))
 
 
-def as_page(task: ChatTask, items: Sequence[Encoded], sources: Mapping[str, SourceShare]) -> str:
+def as_page(task: Task, items: Sequence[Encoded], sources: Mapping[str, SourceShare]) -> str:
     """A page of rows with their masks and the shares by source, in both languages, without scripts."""
     legend = both("tasks.xray_legend")
     table = "".join(
@@ -91,7 +91,7 @@ def as_page(task: ChatTask, items: Sequence[Encoded], sources: Mapping[str, Sour
     )
 
 
-def _marked(task: ChatTask, item: Encoded) -> str:
+def _marked(task: Task, item: Encoded) -> str:
     marked: list[str] = []
     for piece in pieces(task, item):
         text = html.escape(piece.text)

@@ -22,6 +22,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.blocks import use_blocks
+from tunesmith.models.heads import draw_head, policy_of
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.low_rank import LowRank
@@ -34,7 +35,7 @@ from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.tasks.chat import ChatTask
+from tunesmith.tasks.base import Task
 from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
@@ -58,7 +59,7 @@ class StageInputs:
 
     loaded: Loaded
     base: BaseFolder
-    task: ChatTask
+    task: Task
     train_rows: Sequence[Features]
     validation_rows: Sequence[Features]
     folder: Path
@@ -73,14 +74,17 @@ class StageInputs:
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
     """Assemble a fit. Errors: train.nothing_to_train, train.beyond_context, and those of the adaptation."""
-    if not any(any(row.weights[1:]) for row in inputs.train_rows):  # nothing predicts a row's first token
+    if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
     spec = stage.train
-    policy = Policy(inputs.loaded.model)
+    loaded = inputs.loaded
+    policy = policy_of(loaded.model, loaded.head)
     policy.train()
+    draw_head(loaded.model, loaded.new, spec.seed)
+    new = frozenset(f"model.{name}" for name in loaded.new)
     seed = derive_seed(spec.seed, "adapter")
-    encode = partial(inputs.loaded.tokenizer.encode, add_special_tokens=False)
-    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode)
+    encode = partial(loaded.tokenizer.encode, add_special_tokens=False)
+    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new)
     _refuse_rows_beyond_context(policy, (*inputs.train_rows, *inputs.validation_rows))
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
@@ -174,7 +178,7 @@ def _passes(
 ) -> Passes:
     if spec.batch_size != "auto":
         return FixedPasses(pack, runtime, spec.batch_size if spec.packing else 1, spec.batch_size)
-    device, head = runtime.device, policy.model.get_output_embeddings().weight
+    device, head = runtime.device, policy.head
     # logits and their gradient, each in the head's number format and in float32
     logit_bytes = 2 * head.shape[0] * (head.element_size() + 4)
     return FittedPasses(

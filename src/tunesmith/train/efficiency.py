@@ -35,8 +35,10 @@ from tunesmith.core.events import Value
 from tunesmith.models.attention import documents_in_blocks
 from tunesmith.models.beginning import VirtualTokens, beginning_of
 from tunesmith.models.blocks import blocks_below_training, late_parts
+from tunesmith.models.encoder_attention import padded_length
 from tunesmith.models.packed import Documents, Packed, places
 from tunesmith.models.policy import Policy
+from tunesmith.models.sites import is_encoder
 from tunesmith.runtime.peak import Peak
 
 
@@ -65,6 +67,7 @@ class Meter:
         network: numbers in the matrices that give the beginning.
         again: whether activations are computed again in the backward pass.
         plain_attention: whether attention is plain products of our own (on a CPU) or the library's kernel.
+        both_ways: whether a token also attends to those behind it (an encoder): whole squares, padded to bands.
     """
 
     frozen: int
@@ -81,12 +84,13 @@ class Meter:
     network: int = 0
     again: bool = False
     plain_attention: bool = True
+    both_ways: bool = False
 
     @classmethod
     def of(cls, policy: Policy, *, again: bool, device: str) -> Meter:
         """The meter of a policy with its adaptation in place."""
-        body, config = policy.model.get_decoder(), policy.model.config.get_text_config()
-        head = policy.model.get_output_embeddings().weight
+        body, config = policy.model.base_model, policy.model.config.get_text_config()
+        head = policy.head
         matrices = _matrices(body)
         late = late_parts(policy.model)
         below, beginning = blocks_below_training(policy.model), beginning_of(policy.model)
@@ -106,6 +110,7 @@ class Meter:
             network=_numbers(_matrices(beginning), trained=True) if beginning else 0,
             again=again,
             plain_attention=device == "cpu",
+            both_ways=is_encoder(policy.model),
         )
 
     def of_batches(self, batches: Sequence[Packed]) -> Work:
@@ -121,7 +126,8 @@ class Meter:
         documents = _lengths(laid)
         blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * self.read_only) + 6 * self.places * self.network
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
-        pairs = sum(length * before + length * length / 2 for length, before in documents)
+        half = 1 if self.both_ways else 2
+        pairs = sum(length * before + length * length / half for length, before in documents)
         attended = 12 * self.attention_width - 8 * self.attention_read
         needed = blocks + kept * self.head * (6 if self.head_trains else 4) + attended * pairs
         forward, backward = self._attention_products(laid)
@@ -142,6 +148,9 @@ class Meter:
         its pairs are half of the square, or the whole rectangle where a document continues another.
         """
         forward = backward = 0.0
+        if self.both_ways:
+            pairs = float(sum(padded_length(length) ** 2 for length, _ in _lengths(documents)))
+            return 2 * pairs, 4 * pairs
         if self.plain_attention:
             for document in documents_in_blocks(documents):
                 pairs = float(sum((block.last - block.first) * block.reach for block in document.blocks))

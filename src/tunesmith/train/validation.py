@@ -8,14 +8,16 @@ import torch
 
 from tunesmith.core.events import Emitter
 from tunesmith.core.types import Example
-from tunesmith.evaluate.answers import ask_all, questions_of, score_answers
+from tunesmith.evaluate.answers import questions_of, score_answers
+from tunesmith.evaluate.examine import examine
 from tunesmith.models.packed import Features, Packed
 from tunesmith.models.policy import Policy
 from tunesmith.objectives.base import Objective
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.train import EarlyStoppingSpec
 from tunesmith.runtime.base import Runtime
-from tunesmith.tasks.chat import ChatTask
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.classes import ClassTask
 from tunesmith.train.passes import Passes
 
 TaskMetric = Callable[[Policy], Mapping[str, float]]
@@ -28,17 +30,17 @@ def no_task_metric(policy: Policy) -> Mapping[str, float]:
 
 
 def answered_metric(
-    task: ChatTask, examples: Sequence[Example], stopping: EarlyStoppingSpec, spec: EvaluateSpec, emitter: Emitter
+    task: Task, examples: Sequence[Example], stopping: EarlyStoppingSpec, spec: EvaluateSpec, emitter: Emitter
 ) -> TaskMetric:
     """Answers the first `stopping.rows` validation rows with the policy, where a metric of the task decides."""
     if stopping.metric == "loss":
         return no_task_metric
-    questions = questions_of(examples)[: stopping.rows]
+    several = isinstance(task, ClassTask) and task.head.several
+    questions = questions_of(examples[: stopping.rows], several=several)
     chosen = spec.model_copy(update={"metrics": [stopping.metric]})
 
     def measure(policy: Policy) -> Mapping[str, float]:
-        with policy.answering() as model:
-            answers = ask_all(model, task, questions, chosen, emitter, label="validation", timed=0)
+        answers = examine(policy, task, questions, chosen, emitter, label="validation", timed=0)
         return score_answers(answers, questions, chosen).scores.report.metrics
 
     return measure

@@ -10,12 +10,19 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.files import RawRow, Unread, listed
+from tunesmith.data.formats.labelled import LABELLED_READERS, is_text_class, is_token_class
 from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
 from tunesmith.data.formats.pairs import PAIR_READERS, read_label
 from tunesmith.recipe.specs.data import Layout
 
-READERS: Mapping[str, Converter] = {**CHAT_READERS, **PAIR_READERS}
-_SPECIAL_KINDS: Mapping[str, RowKind] = {"text": "text", "preference": "preference", "kto": "kto"}
+READERS: Mapping[str, Converter] = {**CHAT_READERS, **PAIR_READERS, **LABELLED_READERS}
+_SPECIAL_KINDS: Mapping[str, RowKind] = {
+    "text": "text",
+    "preference": "preference",
+    "kto": "kto",
+    "text_class": "text_class",
+    "token_class": "token_class",
+}
 _LISTS = ("messages", "conversations", "conversation")
 
 
@@ -63,12 +70,17 @@ def layout_of_row(row: Row, wanted: RowKind) -> Layout | None:
     """The layout of one row, None when its columns tell of none.
 
     `wanted` decides where columns allow more than one reading: a question, an answer and a label are a KTO row for
-    a stage that wants such rows; a row with a `text` beside other columns is text for a stage that wants text.
+    a stage that wants such rows; a row with a `text` beside other columns is text for a stage that wants text, and a
+    row of classes for one that wants these.
     """
     if wanted == "kto" and "label" in row and _is_query_response(row):
         return "kto"
     if wanted == "text" and "text" in row:
         return "text"
+    if wanted == "text_class" and is_text_class(row):
+        return "text_class"
+    if wanted == "token_class" and is_token_class(row):
+        return "token_class"
     return next((layout for layout, fits in _RULES if fits(row)), None)
 
 

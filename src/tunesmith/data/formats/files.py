@@ -37,7 +37,7 @@ class Unread:
 RawRow = Mapping[str, object] | Unread
 """A row by its file's column names, or why there is none."""
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".conll", ".bio")
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
 _ROW_LISTS = ("data", "rows", "examples", "train")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
@@ -115,7 +115,9 @@ def read_file(path: Path) -> RawFile:
         else:
             text = decode(path.read_bytes(), path)
             file = replace(file, encoding=text.encoding, guessed=text.guessed)
-            if suffix in (".csv", ".tsv"):
+            if suffix in (".conll", ".bio"):
+                rows = _read_conll(text)
+            elif suffix in (".csv", ".tsv"):
                 rows = _read_separated(text, path, "\t" if suffix == ".tsv" else ",")
             else:
                 rows = _read_json(text, path, lines=suffix != ".json")
@@ -291,3 +293,19 @@ def _as_row(value: object) -> RawRow:
         return Unread("duplicate_key", spelled(value)) if has_doubled_keys(value) else value
     except RecursionError:
         return Unread("too_deep", "")
+
+
+def _read_conll(text: Text) -> list[RawRow]:
+    """Sentences of a CoNLL file: a token and its tag a line (first and last column), an empty line between."""
+    rows: list[RawRow] = []
+    tokens: list[str] = []
+    tags: list[str] = []
+    for line in [*text.text.splitlines(), ""]:
+        parts = line.split()
+        if parts and parts[0] != "-DOCSTART-":
+            tokens.append(parts[0])
+            tags.append(parts[-1] if len(parts) > 1 else "")
+        elif tokens:
+            rows.append({"tokens": tokens, "tags": tags})
+            tokens, tags = [], []
+    return rows

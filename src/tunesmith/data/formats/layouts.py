@@ -33,6 +33,8 @@ class Record:
     chosen: tuple[Message, ...] = ()
     rejected: tuple[Message, ...] = ()
     label: bool | None = None
+    tokens: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     cut: int = 0
 
 

@@ -202,7 +202,7 @@ def _group(row: Mapping[str, object], column: str | None) -> str:
 
 def _check_text(record: Record, group: str) -> None:
     """A lone surrogate (half of a character) can be written in JSON but not in UTF-8. Raises RowDefect."""
-    pieces = [record.text, record.tools, group]
+    pieces = [record.text, record.tools, group, *record.tokens, *record.labels]
     for turn in (*record.messages, *record.chosen, *record.rejected):
         pieces += [turn.content, turn.name, turn.tool_call_id]
         pieces += [part for call in turn.tool_calls for part in (call.name, call.arguments, call.id)]
@@ -231,6 +231,8 @@ def _append(columns: dict[str, list[object]], record: Record, number: int, name:
         turns(record.chosen),
         turns(record.rejected),
         record.label,
+        list(record.tokens),
+        list(record.labels),
     )
     for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

@@ -33,6 +33,9 @@ class LoraSpec(Spec):
         "all-linear",
         description="All linear layers of the blocks, only those of attention or mlp, or a list of names.",
     )
+    first_layer: int | None = Field(
+        None, ge=-1024, le=1024, description="First block with additions; -1 is the last. None puts them on all blocks."
+    )
     use_rslora: bool = Field(False, description="Count the addition alpha / sqrt(rank), for large ranks (2312.03732).")
     use_dora: bool = Field(
         False, description="Train the length of every output's weights beside their turn (2402.09353)."

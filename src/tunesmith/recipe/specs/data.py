@@ -18,7 +18,10 @@ Layout = Literal[
     "text",
     "preference",
     "kto",
+    "text_class",
+    "token_class",
 ]
+Task = Literal["chat", "text_class", "token_class"]
 
 
 class SourceSpec(Spec):
@@ -62,10 +65,11 @@ class SplitSpec(Spec):
 class DataSpec(Spec):
     """The rows of a run or of one stage."""
 
-    task: Literal["chat"] = Field("chat", description="What the rows mean.")
-    rows: Literal["chat", "text", "preference", "kto"] = Field(
-        "chat", description="Kind of rows the stage learns from."
+    task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
+    rows: Literal["chat", "text", "preference", "kto", "text_class", "token_class"] = Field(
+        "chat", description="Kind of rows the stage learns from; unless stated, the kind that the task is named after."
     )
+    multi_label: bool = Field(False, description="text_class: a text may have several labels, or none.")
     sources: list[SourceSpec] = Field(min_length=1, description="Files and folders, read in this order.")
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
@@ -73,3 +77,16 @@ class DataSpec(Spec):
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_of_the_task(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("task"), str) and "rows" not in values:
+            return {**values, "rows": values["task"]}
+        return values
+
+    @model_validator(mode="after")
+    def _has_several_labels_for_a_reason(self) -> Self:
+        if self.multi_label and self.task != "text_class":
+            raise ValueError("multi_label_task")
+        return self

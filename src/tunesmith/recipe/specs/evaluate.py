@@ -9,19 +9,20 @@ from pydantic import Field
 from tunesmith.recipe.specs.base import MOST, Spec
 
 ChatMetric = Literal["json_exact", "json_valid", "rouge_l", "bleu_4", "exact_match"]
+ClassMetric = Literal["accuracy", "macro_f1", "micro_f1", "entity_f1", "token_accuracy"]
 
 
 class EvaluateSpec(Spec):
     """Baselines, metrics and limits of the evaluation."""
 
-    baseline: Literal["base"] = Field("base", description="What the tuned model is compared with: the untouched base.")
     examples: int = Field(
         3, ge=0, le=16, description="Examples shown in the prompt of the second baseline; 0 leaves it out."
     )
-    metrics: list[ChatMetric] = Field(
+    metrics: list[ChatMetric | ClassMetric] = Field(
         ["exact_match", "rouge_l", "bleu_4"],
         min_length=1,
-        description="Metrics; the first decides blind comparisons.",
+        description="Metrics; the first decides blind comparisons. Of classes, unless stated: accuracy (micro_f1 of "
+        "several) and macro_f1, of tokens entity_f1.",
     )
     max_rows: int | None = Field(
         None, ge=1, le=MOST, description="Test rows used, drawn with the split's seed; none takes all."

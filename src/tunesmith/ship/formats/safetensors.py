@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tunesmith.core.files import write_json
 from tunesmith.models.allowed import read_allowed
+from tunesmith.models.heads import Head, class_name
 from tunesmith.models.texts import WHOLE_FILES
 from tunesmith.models.weights import read_headers
 
@@ -34,7 +35,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def write_safetensors(
-    folder: Path, tensors: Mapping[str, Tensor], base: Path, tokenizer: Path, dtype: torch.dtype
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    base: Path,
+    tokenizer: Path,
+    dtype: torch.dtype,
+    head: Head | None = None,
 ) -> None:
     """Write weights, configuration, tokenizer and template.
 
@@ -43,12 +49,15 @@ def write_safetensors(
         base: folder whose config.json and generation_config.json describe them.
         tokenizer: folder whose tokenizer and template the model was trained with.
         dtype: number format on disk.
+        head: the task head among the tensors.
     """
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # only what was used here is handed on: no key that another loader would obey
     config = {**read_allowed(base, "config.json").values, "dtype": dtype_name(dtype)}
     config.pop("torch_dtype", None)
+    if head is not None:
+        config |= {**head.config(), "architectures": [class_name(str(config["model_type"]), head)]}
     write_json(folder / "config.json", config)
     for source, name in ((base, "generation_config.json"), (tokenizer, "special_tokens_map.json")):
         if (source / name).is_file():

@@ -1,0 +1,111 @@
+"""Attention of packed batches in both directions: every token attends to all tokens of its document.
+
+Documents are laid side by side in a few bands of equal padded length, and one product of a band does what a loop over
+its documents would: with texts of a dozen tokens the loop's calls, not its arithmetic, would be the time.
+
+Shape letters: T tokens of the batch, D documents of a band, L its padded length, H heads, S size of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.models.packed import Documents
+
+PACKED_ENCODER_ATTENTION = "tunesmith_packed_encoder"
+"""Name under which transformers finds it."""
+_GRAIN = 8
+"""Lengths of a band are multiples of this: few bands, little padding, few shapes of products."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Documents of like length: where in the batch each of their tokens lies, and which are padding."""
+
+    places: Tensor  # [D * L], padding points at the document's first token
+    padding: Tensor  # [D, 1, 1, L], -inf where a key is padding, else 0
+    rows: Tensor  # [tokens of the band], places within D * L that are no padding
+    length: int
+
+
+def padded_length(tokens: int) -> int:
+    """Tokens that a document of so many is computed as."""
+    return -(-tokens // _GRAIN) * _GRAIN
+
+
+@lru_cache(maxsize=4)
+def bands(documents: Documents, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Band, ...], Tensor]:
+    """The bands of a batch, and where each token of it stands in their outputs laid end to end, [T].
+
+    Errors: packed.packed_only for documents that continue others.
+    """
+    if any(parent >= 0 for parent in documents.parents):
+        raise TunesmithError("packed.packed_only")
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for first, last in documents.spans:
+        by_length.setdefault(padded_length(last - first), []).append((first, last))
+    found = [_band(length, spans, device, dtype) for length, spans in sorted(by_length.items())]
+    order = torch.cat([band.places[band.rows] for band in found]) if found else torch.zeros(0, dtype=torch.long)
+    return tuple(found), order.argsort()
+
+
+def _band(length: int, spans: list[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Band:
+    first_D, last_D = (torch.tensor(each, device=device)[:, None] for each in zip(*spans, strict=True))
+    places_DL = first_D + torch.arange(length, device=device)
+    is_padding_DL = places_DL >= last_D
+    padding = torch.zeros(is_padding_DL.shape, dtype=dtype, device=device).masked_fill_(is_padding_DL, float("-inf"))
+    places = torch.where(is_padding_DL, first_D, places_DL).flatten()
+    return Band(places, padding[:, None, None], (~is_padding_DL).flatten().nonzero()[:, 0], length)
+
+
+def encoder_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    documents: Documents | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention for transformers: query, key and value [1, H, T, S] -> [1, T, H, S].
+
+    `documents` travels as an argument of the model's forward. Errors: packed.packed_only for padded batches, several
+    sequences, attention dropout or a call without documents.
+    """
+    if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
+        raise TunesmithError("packed.packed_only")
+    found, order_T = bands(documents, query.device, query.dtype)
+    factor = scaling if scaling is not None else query.shape[-1] ** -0.5
+    tokens_first = [each[0].transpose(0, 1) for each in (query, key, value)]  # [T, H, S]
+    parts = [_band_attention(band, tokens_first, factor) for band in found]
+    out_THS = torch.cat(parts)[order_T]
+    return out_THS[None], None
+
+
+def _band_attention(band: Band, tokens_first: list[Tensor], scaling: float) -> Tensor:
+    """Outputs of the tokens of a band, in its order, [tokens, H, S]."""
+    queries, keys, values = (
+        each.index_select(0, band.places).unflatten(0, (-1, band.length)).transpose(1, 2) for each in tokens_first
+    )  # [D, H, L, S]
+    scores_DHLL = (queries * scaling) @ keys.transpose(-1, -2) + band.padding
+    out_DHLS: Tensor = torch.softmax(scores_DHLL, dim=-1) @ values
+    return out_DHLS.transpose(1, 2).flatten(0, 1).index_select(0, band.rows)
+
+
+def _refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:
+    """The mask of a packed batch: none at all; a padded batch is refused."""
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise TunesmithError("packed.packed_only")
+
+
+AttentionInterface.register(PACKED_ENCODER_ATTENTION, encoder_attention)
+AttentionMaskInterface.register(PACKED_ENCODER_ATTENTION, _refuse_padding)

@@ -1,0 +1,171 @@
+"""Task heads: a body that gives classes to texts or to tokens, over packed batches.
+
+Body and head are transformers' own classes for sequence and token classification, so that what is written here is read
+by any tool. A head is new where the base has no weights for it; it then trains whatever the adaptation is.
+
+Shape letters: T tokens, K positions that have classes (the class token of a text, or the first piece of a word),
+W width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.seed import derive_seed
+from tunesmith.models.attention import PACKED_ATTENTION
+from tunesmith.models.encoder_attention import PACKED_ENCODER_ATTENTION
+from tunesmith.models.packed import Packed
+from tunesmith.models.policy import Policy
+from tunesmith.models.sites import is_encoder
+
+HeadTask = Literal["text_class", "token_class"]
+_POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta")
+"""Architectures that count positions from the one behind the padding token's number."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a head answers: `labels` by their number; with `several` a text has any number of them."""
+
+    task: HeadTask
+    labels: tuple[str, ...]
+    several: bool = False
+
+    def config(self) -> dict[str, object]:
+        """The keys of a model's configuration that say so."""
+        numbered = dict(enumerate(self.labels))
+        stated: dict[str, object] = {"id2label": numbered, "label2id": {name: n for n, name in numbered.items()}}
+        if self.task == "text_class":
+            kind = "multi_label" if self.several else "single_label"
+            stated["problem_type"] = f"{kind}_classification"
+        return stated
+
+
+def class_name(architecture: str, head: Head) -> str:
+    """The name of transformers' class for a body with this head."""
+    tables = {
+        "text_class": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "token_class": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }
+    return str(tables[head.task][architecture])
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters that are the head's and not the body's."""
+    prefix = f"{model.base_model_prefix}."
+    return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+
+
+def draw_head(model: PreTrainedModel, names: tuple[str, ...], seed: int) -> None:
+    """Give new parameters their first values, drawn from a seed: matrices by the model's own spread, biases 0."""
+    spread = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
+    parameters = dict(model.named_parameters())
+    for place, name in enumerate(names):
+        parameter = parameters[name].data
+        if parameter.ndim == 1:
+            parameter.fill_(0.0)
+            continue
+        generator = torch.Generator().manual_seed(derive_seed(seed, "head", place))
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+
+
+def set_dropout(model: PreTrainedModel, share: float) -> int:
+    """Set the model's dropout layers behind its linear layers; that of attention is off. Returns how many there are."""
+    found = 0
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            in_attention = name.endswith((".self.dropout", "attn.dropout"))
+            module.p = 0.0 if in_attention else share
+            found += not in_attention
+    return found
+
+
+class ClassPolicy(Policy):
+    """A body with a head over packed batches; `forward` gives losses like any policy's.
+
+    Errors: packed.other_head.
+    """
+
+    def __init__(self, model: PreTrainedModel, several: bool = False) -> None:
+        self.attention = PACKED_ENCODER_ATTENTION if is_encoder(model) else PACKED_ATTENTION
+        super().__init__(model)
+        self._several = several
+        architecture, padding = str(model.config.model_type), model.config.pad_token_id
+        self._first_position = int(padding) + 1 if architecture in _POSITIONS_BEHIND_PADDING else 0
+
+    def check_head(self, model: PreTrainedModel) -> None:
+        """Refuse what has no classifier. Errors: packed.other_head."""
+        if not (hasattr(model, "classifier") or hasattr(model, "score")):
+            raise TunesmithError("packed.other_head", architecture=str(model.config.model_type), part="classifier")
+
+    @property
+    def head(self) -> Tensor:
+        """The matrix that makes scores of hidden states, [C, W]."""
+        return next(each for each in reversed(list(_classifier(self.model).parameters())) if each.ndim == 2)
+
+    def positions(self, position_ids: Tensor) -> Tensor:
+        """Positions counted from 0 as the model counts them."""
+        return position_ids + self._first_position
+
+    def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
+        """Negative log-likelihood of `batch.target`, [K] float32 or wider, unweighted.
+
+        Where classes do not exclude each other it is the sum of C independent yes-or-no decisions over C, as in
+        torch's `binary_cross_entropy_with_logits`.
+        """
+        scores_KC = self.logits(batch)
+        if not self._several:
+            return cross_entropy(scores_KC, batch.target, reduction="none", label_smoothing=label_smoothing)
+        wanted_KC = batch.target.to(scores_KC.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        return binary_cross_entropy_with_logits(scores_KC, wanted_KC, reduction="none").mean(-1)
+
+    def logits(self, batch: Packed) -> Tensor:
+        """Scores of every class at `batch.keep`, [K, C] in float32 or wider."""
+        scores_KC = class_scores(self.model, self.hidden(batch))
+        return scores_KC.to(torch.promote_types(scores_KC.dtype, torch.float32))
+
+
+def policy_of(model: PreTrainedModel, head: Head | None) -> Policy:
+    """The policy over a model: with a head one that gives classes, else one that gives the next token.
+
+    Errors: packed.other_head.
+    """
+    return Policy(model) if head is None else ClassPolicy(model, head.several)
+
+
+def class_scores(model: PreTrainedModel, hidden_KW: Tensor) -> Tensor:
+    """What the model's own head says of hidden states, [K, C].
+
+    Texts: BERT goes through its pooler, RoBERTa's head takes the first token of a sequence, a decoder's is a matrix.
+    """
+    classifier = _classifier(model)
+    scores_KC: Tensor
+    if hasattr(classifier, "out_proj"):
+        scores_KC = classifier(hidden_KW[:, None])
+        return scores_KC
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is not None:
+        hidden_KW = pooler(hidden_KW[:, None])
+    dropout = getattr(model, "dropout", None)
+    if isinstance(dropout, nn.Dropout):
+        hidden_KW = dropout(hidden_KW)
+    scores_KC = classifier(hidden_KW)
+    return scores_KC
+
+
+def _classifier(model: PreTrainedModel) -> nn.Module:
+    found = getattr(model, "classifier", None) or getattr(model, "score", None)
+    if not isinstance(found, nn.Module):
+        raise TunesmithError("packed.other_head", architecture=str(model.config.model_type), part="classifier")
+    return found

@@ -1,0 +1,63 @@
+"""Tokens that have a class each, such as names in a text (BIO or BIOES tags).
+
+The tokenizer splits a token into pieces; the model answers once a token. An encoder answers at the first piece, as is
+usual; a decoder at the last one, the only one that has seen the whole token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tunesmith.core.types import Example
+from tunesmith.models.packed import Features
+from tunesmith.tasks.base import Encoded
+from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask
+
+
+class TokenClassTask(ClassTask):
+    """One place of answer a token that has pieces within the length limit."""
+
+    def encode(self, example: Example) -> Encoded:
+        """The pieces of all tokens, with the tokenizer's own marks around; the class of each at one of its pieces."""
+        ids, places, cut = self._pieces(example.tokens)
+        classes = tuple((self._number[example.labels[token]],) for token in places.values())
+        return Encoded(self._features(example.row, ids, places, classes), cut)
+
+    def read(self, asked: Asked) -> Features:
+        """The tokens, their places of answer marked."""
+        ids, places, _ = self._pieces(asked.tokens)
+        return self._features(asked.row, ids, places, ((0,),) * len(places))
+
+    def _features(
+        self, row: int, ids: Sequence[int], places: dict[int, int], classes: tuple[tuple[int, ...], ...]
+    ) -> Features:
+        weights = tuple(float(place in places) for place in range(len(ids)))
+        return Features(row, tuple(ids), weights, classes)
+
+    def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], dict[int, int], int]:
+        """Piece ids, the token that is answered at each place, and how many pieces fell off at the end."""
+        read = self.tokenizer(list(tokens), is_split_into_words=True, truncation=True, max_length=self.max_length)
+        ids: list[int] = read["input_ids"]
+        places: dict[int, int] = {}
+        seen: dict[int, int] = {}
+        for place, token in enumerate(read.word_ids()):
+            if token is None or (self.is_encoder and token in seen):
+                continue
+            if token in seen:
+                del places[seen[token]]
+            seen[token] = place
+            places[place] = token
+        cut = 0
+        if len(ids) == self.max_length:
+            cut = len(self.tokenizer(list(tokens), is_split_into_words=True)["input_ids"]) - len(ids)
+        return ids, places, cut
+
+    def answer(self, scores_KC: Tensor, asked: Asked) -> str:
+        """A tag for every token, with blanks between; `O` for one that has no piece."""
+        tags = [OUTSIDE] * len(asked.tokens)
+        _, places, _ = self._pieces(asked.tokens)
+        for token, best in zip(places.values(), scores_KC.argmax(-1).tolist(), strict=True):
+            tags[token] = self.head.labels[best]
+        return " ".join(tags)
