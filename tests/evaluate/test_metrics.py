@@ -143,7 +143,7 @@ def test_score_gives_values_and_rows_of_every_metric() -> None:
 @pytest.mark.parametrize(
     ("names", "answers", "references", "code"),
     [
-        (["accuracy"], ["a"], ["a"], "evaluate.unknown_metric"),
+        (["fluency"], ["a"], ["a"], "evaluate.unknown_metric"),
         (["rouge_l"], [], [], "evaluate.no_rows"),
         (["rouge_l"], ["a"], ["a", "b"], "evaluate.rows_differ"),
     ],

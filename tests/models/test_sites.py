@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models import sites
 from tunesmith.models.load import load_model
-from tunesmith.models.sites import check_names, find_sites
+from tunesmith.models.sites import check_names, find_sites, linear_names
 from tunesmith.models.tiny import tiny_chat_model
 
 
@@ -29,8 +29,9 @@ def build(architecture: str) -> PreTrainedModel:
         "pad_token_id": 0,
     }
     config = AutoConfig.for_model(architecture, **settings)
+    kind = AutoModelForSequenceClassification if architecture in sites.ENCODERS else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = kind.from_config(config)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -41,18 +42,20 @@ def test_the_table_names_every_linear_layer_of_the_blocks_and_no_other(architect
     found = find_sites(model)
     assert found.architecture == architecture
     blocks = {
-        name.rpartition(".")[2]
+        name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layers." in name
+        if isinstance(module, nn.Linear) and (".layers." in name or ".layer." in name)
     }
-    assert set(found.linears) == blocks and len(found.linears) == len(blocks)
-    within_attention = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".self_attn." in name
-    }
-    assert set(found.attention) == within_attention
+    by_role = {role: reached(linear_names(model, role), blocks) for role in ("attention", "mlp", "all-linear")}
+    assert by_role["all-linear"] == blocks
+    assert by_role["attention"] == {name for name in blocks if ".self_attn." in name or ".attention." in name}
+    assert by_role["mlp"] == blocks - by_role["attention"]
     check_names(model, found.linears)
+
+
+def reached(ends: list[str], names: set[str]) -> set[str]:
+    """The layers that PEFT puts additions on when its list of targets has these ends."""
+    return {name for name in names if any(name.endswith(f".{end}") for end in ends)}
 
 
 def test_an_unknown_architecture_and_an_unknown_name_are_refused_with_what_is_known() -> None:

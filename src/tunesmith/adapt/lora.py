@@ -57,6 +57,7 @@ class LoraAttached:
         self._config = cast(LoraConfig, wrapped.peft_config["default"])
         self._base_name = base_name
         self._new = new
+        self._task_type = _TASK_TYPES[type(policy.model).__name__.rpartition("For")[2]]
         self._parameters = {n: each for n, each in policy.named_parameters() if ".lora_" in n or n in new}
         self.trainable = frozenset(self._parameters)
         self._began = {}
@@ -84,7 +85,8 @@ class LoraAttached:
                 },
             )
         if self._new:
-            stated = replace(stated, modules_to_save=sorted({name.split(".")[-2] for name in self._new}))
+            modules = sorted({name.split(".")[-2] for name in self._new})
+            stated = replace(stated, modules_to_save=modules, task_type=self._task_type)
         # PEFT writes its set of names in the order of this process's hashes; equal runs have equal bytes.
         values = {name: sorted(value) if isinstance(value, set) else value for name, value in stated.to_dict().items()}
         (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -152,7 +154,7 @@ def attach_lora(
         use_dora=spec.use_dora,
         init_lora_weights=True if spec.init_lora_weights == "default" else spec.init_lora_weights,
         layers_to_transform=_layers_from(policy, spec.first_layer),
-        task_type=_TASK_TYPES[type(policy.model).__name__.rpartition("For")[2]],
+        task_type=None if new else "CAUSAL_LM",  # told of a head PEFT would put a copy of it in its place
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -86,11 +87,14 @@ def label_scores(policy: ClassPolicy, task: ClassTask, questions: Sequence[Quest
 
 
 @torch.inference_mode()
-def _scores(policy: ClassPolicy, task: ClassTask, questions: Sequence[Question]) -> tuple[Tensor, ...]:
-    read = [task.read(each) for each in questions]
-    scores_KC = policy.logits(task.pack(read).to(policy.device)).float().cpu()
-    parts: tuple[Tensor, ...] = scores_KC.split([each.learned for each in read])
-    return parts
+def _scores(policy: ClassPolicy, task: ClassTask, questions: Sequence[Question]) -> list[Tensor]:
+    read = [replace(task.read(each), row=place) for place, each in enumerate(questions)]
+    batch = task.pack(read)
+    scores_KC = policy.logits(batch.to(policy.device)).float().cpu()
+    # Rows that begin alike stand side by side in a batch, whatever their order here.
+    order = [row for row in batch.row.tolist() if row >= 0]
+    parts = scores_KC.split([read[row].learned for row in order])
+    return [part for _, part in sorted(zip(order, parts, strict=True), key=lambda pair: pair[0])]
 
 
 def _answers(policy: ClassPolicy, task: ClassTask, questions: Sequence[Question]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A real model in well under a second: a small random Llama with its own tokenizer, for tests and dry runs."""
+"""Real models in well under a second: a small random Llama, or BERT, with its own tokenizer, for tests and dry runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from tunesmith.core.files import new_folder
 from tunesmith.models.byte_bpe import build_tokenizer, merges_of, pre_tokenizer, write_tokenizer
@@ -78,6 +78,47 @@ def tiny_chat_model(
         config.dtype = "float32"
         config.save_pretrained(folder)
         write_tokenizer(folder, tokenizer, CHATML_TEMPLATE, bos="<|im_start|>", eos="<|im_end|>", context=context)
+    return directory
+
+
+def tiny_encoder(
+    directory: Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    heads: int = 4,
+    context: int = 128,
+    seed: int = 0,
+    spread: float = 0.02,
+) -> Path:
+    """Write a random BERT without a head in the Hugging Face layout and return its folder.
+
+    A text stands between a start and an end token, as BERT's between [CLS] and [SEP]. Arguments: see `tiny_chat_model`.
+    """
+    tokenizer = tiny_tokenizer()
+    start, end = CONTROL_TOKENS[_START_ID], CONTROL_TOKENS[_END_ID]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, _START_ID), (end, _END_ID)]
+    )
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=hidden,
+        intermediate_size=hidden * 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        initializer_range=spread,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config)
+    with new_folder(directory) as folder:
+        save_file(dict(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+        config.architectures = ["BertModel"]
+        config.dtype = "float32"
+        config.save_pretrained(folder)
+        write_tokenizer(folder, tokenizer, "", bos=start, eos=end, pad=CONTROL_TOKENS[0], context=context)
     return directory
 
 

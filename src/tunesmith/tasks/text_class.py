@@ -29,7 +29,7 @@ class TextClassTask(ClassTask):
         ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
         cut = 0
         if len(ids) == self.max_length:
-            cut = len(self.tokenizer(text)["input_ids"]) - len(ids)
+            cut = len(self.tokenizer(text, verbose=False)["input_ids"]) - len(ids)
         place = 0 if self.is_encoder else len(ids) - 1
         weights = tuple(float(each == place) for each in range(len(ids)))
         return Encoded(Features(row, tuple(ids), weights, (classes,) if ids else ()), cut)

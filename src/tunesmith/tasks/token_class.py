@@ -51,7 +51,7 @@ class TokenClassTask(ClassTask):
             places[place] = token
         cut = 0
         if len(ids) == self.max_length:
-            cut = len(self.tokenizer(list(tokens), is_split_into_words=True)["input_ids"]) - len(ids)
+            cut = len(self.tokenizer(list(tokens), is_split_into_words=True, verbose=False)["input_ids"]) - len(ids)
         return ids, places, cut
 
     def answer(self, scores_KC: Tensor, asked: Asked) -> str:
