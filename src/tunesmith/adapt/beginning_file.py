@@ -6,7 +6,7 @@ they trained is not in the file, so its settings are without effect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def published_beginning(change: Path) -> dict[str, object]:
     return dict(stated.to_dict())
 
 
-def put_on_beginning(model: PreTrainedModel, change: Path) -> None:
+def put_on_beginning(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
     """Put a saved beginning before everything that the model reads.
 
     Errors: ship.adapter_setting, ship.adapter_keys, packed.beginning_window, models.broken_weights.

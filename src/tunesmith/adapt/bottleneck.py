@@ -9,7 +9,7 @@ On disk, in a form of our own, since PEFT knows none of them:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -99,7 +99,7 @@ def bottleneck_settings(change: Path) -> dict[str, object]:
     return {"kind": "bottleneck", **{key: config[key] for key in known}}
 
 
-def put_on_bottleneck(model: PreTrainedModel, change: Path) -> None:
+def put_on_bottleneck(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
     """Put saved bottlenecks on a model, which computes with them from then on.
 
     Errors: those of `bottleneck_settings` and `attach_bottleneck`, ship.adapter_keys, ship.not_finite, ship.no_change,

@@ -18,6 +18,8 @@ TASK_METRICS = {
     "text_class": ("accuracy", "macro_f1", "micro_f1"),
     "token_class": ("entity_f1", "token_accuracy"),
 }
+WITH_HEAD = ("full", "subset", "lora")
+"""Adaptations beside which a task head trains."""
 FORMATS_OF_CLASSES = ("safetensors",)
 """Formats that hold a task head."""
 
@@ -27,7 +29,7 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights.
+    compat.format_needs_merge, compat.whole_weights, compat.head_adaptation.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -62,6 +64,8 @@ def _check_formats(recipe: Recipe) -> None:
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
     if recipe.data.task != "chat":
+        if adapt.kind not in WITH_HEAD:
+            raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
         for kind in recipe.formats:
             if kind not in FORMATS_OF_CLASSES:
                 known = ", ".join(FORMATS_OF_CLASSES)
