@@ -30,7 +30,7 @@ from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic
+from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, user_path, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
@@ -55,6 +55,7 @@ from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.identity import anchored, identity, refuse_changed_sources, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import DistillSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
@@ -72,6 +73,7 @@ from tunesmith.train.loop import Job, fit
 from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.settle import settled
+from tunesmith.train.teacher import TEACHER, TeacherModel
 from tunesmith.train.validation import answered_metric
 
 XRAY_ROWS = 24
@@ -352,7 +354,7 @@ def measure_baseline(work: Work) -> None:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
 
 
-@_stage("train", f"*/{BEST}/{MANIFEST}", f"*/{FISHER}/{MANIFEST}")
+@_stage("train", f"*/{BEST}/{MANIFEST}", f"*/{FISHER}/{MANIFEST}", f"*/{TEACHER}/{MANIFEST}")
 def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)
@@ -467,7 +469,7 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
 
 def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
     """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
-    base = work.base()
+    base, teacher = work.base(), _teacher(work, stage)
     inputs = StageInputs(
         loaded=work.load(base),
         base=base,
@@ -475,24 +477,50 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
         train_rows=work.features("train"),
         validation_rows=work.features("validation"),
         folder=folder,
-        conditions=_conditions(work, base, runtime),
+        conditions=_conditions(work, base, runtime, teacher),
         task_metric=answered_metric(
             work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
         ),
         accept_machine=work.accept_machine,
         old_rows=work.old_features(stage),
         kept=work.path / stage.name,
+        teacher=teacher,
     )
     return build(stage, inputs, runtime, emitter)
 
 
-def _conditions(work: Work, base: BaseFolder, runtime: Runtime) -> Conditions:
+def _teacher(work: Work, stage: StageSpec) -> TeacherModel | None:
+    """The model whose distribution a stage learns: of a run the tuned one, as it is evaluated.
+
+    Errors: those of `resolve_base` and `Run.open`.
+    """
+    spec = stage.objective
+    if not isinstance(spec, DistillSpec) or spec.level != "logits":
+        return None
+    dtype, device = DTYPES[work.recipe.model.dtype], work.recipe.runtime.device
+    path = user_path(spec.teacher, work.recipe_folder)
+    if not (path / LOCK).is_file():
+        base = resolve_base(spec.teacher, offline=work.recipe.model.offline or None)
+        return TeacherModel(spec.teacher, base.sha256, lambda: load_model(base.path, dtype=dtype, device=device))
+    run, recipe = Run.open(path), load_recipe(path / LOCK)
+    other = Work(run, recipe, Path(str(run.manifest()["recipe_folder"])), SILENT)
+    tuned = other.base()
+    sha256 = f"{tuned.sha256} {sha256_file(_proven_change(other) / MANIFEST)}"
+
+    def load() -> Loaded:
+        return merge_into(load_model(tuned.path, dtype=dtype, device=device), tuned, other.change)
+
+    return TeacherModel(spec.teacher, sha256, load)
+
+
+def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: TeacherModel | None) -> Conditions:
     """All that a training of this run depends on."""
     rows = read_manifest(work.path / data_room.FOLDER)["files"]
     inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
-    return Conditions(inputs | _base_facts(base), machine_now(work.recipe))
+    taught = {"teacher": teacher.sha256} if teacher else {}
+    return Conditions(inputs | _base_facts(base) | taught, machine_now(work.recipe))
 
 
 def shipping(work: Work) -> Shipping:

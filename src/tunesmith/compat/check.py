@@ -7,7 +7,7 @@ from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
 from tunesmith.recipe.specs.ship import BESIDE
 
-ROWS_OF_OBJECTIVE = {"supervised": ("chat",)}
+ROWS_OF_OBJECTIVE = {"supervised": ("chat",), "distill": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
 HELD_BY_EWC = ("full", "subset", "lora")

@@ -28,10 +28,13 @@ from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.models.texts import TOKENIZER_FILES
+from tunesmith.objectives.base import Objective
+from tunesmith.objectives.distill import Distill
 from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
+from tunesmith.recipe.specs.objectives import SupervisedSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
@@ -46,6 +49,7 @@ from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.replay import ReplaySource
 from tunesmith.train.stopper import Stopper
+from tunesmith.train.teacher import TeacherModel, stage_teacher
 from tunesmith.train.unfreezing import Unfreezing
 from tunesmith.train.validation import TaskMetric, Validator
 
@@ -69,6 +73,8 @@ class StageInputs:
     """Encoded rows of older tasks, by what the stage wants with them: ewc, replay."""
     kept: Path | None = None
     """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
+    teacher: TeacherModel | None = None
+    """Whose distribution is learned; nobody's, or one whose answers are the rows."""
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
@@ -93,7 +99,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     _say_what_trains(policy, attached, emitter)
     source = _source(stage, inputs, runtime, emitter)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
-    objective = Supervised(stage.objective)
+    objective = _objective(stage, inputs, policy, runtime, emitter)
     optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
     passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
@@ -134,6 +140,22 @@ def _refuse_rows_beyond_context(policy: Policy, rows: Sequence[Features]) -> Non
         raise TunesmithError(
             "train.beyond_context", tokens=longest, places=places, context=context, most=context - places
         )
+
+
+def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: Runtime, emitter: Emitter) -> Objective:
+    """Toward what the stage is trained; answers of a teacher are rows like any others."""
+    spec = stage.objective
+    if isinstance(spec, SupervisedSpec):
+        return Supervised(spec)
+    if inputs.teacher is None:
+        return Supervised(SupervisedSpec())
+    head: Tensor = policy.model.get_output_embeddings().weight
+    rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
+    folder, tokenizer = inputs.kept or inputs.folder, inputs.loaded.tokenizer
+    teacher = stage_teacher(
+        spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter
+    )
+    return Distill(spec, teacher)
 
 
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
