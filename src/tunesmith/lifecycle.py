@@ -30,7 +30,7 @@ from tunesmith.compat.check import check
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, user_path, write_atomic
+from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.process import available_cores
@@ -55,13 +55,13 @@ from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.identity import anchored, identity, refuse_changed_sources, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.objectives import DistillSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.merge import merge_into
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
+from tunesmith.ship.teachers import ANSWERS, teacher_of_logits, with_answers
 from tunesmith.ship.yardstick import parity_chats, parity_metric
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.mask_gate import check_masks
@@ -302,6 +302,7 @@ def prepare_data(work: Work) -> None:
     task, ledger = work.task, Ledger()
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
+    prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
     encoded = {name: task.encode_all(rows, ledger) for name, rows in examples.items()}
     template = folder_template(work.base().path)
@@ -318,7 +319,8 @@ def prepare_data(work: Work) -> None:
     written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    work.run.record_files(*written, work.path / "ledger.jsonl", work.path / "xray.html")
+    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
+    work.run.record_files(*written, *files)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
@@ -469,7 +471,7 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
 
 def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
     """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
-    base, teacher = work.base(), _teacher(work, stage)
+    base, teacher = work.base(), teacher_of_logits(work.recipe, stage, work.recipe_folder)
     inputs = StageInputs(
         loaded=work.load(base),
         base=base,
@@ -487,30 +489,6 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
         teacher=teacher,
     )
     return build(stage, inputs, runtime, emitter)
-
-
-def _teacher(work: Work, stage: StageSpec) -> TeacherModel | None:
-    """The model whose distribution a stage learns: of a run the tuned one, as it is evaluated.
-
-    Errors: those of `resolve_base` and `Run.open`.
-    """
-    spec = stage.objective
-    if not isinstance(spec, DistillSpec) or spec.level != "logits":
-        return None
-    dtype, device = DTYPES[work.recipe.model.dtype], work.recipe.runtime.device
-    path = user_path(spec.teacher, work.recipe_folder)
-    if not (path / LOCK).is_file():
-        base = resolve_base(spec.teacher, offline=work.recipe.model.offline or None)
-        return TeacherModel(spec.teacher, base.sha256, lambda: load_model(base.path, dtype=dtype, device=device))
-    run, recipe = Run.open(path), load_recipe(path / LOCK)
-    other = Work(run, recipe, Path(str(run.manifest()["recipe_folder"])), SILENT)
-    tuned = other.base()
-    sha256 = f"{tuned.sha256} {sha256_file(_proven_change(other) / MANIFEST)}"
-
-    def load() -> Loaded:
-        return merge_into(load_model(tuned.path, dtype=dtype, device=device), tuned, other.change)
-
-    return TeacherModel(spec.teacher, sha256, load)
 
 
 def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: TeacherModel | None) -> Conditions:

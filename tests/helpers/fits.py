@@ -82,7 +82,8 @@ def make_job(
         folder=folder,
         conditions=Conditions({"key": key}),
         task_metric=no_task_metric,
-        teacher=teacher and TeacherModel("teacher", weights_sha256(teacher), partial(load_model, teacher, dtype=dtype)),
+        teacher=teacher
+        and TeacherModel("teacher", weights_sha256(teacher), teacher, partial(load_model, teacher, dtype=dtype)),
         old_rows={
             what: [task.encode(each).features for each in examples(10, first=2000)] for what in ("ewc", "replay")
         },

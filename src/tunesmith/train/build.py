@@ -147,8 +147,10 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
     spec = stage.objective
     if isinstance(spec, SupervisedSpec):
         return Supervised(spec)
-    if inputs.teacher is None:
+    if spec.level == "sequence":
         return Supervised(SupervisedSpec())
+    if inputs.teacher is None:
+        raise ValueError("a teacher's distribution is to be learned, and none was handed in")
     head: Tensor = policy.model.get_output_embeddings().weight
     rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
     folder, tokenizer = inputs.kept or inputs.folder, inputs.loaded.tokenizer

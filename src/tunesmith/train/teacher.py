@@ -30,10 +30,14 @@ _READS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
 
 @dataclass(frozen=True)
 class TeacherModel:
-    """A teacher in memory and the hash of its weights. `load` is called where it is really needed."""
+    """A teacher's name, the hash of its weights, and the folder of its tokenizer.
+
+    `load` puts it into memory; it is called where that is really needed.
+    """
 
     name: str
     sha256: str
+    folder: Path
     load: Callable[[], Loaded]
 
 
