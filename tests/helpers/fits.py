@@ -14,6 +14,7 @@ from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.samples.tickets import generate_tickets
 from tunesmith.models.load import load_model, resolve_base, weights_sha256
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import LocalRuntime
@@ -53,6 +54,7 @@ def make_job(
     add_ons: Mapping[str, object] | None = None,
     teacher: Path | None = None,
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize = "none",
     rows: int = 24,
     key: str = "key",
     emitter: Emitter = SILENT,
@@ -62,7 +64,7 @@ def make_job(
     `add_ons` are further fields of the stage (objective, penalties, replay); old rows are tickets of their own.
     `teacher` is the folder of one.
     """
-    loaded = load_model(base, dtype=dtype)
+    loaded = load_model(base, dtype=dtype, quantize=quantize)
     task = ChatTask(loaded.tokenizer, loaded.end_token_ids, 512)
     stage = StageSpec.model_validate(
         {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.ship import BESIDE
 
 ROWS_OF_OBJECTIVE = {"supervised": ("chat",), "distill": ("chat",)}
@@ -20,8 +21,8 @@ def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
     Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
-    compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights.
+    compat.unfreeze_distributed, compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights,
+    and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_formats(recipe)
@@ -31,6 +32,7 @@ def check(recipe: Recipe) -> None:
         _check_batch(stage, place)
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
+        check_quantized(stage, recipe.model.quantize)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -93,3 +95,26 @@ def _check_penalties(stage: StageSpec, place: int) -> None:
                 adaptation="dora" if is_dora else adapt.kind,
                 known=", ".join(HELD_BY_EWC),
             )
+
+
+_BESIDE_THE_CODES = frozenset({"norm", "bias", "embedding", "head"})
+"""Parts that are never quantised."""
+
+
+def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
+    """Refuse to train weights that stand in codes, or to begin from them as if they could give something up.
+
+    Errors: compat.quantized_weights, compat.quantized_start.
+    """
+    adapt = stage.adapt
+    if quantize == "none":
+        return
+    beside = isinstance(adapt, SubsetSpec) and adapt.parts and not adapt.parameters
+    if isinstance(adapt, FullSpec) or (
+        isinstance(adapt, SubsetSpec) and not (beside and set(adapt.parts) <= _BESIDE_THE_CODES)
+    ):
+        raise TunesmithError("compat.quantized_weights", stage=stage.name, kind=adapt.kind, quantize=quantize)
+    if isinstance(adapt, LoraSpec) and adapt.init_lora_weights in ("pissa", "olora"):
+        raise TunesmithError(
+            "compat.quantized_start", stage=stage.name, start=adapt.init_lora_weights, quantize=quantize
+        )

@@ -79,7 +79,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
     stage = recipe.stages[0]
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    size = size_from_config(base.config)
+    size = size_from_config(base.config, recipe.model.quantize)
     lengths = [len(row.token_ids) for row in train_rows]
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
     loss_tokens = sum(1 for row in epoch_rows for weight in row.weights[1:] if weight)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.weights import read_tensors, read_weights
 
+NOTHING_INSTEAD: Mapping[str, Tensor] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -34,9 +37,10 @@ class Merged:
     kind: str
 
 
-def merge(base: BaseFolder, change: Path) -> Merged:
+def merge(base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD) -> Merged:
     """Merge an adapter folder, or take a full fine-tune's folder, over a base.
 
+    `instead` are weights that stand in for the base's own, by name: those of a quantised base (`merge_base.py`).
     Errors: ship.other_base, ship.no_change, ship.not_finite, ship.missing_change, ship.stands_beside, those of
         `read_adapter`, and those of `verify_folder` when the folder carries a manifest.
     """
@@ -44,7 +48,7 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     kind = kind_of(change)
     if not kind.mergeable:
         raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
-    weights = read_weights(base.path)
+    weights = {**read_weights(base.path), **instead}
     if kind.name != "lora":
         return _weights(change, kind, weights)
     adapter = read_adapter(change, weights)
@@ -60,9 +64,11 @@ def merge(base: BaseFolder, change: Path) -> Merged:
     return Merged(weights, tuple(changed), kind.name)
 
 
-def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
+def merge_into(
+    loaded: Loaded, base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD
+) -> Loaded:
     """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
-    merged = merge(base, change)
+    merged = merge(base, change, instead)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             parameter.copy_(merged.tensors[name])

@@ -16,6 +16,7 @@ from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import additions_of
+from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
@@ -27,6 +28,7 @@ from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
+from tunesmith.models.quantized import form_of, held_numbers
 from tunesmith.models.texts import TOKENIZER_FILES
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.distill import Distill
@@ -35,7 +37,7 @@ from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
 from tunesmith.recipe.specs.objectives import SupervisedSpec
-from tunesmith.recipe.specs.train import TrainSpec
+from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.batching import Source, Windows
@@ -51,7 +53,7 @@ from tunesmith.train.replay import ReplaySource
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.teacher import TeacherModel, stage_teacher
 from tunesmith.train.unfreezing import Unfreezing
-from tunesmith.train.validation import TaskMetric, Validator
+from tunesmith.train.validation import TaskMetric, Validator, no_task_metric
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -78,9 +80,13 @@ class StageInputs:
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
-    """Assemble a fit. Errors: train.nothing_to_train, train.beyond_context, and those of the adaptation."""
+    """Assemble a fit.
+
+    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized` and of the adaptation.
+    """
     if not any(any(row.weights[1:]) for row in inputs.train_rows):  # nothing predicts a row's first token
         raise TunesmithError("train.nothing_to_train")
+    check_quantized(stage, form_of(inputs.loaded.model))
     spec = stage.train
     policy = Policy(inputs.loaded.model)
     policy.train()
@@ -186,6 +192,17 @@ def _fisher(
     return kept_fisher(ewc, rows, policy, pack, moving, additions, seed, folder, base, runtime, emitter)
 
 
+def validation_loss(
+    stage: StageSpec, loaded: Loaded, task: ChatTask, rows: Sequence[Features], runtime: Runtime
+) -> float:
+    """Cross-entropy of a whole model on validation rows, whatever the stage was trained toward."""
+    policy = Policy(loaded.model)
+    use_blocks(policy.model, stage.train.blocks)
+    passes = FixedPasses(task.pack, runtime, AUTO_ROWS, AUTO_ROWS)
+    placed = policy.to(runtime.device)
+    return Validator(placed, Supervised(SupervisedSpec()), runtime, rows, passes, no_task_metric)()["loss"]
+
+
 def _unfreezing(policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None) -> Unfreezing:
     turns = from_the_top(policy.model, moving, spec.blocks) if spec else []
     if spec and len(turns) < 2:
@@ -216,7 +233,7 @@ def _passes(
 def _say_what_trains(policy: Policy, attached: Attached, emitter: Emitter) -> None:
     counts = {name: parameter.numel() for name, parameter in policy.named_parameters()}
     trainable = sum(counts[name] for name in attached.trainable)
-    emitter.emit("parameters", trainable=trainable, total=sum(counts.values()))
+    emitter.emit("parameters", trainable=trainable, total=sum(counts.values()) + held_numbers(policy))
 
 
 def copy_tokenizer(base: Path, folder: Path) -> None:
