@@ -103,7 +103,7 @@ class Meter:
             attention_read=config.num_attention_heads * head_size * len(below),
             places=beginning.length if beginning else 0,
             virtual=beginning.length if isinstance(beginning, VirtualTokens) else 0,
-            network=_numbers(_matrices(beginning), trained=True) if beginning else 0,
+            network=_trained_numbers(beginning) if beginning else 0,
             again=again,
             plain_attention=device == "cpu",
         )
