@@ -37,6 +37,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dropout": {"lora_dropout": 0.3},
     "attention alone": {"target_modules": "attention"},
     "norms": {"kind": "subset", "parts": ["norm"]},
+    "prompt": {"kind": "prompt", "num_virtual_tokens": 4},
+    "prefix": {"kind": "prefix", "num_virtual_tokens": 4},
+    "bottleneck": {"kind": "bottleneck", "places": "houlsby"},
+    "bottleneck beside": {"kind": "bottleneck", "places": "parallel"},
 }
 
 

@@ -81,6 +81,14 @@ class _FrozenProduct(torch.autograd.Function):
         return grad_TW, None, grad_TO.flatten(0, -2).sum(0) if needs_bias else None
 
 
+def product(input_TW: Tensor, weight: Tensor | QuantizedWeight, bias_O: Tensor | None) -> Tensor:
+    """x W^T + b for a weight as it is held; one in codes is not kept dense for the backward pass."""
+    if isinstance(weight, Tensor):
+        return linear(input_TW, weight, bias_O)
+    output_TO: Tensor = _FrozenProduct.apply(input_TW, weight, bias_O)  # type: ignore[no-untyped-call]
+    return output_TO
+
+
 class QuantizedLinear(nn.Linear):
     """A linear layer with a frozen weight in codes; its bias is an ordinary parameter.
 
@@ -119,8 +127,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b."""
-        output: Tensor = _FrozenProduct.apply(input, self.packed, self.bias)  # type: ignore[no-untyped-call]
-        return output
+        return product(input, self.packed, self.bias)
 
 
 def weight_of(layer: nn.Linear) -> Tensor | QuantizedWeight:
