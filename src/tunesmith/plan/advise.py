@@ -167,8 +167,8 @@ def range_warnings(adapt: AdaptSpec, train: TrainSpec, hidden: int | None = None
     Step size: full 1e-5..5e-5 (Devlin et al. 2019, appendix A.3), adapters 1e-4..5e-4 (Hu et al. 2021, appendix D);
     narrower models bear more: the upper end grows as (2000 / hidden)^0.78 (Schulman et al. 2025, LoRA Without
     Regret); biases alone 1e-4..1e-3 (Ben-Zaken et al. 2021); learned beginnings 1e-3..0.3 (Lester et al. 2021; Liu et
-    al. 2021), 5e-5..1e-2 where a network gives them (Li and Liang 2021). Weight decay 0.01..0.1 (Loshchilov and Hutter 2019, arXiv
-    1711.05101); rank 8..16 to start with.
+    al. 2021), 5e-5..1e-2 where a network gives them (Li and Liang 2021). Weight decay 0.01..0.1 (Loshchilov and Hutter
+    2019, arXiv 1711.05101); rank 8..16 to start with.
     """
     found = []
     low, high, source = _known_rates(adapt, hidden)
