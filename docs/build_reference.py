@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from tunesmith.messages import LANGUAGES, Language, error_codes, explain
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.adapt import AdaptSpec
+from tunesmith.recipe.specs.objectives import ObjectiveSpec
 
 FOLDER = Path(__file__).parent
 WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
@@ -31,6 +32,9 @@ LIKE = {
     "stages.replay.sources": "data.sources",
 }
 """Settings that hold the same as another one, which is shown once."""
+
+KINDS = {"stages.adapt.kind": (AdaptSpec, "lora"), "stages.objective.kind": (ObjectiveSpec, "supervised")}
+"""Settings that choose one of several specs, and the one that is chosen where a stage says nothing."""
 
 
 def recipe_page(language: Language) -> str:
@@ -81,8 +85,9 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def _row(path: str, field: FieldInfo, language: Language) -> str:
-    if path.endswith(".kind") and "stages.adapt" in path:
-        value, default = ", ".join(str(each.model_fields["kind"].default) for each in _models_in(AdaptSpec)), "lora"
+    if path in KINDS:
+        kinds, default = KINDS[path]
+        value = ", ".join(str(each.model_fields["kind"].default) for each in _models_in(kinds))
     elif path in LIKE:
         value, default = f"[`{LIKE[path]}`]", "-"
     else:

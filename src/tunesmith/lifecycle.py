@@ -18,11 +18,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tunesmith.adapt.base import frozen_digest
 from tunesmith.adapt.saved import kind_of, put_beside
@@ -57,6 +58,7 @@ from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.heads import Head, policy_of
 from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, load_with_head, resolve_base
+from tunesmith.models.nf4 import require_nf4
 from tunesmith.models.packed import Features
 from tunesmith.models.texts import texts_sha256
 from tunesmith.plan.forecast import Machine, ProbeResult
@@ -66,26 +68,31 @@ from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.identity import anchored, identity, refuse_changed_sources, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.ship import BESIDE
 from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.local import LocalRuntime
 from tunesmith.runtime.peak import Peak, place_of, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import ClassShipping, publish_classes
-from tunesmith.ship.merge import merge_into
+from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
+from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
+from tunesmith.ship.teachers import ANSWERS, teacher_of_logits, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
 from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.xray import as_page
-from tunesmith.train.build import DTYPES, StageInputs, build
+from tunesmith.train.build import DTYPES, StageInputs, build, validation_loss
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
 from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.settle import settled
+from tunesmith.train.teacher import TEACHER, TeacherModel
 from tunesmith.train.validation import answered_metric
 
 XRAY_ROWS = 24
@@ -153,6 +160,13 @@ class Work:
             return load_with_head(base.path, self.head, dtype=dtype, device=device)
         return load_model(base.path, dtype=dtype, device=device)
 
+    def load_to_train(self, base: BaseFolder) -> Loaded:
+        """The base in the form that it is trained in: quantised where the recipe says so, and nowhere else."""
+        if self.head is not None:
+            return self.load(base)
+        model, device = self.recipe.model, self.recipe.runtime.device
+        return load_model(base.path, dtype=DTYPES[model.dtype], device=device, quantize=model.quantize)
+
     @cached_property
     def task(self) -> Task:
         """The task with the base's own tokenizer and template."""
@@ -183,12 +197,14 @@ def start(
 ) -> Work:
     """The unfinished or finished run of this very recipe and these very files, or a new one.
 
-    Errors: those of `load_recipe`, `check`, `resolve_base` and `Run.create`; lifecycle.run_differs where a run of this
-    name was broken off in its training and the recipe has changed since.
+    Errors: those of `load_recipe`, `check`, `require_nf4`, `resolve_base` and `Run.create`; lifecycle.run_differs where
+    a run of this name was broken off in its training and the recipe has changed since.
     """
     folder = recipe_path.resolve().parent
     recipe = anchored(load_recipe(recipe_path, overrides), folder)
     check(recipe)
+    if recipe.model.quantize == "nf4":
+        require_nf4()
     sources = source_hashes(recipe, folder)
     key = identity(recipe, sources)
     run = None if new else _newest(root, recipe.name, key)
@@ -328,6 +344,7 @@ def prepare_data(work: Work) -> None:
     ledger = Ledger()
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
+    prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
     _keep_labels(work, examples)
     task = work.task
@@ -346,7 +363,8 @@ def prepare_data(work: Work) -> None:
     written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    work.run.record_files(*written, work.path / "ledger.jsonl", work.path / "xray.html")
+    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
+    work.run.record_files(*written, *files)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
@@ -406,7 +424,7 @@ def measure_baseline(work: Work) -> None:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
 
 
-@_stage("train", f"*/{BEST}/{MANIFEST}", f"*/{FISHER}/{MANIFEST}")
+@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER)), f"*/{MERGE_BASE}")
 def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)
@@ -418,6 +436,8 @@ def train(work: Work) -> None:
         runtime.close()
     if not work.leads:
         return
+    if _is_merged_by_measurement(work):
+        _choose_merge_base(work)
     curve = curve_from_events(read_events(work.path / METRICS))
     with work.run.replacing(work.path / "loss.svg"):
         write_atomic(work.path / "loss.svg", loss_svg(curve))
@@ -467,8 +487,9 @@ def test_questions(work: Work) -> list[Question]:
 def load_tuned(work: Work) -> Loaded:
     """The base with the best change of the last stage, as the artefacts have it: merged into its weights, or put on."""
     base, change = work.base(), _proven_change(work)
-    placed = merge_into if kind_of(change).mergeable else put_beside
-    return placed(work.load(base), base, change)
+    if kind_of(change).mergeable:
+        return merge_into(work.load(base), base, change, _instead(work, base))
+    return put_beside(work.load(base), base, change)
 
 
 def _proven_change(work: Work) -> Path:
@@ -478,6 +499,50 @@ def _proven_change(work: Work) -> Path:
     """
     work.run.check_files(f"{work.recipe.stages[-1].name}/{BEST}")
     return work.change
+
+
+def _choose_merge_base(work: Work) -> None:
+    """Merge the best change with the base's own weights and with those that it was trained beside; the better stays."""
+    stage, base, change = work.recipe.stages[-1], work.base(), work.change
+    quantize, rows, runtime = work.recipe.model.quantize, work.features("validation"), LocalRuntime(work.recipe.runtime)
+    found = better_base(
+        base,
+        change,
+        quantize,
+        weights_beside(base, quantize, DTYPES[work.recipe.model.dtype]),
+        lambda: work.load(base),
+        lambda loaded: validation_loss(stage, loaded, work.task, rows, runtime),
+        fixed=bool(set(BESIDE) & set(work.recipe.formats)),
+    )
+    path = work.path / stage.name / MERGE_BASE
+    with work.run.replacing(path):
+        found.write(path)
+    work.events.emit("merge_base", stage=stage.name, **asdict(found))
+
+
+def _is_merged_by_measurement(work: Work) -> bool:
+    """Whether there are two bases to choose from; what is not merged stands beside the original one."""
+    return work.recipe.model.quantize != "none" and kind_of(work.change).mergeable
+
+
+def merge_base(work: Work) -> MergeBase | None:
+    """What the change is merged with, as it was measured; None where there was no choice.
+
+    Errors: core.missing_file, core.hash_differs.
+    """
+    if not _is_merged_by_measurement(work):
+        return None
+    path = work.path / work.recipe.stages[-1].name / MERGE_BASE
+    work.run.check_files(path.relative_to(work.path).as_posix())
+    return read_merge_base(path)
+
+
+def _instead(work: Work, base: BaseFolder) -> Mapping[str, Tensor]:
+    """Weights that stand in for the base's own in the tuned model."""
+    found = merge_base(work)
+    if found is None or found.chosen == "original":
+        return NOTHING_INSTEAD
+    return weights_beside(base, found.quantize, DTYPES[work.recipe.model.dtype])
 
 
 def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
@@ -530,32 +595,34 @@ def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> No
 
 def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
     """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
-    base = work.base()
+    base, teacher = work.base(), teacher_of_logits(work.recipe, stage, work.recipe_folder)
     inputs = StageInputs(
-        loaded=work.load(base),
+        loaded=work.load_to_train(base),
         base=base,
         task=work.task,
         train_rows=work.features("train"),
         validation_rows=work.features("validation"),
         folder=folder,
-        conditions=_conditions(work, base, runtime),
+        conditions=_conditions(work, base, runtime, teacher),
         task_metric=answered_metric(
             work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
         ),
         accept_machine=work.accept_machine,
         old_rows=work.old_features(stage),
         kept=work.path / stage.name,
+        teacher=teacher,
     )
     return build(stage, inputs, runtime, emitter)
 
 
-def _conditions(work: Work, base: BaseFolder, runtime: Runtime) -> Conditions:
+def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: TeacherModel | None) -> Conditions:
     """All that a training of this run depends on."""
     rows = read_manifest(work.path / data_room.FOLDER)["files"]
     inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
-    return Conditions(inputs | _base_facts(base), machine_now(work.recipe))
+    taught = {"teacher": teacher.sha256} if teacher else {}
+    return Conditions(inputs | _base_facts(base) | taught, machine_now(work.recipe))
 
 
 def class_shipping(work: Work, head: Head) -> ClassShipping:
@@ -586,4 +653,14 @@ def shipping(work: Work) -> Shipping:
     questions, spec = test_questions(work), work.recipe.evaluate
     work.run.check_files("evaluate")
     tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
-    return Shipping(work.path, work.base(), _proven_change(work), chats, parity_metric(spec, questions, tuned), limits)
+    base = work.base()
+    return Shipping(
+        work.path,
+        base,
+        _proven_change(work),
+        chats,
+        parity_metric(spec, questions, tuned),
+        limits,
+        _instead(work, base),
+        merge_base(work),
+    )

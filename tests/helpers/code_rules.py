@@ -368,7 +368,11 @@ def _names_used(node: ast.AST) -> list[str]:
 # Modules that reach other machines -> the files that may import them, and what for.
 CONNECTIONS: dict[str, dict[str, str]] = {
     "huggingface_hub": {"models/hub.py": "downloads that a recipe asks for"},
-    "httpx": {"models/hub.py": "the errors of such a download", "cli/demo_service.py": "the demo's own service"},
+    "httpx": {
+        "models/hub.py": "the errors of such a download",
+        "tasks/hosted_teacher.py": "the address of a teacher that a recipe names",
+        "cli/demo_service.py": "the demo's own service",
+    },
     "openai": {"cli/demo_service.py": "the demo's own service, on loopback"},
     "http.client": {"ship/formats/llama_cpp.py": "llama.cpp in a child process, on loopback"},
     "socket": {

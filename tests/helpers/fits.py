@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,14 +12,16 @@ from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import SILENT, Emitter
 from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.samples.tickets import generate_tickets
-from tunesmith.models.load import load_model, resolve_base
+from tunesmith.models.load import load_model, resolve_base, weights_sha256
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import LocalRuntime
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.train.build import StageInputs, build
 from tunesmith.train.loop import Job
+from tunesmith.train.teacher import TeacherModel
 from tunesmith.train.validation import no_task_metric
 
 
@@ -49,7 +52,9 @@ def make_job(
     adapt: Mapping[str, object] | None = None,
     groups: Mapping[str, object] | None = None,
     add_ons: Mapping[str, object] | None = None,
+    teacher: Path | None = None,
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize = "none",
     rows: int = 24,
     key: str = "key",
     emitter: Emitter = SILENT,
@@ -57,8 +62,9 @@ def make_job(
     """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation.
 
     `add_ons` are further fields of the stage (objective, penalties, replay); old rows are tickets of their own.
+    `teacher` is the folder of one.
     """
-    loaded = load_model(base, dtype=dtype)
+    loaded = load_model(base, dtype=dtype, quantize=quantize)
     task = ChatTask(loaded.tokenizer, loaded.end_token_ids, 512)
     stage = StageSpec.model_validate(
         {
@@ -78,6 +84,8 @@ def make_job(
         folder=folder,
         conditions=Conditions({"key": key}),
         task_metric=no_task_metric,
+        teacher=teacher
+        and TeacherModel("teacher", weights_sha256(teacher), teacher, partial(load_model, teacher, dtype=dtype)),
         old_rows={
             what: [task.encode(each).features for each in examples(10, first=2000)] for what in ("ewc", "replay")
         },

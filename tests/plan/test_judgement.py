@@ -10,7 +10,8 @@ from tunesmith.messages import LANGUAGES
 from tunesmith.plan.advise import RULES, Advice, Situation, advise, range_warnings
 from tunesmith.plan.cautions import CAUTIONS, BaseFacts, Circumstances, RowFacts, cautions, chinese_share
 from tunesmith.plan.readiness import ReadinessFacts, assess
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec
+from tunesmith.recipe.specs.beginnings import PrefixSpec, PromptSpec, PTuningSpec
 from tunesmith.recipe.specs.goal import GoalSpec, TargetSpec
 from tunesmith.recipe.specs.train import EarlyStoppingSpec, TrainSpec
 
@@ -150,11 +151,13 @@ def test_every_rule_has_a_source_and_words() -> None:
         (LoraSpec(rank=4), {"learning_rate": 2e-4}, {"rank"}),
         (LoraSpec(rank=128), {"learning_rate": 2e-4}, {"rank"}),
         (LoraSpec(), {"learning_rate": 2e-4, "weight_decay": 0.5}, {"weight_decay"}),
+        (PromptSpec(), {"learning_rate": 3e-2}, set()),
+        (PromptSpec(), {"learning_rate": 2e-4}, {"rate_low"}),
+        (PrefixSpec(prefix_projection=True), {"learning_rate": 2e-4}, set()),
+        (PTuningSpec(), {"learning_rate": 3e-2}, {"rate_high"}),
     ],
 )
-def test_settings_outside_the_known_range(
-    adapt: FullSpec | LoraSpec, train: dict[str, float], expected: set[str]
-) -> None:
+def test_settings_outside_the_known_range(adapt: AdaptSpec, train: dict[str, float], expected: set[str]) -> None:
     found = range_warnings(adapt, TrainSpec(**train), hidden=2048)  # type: ignore[arg-type]
     assert rules_of(found) == expected
     assert all(each.source for each in found)

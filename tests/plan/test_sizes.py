@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models import nf4
 from tunesmith.models.catalog import find
+from tunesmith.models.quantized import Form, quantize_blocks
 from tunesmith.plan.sizes import (
+    NF4_BLOCK,
+    NF4_GROUP,
     ModelSize,
     adapter_parameters,
     flops_per_token,
     memory_parts,
     size_from_config,
     trained_parameters,
+    weight_bytes,
 )
 from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
 
@@ -57,6 +64,33 @@ def test_flops_of_a_token() -> None:
     assert full == 6 * (size.block_parameters + size.head)
     checkpointed = flops_per_token(size, LoraSpec(rank=16), 335, 0.3, checkpointing=True)
     assert checkpointed - lora == pytest.approx(2 * size.block_parameters + 2 * 335 * 576 * 30)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_bytes_of_a_quantised_base_are_those_that_it_holds(quantize: Form, dtype: torch.dtype) -> None:
+    config = {**SMOLLM2, "num_hidden_layers": 2, "vocab_size": 300}
+    model = LlamaForCausalLM(LlamaConfig(**config)).to(dtype)
+    quantize_blocks(model, quantize)
+    kept = model.state_dict().keys()
+    held = sum(each.nbytes for each in model.parameters())
+    held += sum(each.nbytes for name, each in model.named_buffers() if name in kept)
+    size, name = size_from_config(config, quantize), str(dtype).removeprefix("torch.")
+    largest_dense = 576 * 1536 * dtype.itemsize
+    assert weight_bytes(size, name) == held + largest_dense
+    assert (NF4_BLOCK, NF4_GROUP) == (nf4.BLOCK, nf4.GROUP)
+
+
+def test_what_a_quantised_base_saves() -> None:
+    """Of SmolLM2-135M's 269 MB in bfloat16 the blocks' 212 MB become 55 and 106."""
+    plain, packed, bytes_each = (
+        weight_bytes(size_from_config(SMOLLM2, form), "bfloat16") for form in ("none", "nf4", "int8")
+    )
+    assert plain == 2 * size_from_config(SMOLLM2).parameters
+    blocks = size_from_config(SMOLLM2).block_parameters
+    dense = 2 * 576 * 1536
+    assert packed - dense == pytest.approx(plain - 2 * blocks + blocks * (4 + 8 / 64 + 32 / (64 * 256)) / 8, rel=1e-4)
+    assert bytes_each - dense == pytest.approx(plain - blocks, rel=1e-2)
 
 
 def test_memory_by_what_holds_it() -> None:

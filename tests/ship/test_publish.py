@@ -86,11 +86,11 @@ def test_the_merged_folder_runs_on_its_own(published: dict[str, publish.Artifact
     assert AutoTokenizer.from_pretrained(folder, local_files_only=True)(text).input_ids == own(text).input_ids
 
 
-def _no_merge(base: BaseFolder, change: Path) -> Merged:
+def _no_merge(base: BaseFolder, change: Path, instead: Mapping[str, Tensor]) -> Merged:
     return Merged(read_weights(base.path), merge(base, change).changed, "lora")
 
 
-def _half_merge(base: BaseFolder, change: Path) -> Merged:
+def _half_merge(base: BaseFolder, change: Path, instead: Mapping[str, Tensor]) -> Merged:
     whole, plain = merge(base, change), read_weights(base.path)
     mixed = {name: tensor if "mlp" in name else plain[name] for name, tensor in whole.tensors.items()}
     return Merged(mixed, whole.changed, "lora")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -50,13 +51,16 @@ def frozen_digest(policy: nn.Module, moving: Collection[str]) -> str:
     """SHA-256 over the bytes of everything that never may move: equal before and after a fit, or something did.
 
     Args:
+        policy: its parameters and the buffers that belong to its weights (a quantised base is nothing else).
         moving: names of what may; some of it may stand still for a while.
     """
     digest = hashlib.sha256()
-    for name, parameter in policy.named_parameters():
+    kept = policy.state_dict().keys()
+    buffers = ((name, each) for name, each in policy.named_buffers() if name in kept)
+    for name, tensor in chain(policy.named_parameters(), buffers):
         if name.removeprefix(_DISTRIBUTED) not in moving:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

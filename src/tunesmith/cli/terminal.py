@@ -54,6 +54,7 @@ class Terminal:
             "batch": self._batch,
             "frozen": self._frozen,
             "unfrozen": self._unfrozen,
+            "merge_base": self._merge_base,
             "shipped": self._shipped,
             "verified": self._verified,
             "readiness": self._readiness,
@@ -171,6 +172,10 @@ class Terminal:
 
     def _unfrozen(self, values: Mapping[str, Value]) -> None:
         self._detail(say("cli.unfrozen", step=_whole(values["step"]), left=_whole(values["turns_left"])))
+
+    def _merge_base(self, values: Mapping[str, Value]) -> None:
+        losses = {name: f"{_number(values[f'loss_{name}']):.4f}" for name in ("original", "dequantized")}
+        self._detail(say(f"cli.merged_{values['chosen']}", **losses))
 
     def _shipped(self, values: Mapping[str, Value]) -> None:
         self._end_bars()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.ship import BESIDE
 
-ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "token_class")}
+ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "token_class"), "distill": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
 HELD_BY_EWC = ("full", "subset", "lora")
@@ -29,7 +30,8 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.head_adaptation.
+    compat.format_needs_merge, compat.whole_weights, compat.head_adaptation, compat.head_quantized, and those of
+    `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -40,6 +42,7 @@ def check(recipe: Recipe) -> None:
         _check_batch(stage, place)
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
+        check_quantized(stage, recipe.model.quantize)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -66,6 +69,8 @@ def _check_formats(recipe: Recipe) -> None:
     if recipe.data.task != "chat":
         if adapt.kind not in WITH_HEAD:
             raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
+        if recipe.model.quantize != "none":
+            raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=recipe.data.task)
         for kind in recipe.formats:
             if kind not in FORMATS_OF_CLASSES:
                 known = ", ".join(FORMATS_OF_CLASSES)
@@ -119,3 +124,26 @@ def _check_penalties(stage: StageSpec, place: int) -> None:
                 adaptation="dora" if is_dora else adapt.kind,
                 known=", ".join(HELD_BY_EWC),
             )
+
+
+_BESIDE_THE_CODES = frozenset({"norm", "bias", "embedding", "head"})
+"""Parts that are never quantised."""
+
+
+def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
+    """Refuse to train weights that stand in codes, or to begin from them as if they could give something up.
+
+    Errors: compat.quantized_weights, compat.quantized_start.
+    """
+    adapt = stage.adapt
+    if quantize == "none":
+        return
+    beside = isinstance(adapt, SubsetSpec) and adapt.parts and not adapt.parameters
+    if isinstance(adapt, FullSpec) or (
+        isinstance(adapt, SubsetSpec) and not (beside and set(adapt.parts) <= _BESIDE_THE_CODES)
+    ):
+        raise TunesmithError("compat.quantized_weights", stage=stage.name, kind=adapt.kind, quantize=quantize)
+    if isinstance(adapt, LoraSpec) and adapt.init_lora_weights in ("pissa", "olora"):
+        raise TunesmithError(
+            "compat.quantized_start", stage=stage.name, start=adapt.init_lora_weights, quantize=quantize
+        )

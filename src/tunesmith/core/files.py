@@ -151,6 +151,25 @@ def write_atomic(path: Path, content: bytes | str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def append_durably(path: Path, text: str) -> None:
+    """Add lines to a file and carry them to the disk; what a crash cut short before gets a line of its own.
+
+    Errors: core.disk_full, core.not_writable, core.disk_fault.
+    """
+    data = text.encode()
+    with disk_errors(path, lambda: len(data)):
+        if not path.exists():
+            make_folders(path.parent)
+        with path.open("ab+") as stream:
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, length - 1))
+            stream.write(data if stream.read(1) in (b"", b"\n") else b"\n" + data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not length:
+            fsync_path(path.parent)
+
+
 def write_json(path: Path, value: object) -> str:
     """Write a value as readable JSON, durably; returns the SHA-256."""
     return write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")

@@ -7,6 +7,7 @@ training on a CPU; `hold_memory` tells it to keep them.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import sys
@@ -71,7 +72,17 @@ def prepare() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    _no_code_from_a_hub()
     hold_memory()
+
+
+def _no_code_from_a_hub() -> None:
+    """Keep bitsandbytes from fetching a compiled kernel when it is imported, which PEFT does wherever it is installed.
+
+    It asks the library `kernels` for one on CPUs with bfloat16 instructions, and warns where there is none.
+    """
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # importing it then fails as if it were not there
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def hold_memory() -> bool:

@@ -89,6 +89,19 @@ class CutFacts:
 
 
 @dataclass(frozen=True)
+class MergeFacts:
+    """Which base an adapter is merged with that was trained beside a quantised one, and the losses that decided.
+
+    `chosen` is original or dequantized.
+    """
+
+    chosen: str
+    quantize: str
+    loss_original: float
+    loss_dequantized: float
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
     """What was trained and how. `useful_utilisation` (U), `kernel_efficiency` (E) and `waste` (W) with U = E / W."""
 
@@ -109,6 +122,7 @@ class TrainingFacts:
     kernel_efficiency: float | None = None
     waste: float | None = None
     cut: CutFacts | None = None
+    merge: MergeFacts | None = None
     losses: LossCurve | None = None
 
 

@@ -21,6 +21,7 @@ from tunesmith.evaluate.card_facts import (
     DataFacts,
     ExampleRow,
     GoalFacts,
+    MergeFacts,
     MetricLine,
     ParityCheck,
     SourceFacts,
@@ -167,6 +168,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         kernel_efficiency=kernel,
         waste=waste,
         cut=_cut(events),
+        merge=_merge(events),
         losses=curve_from_events(events, int(best) if best else None),
     )
 
@@ -190,6 +192,15 @@ def _cut(events: list[Event]) -> CutFacts | None:
     return CutFacts(rows[-1], min(tokens), max(tokens)) if rows else None
 
 
+def _merge(events: list[Event]) -> MergeFacts | None:
+    """On which base the adapter of a quantised run is merged, as it was told last."""
+    told = [event.values for event in events if event.kind == "merge_base"]
+    if not told:
+        return None
+    losses = (float(told[-1][name] or 0) for name in ("loss_original", "loss_dequantized"))
+    return MergeFacts(str(told[-1]["chosen"]), str(told[-1]["quantize"]), *losses)
+
+
 def _last(events: list[Event], kind: str) -> dict[str, float]:
     found = [event for event in events if event.kind == kind]
     return {name: float(value) for name, value in found[-1].values.items() if isinstance(value, int | float)}
@@ -202,7 +213,9 @@ def _method(recipe: Recipe) -> str:
         variants = {"rsLoRA": adapt.use_rslora, "DoRA": adapt.use_dora}
         names = [name for name, used in variants.items() if used]
         names += [adapt.init_lora_weights] if adapt.init_lora_weights != "default" else []
-        return ", ".join(["LoRA", f"rank {adapt.rank}", *names])
+        quantize = recipe.model.quantize
+        kind = "LoRA" if quantize == "none" else f"QLoRA ({quantize})"
+        return ", ".join([kind, f"rank {adapt.rank}", *names])
     if isinstance(adapt, SubsetSpec):
         stated = [*adapt.parts, *adapt.parameters]
         stated += [f"first_layer {adapt.first_layer}"] if adapt.first_layer is not None else []

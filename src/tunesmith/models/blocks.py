@@ -27,6 +27,7 @@ from tunesmith.models.beginning import beginning_of
 from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
 from tunesmith.models.packed import Documents
+from tunesmith.models.quantized import QuantizedLinear, weight_of
 
 _FORMS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 """Blocks of this shape: norm, attention with rotary positions, residual, norm, gated MLP, residual."""
@@ -39,8 +40,9 @@ def projection_of(layer: nn.Module) -> Projection | None:
 
     A bottleneck after it is the caller's affair.
     """
-    if type(layer) is nn.Linear:
-        return Projection(layer.weight, layer.bias)
+    if type(layer) in (nn.Linear, QuantizedLinear):
+        plain = cast(nn.Linear, layer)
+        return Projection(weight_of(plain), plain.bias)
     if type(layer) is WithBottleneck:
         return projection_of(layer.base_layer)
     if type(layer) is not LoraLinear or layer.merged:
@@ -48,8 +50,9 @@ def projection_of(layer: nn.Module) -> Projection | None:
     base = layer.get_base_layer()
     if not isinstance(base, nn.Linear):
         return None
+    weight = weight_of(base)
     if layer.disable_adapters or not layer.active_adapters:
-        return Projection(base.weight, base.bias)
+        return Projection(weight, base.bias)
     name = layer.active_adapters[0]
     low, high = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
     dropout: nn.Module = layer.lora_dropout[name]
@@ -58,10 +61,10 @@ def projection_of(layer: nn.Module) -> Projection | None:
         or name in layer.lora_variant  # DoRA and its kind
         or not isinstance(dropout, nn.Identity)
         or layer.lora_bias[name]
-        or low.weight.dtype != base.weight.dtype
+        or low.weight.dtype != weight.dtype
     ):
         return None
-    return Projection(base.weight, base.bias, low.weight, high.weight, float(layer.scaling[name]))
+    return Projection(weight, base.bias, low.weight, high.weight, float(layer.scaling[name]))
 
 
 class FastBlock(GradientCheckpointingLayer):

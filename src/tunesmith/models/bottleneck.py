@@ -21,6 +21,7 @@ from torch.nn.functional import gelu, linear, relu, silu
 from transformers import PreTrainedModel
 
 from tunesmith.models.fused import Projection, add_projection
+from tunesmith.models.quantized import product
 from tunesmith.models.sites import count_layers, find_sites, layer_of
 
 Places = Literal["houlsby", "pfeiffer", "parallel"]
@@ -96,7 +97,7 @@ class BesideMlp(nn.Module):
 
 def project(input_TW: Tensor, projection: Projection) -> Tensor:
     """projection(x), [T, O], by torch's own products: of a frozen layer nothing is kept for the backward pass."""
-    output_TO = linear(input_TW, projection.weight, projection.bias)
+    output_TO = product(input_TW, projection.weight, projection.bias)
     if projection.low is None or projection.high is None:
         return output_TO
     return output_TO + projection.scale * linear(linear(input_TW, projection.low), projection.high)

@@ -22,7 +22,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from tunesmith.models.bands import Bands, Row
 from tunesmith.models.beginning import keys_before
 from tunesmith.models.bottleneck import adapter_of
-from tunesmith.models.products import Parts, Product, may_reorder, parts_of
+from tunesmith.models.products import REORDER_UP_TO, Parts, Product, may_reorder, parts_of
+from tunesmith.models.quantized import held_numbers
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -190,6 +191,8 @@ def packed_rows(model: PreTrainedModel) -> PackedRows | None:
         return None
     body, head = model.get_decoder(), model.get_output_embeddings()
     if type(head) is not nn.Linear or any(_is_watched(module) for module in model.modules()):
+        return None
+    if held_numbers(model) * model.dtype.itemsize > REORDER_UP_TO:  # weights in codes would all stand dense at once
         return None
     parts: list[dict[str, Parts]] = []
     for block in body.layers:

@@ -23,13 +23,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from tunesmith.models.quantized import QuantizedWeight
+
+_Fixed = tuple[float, QuantizedWeight | None]
+"""Of a projection: what is no tensor of its own, its scale and a weight in codes. Kept as it is for the backward pass,
+where the weight is made dense again."""
+
 
 class _Context(Protocol):
     """What torch hands to both directions of a function."""
 
     needs_input_grad: tuple[bool, ...]
     saved_tensors: tuple[Tensor, ...]
-    scales: tuple[float, ...]
+    fixed: tuple[_Fixed, ...]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -38,24 +44,35 @@ class _Context(Protocol):
 class Projection:
     """A linear layer and its low-rank addition, if it has one: x W^T + bias + scale (x low^T) high^T."""
 
-    weight: Tensor  # [O, W]
+    weight: Tensor | QuantizedWeight  # [O, W]
     bias: Tensor | None  # [O]
     low: Tensor | None = None  # [N, W]
     high: Tensor | None = None  # [O, N]
     scale: float = 1.0
 
+    @property
+    def dense(self) -> Tensor:
+        """The weight, [O, W]; one in codes is made anew."""
+        return self.weight.dense() if isinstance(self.weight, QuantizedWeight) else self.weight
+
     def tensors(self) -> tuple[Tensor | None, ...]:
         """As arguments of an autograd function, four a projection."""
-        return self.weight, self.bias, self.low, self.high
+        return None if isinstance(self.weight, QuantizedWeight) else self.weight, self.bias, self.low, self.high
+
+    @property
+    def fixed(self) -> _Fixed:
+        """The rest of them."""
+        return self.scale, self.weight if isinstance(self.weight, QuantizedWeight) else None
 
 
-def _from_tensors(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
+def _from_tensors(tensors: Sequence[Tensor | None], fixed: Sequence[_Fixed]) -> list[Projection]:
     parts = [tensors[first : first + 4] for first in range(0, len(tensors), 4)]
-    return [
-        Projection(weight, bias, low, high, scale)
-        for (weight, bias, low, high), scale in zip(parts, scales, strict=True)
-        if weight is not None
-    ]
+    found = []
+    for (dense, bias, low, high), (scale, packed) in zip(parts, fixed, strict=True):
+        weight = dense if packed is None else packed
+        if weight is not None:
+            found.append(Projection(weight, bias, low, high, scale))
+    return found
 
 
 def _project_all(input_TW: Tensor, projections: Sequence[Projection]) -> list[tuple[Tensor, Tensor | None]]:
@@ -67,7 +84,7 @@ def _project_all(input_TW: Tensor, projections: Sequence[Projection]) -> list[tu
     coordinates = iter((input_TW @ _stacked(lows).T).split([low.shape[0] for low in lows], dim=1) if lows else ())
     pairs: list[tuple[Tensor, Tensor | None]] = []
     for projection in projections:
-        output_TO = input_TW @ projection.weight.T
+        output_TO = input_TW @ projection.dense.T
         if projection.bias is not None:
             output_TO += projection.bias
         if projection.high is None:
@@ -94,9 +111,9 @@ def _low_gradients(grads: Sequence[Tensor], projections: Sequence[Projection]) -
 
 def _input_gradient(grads: Sequence[Tensor], low_grads_TN: Tensor | None, projections: Sequence[Projection]) -> Tensor:
     """Gradient towards the common input, [T, W]; the products add up in place."""
-    grad_TW = grads[0] @ projections[0].weight
+    grad_TW = grads[0] @ projections[0].dense
     for grad_TO, each in zip(grads[1:], projections[1:], strict=True):
-        grad_TW.addmm_(grad_TO, each.weight)
+        grad_TW.addmm_(grad_TO, each.dense)
     if low_grads_TN is not None:
         grad_TW.addmm_(low_grads_TN, _stacked([each.low for each in projections if each.low is not None]))
     return grad_TW
@@ -162,20 +179,20 @@ class _NormedProjections(torch.autograd.Function):
         input_TW: Tensor,
         norm_W: Tensor,
         eps: float,
-        scales: tuple[float, ...],
+        fixed: tuple[_Fixed, ...],
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         normed_TW, inverse_T1 = _norm(input_TW, norm_W, eps)
-        pairs = _project_all(normed_TW, _from_tensors(tensors, scales))
-        ctx.scales = scales
+        pairs = _project_all(normed_TW, _from_tensors(tensors, fixed))
+        ctx.fixed = fixed
         ctx.save_for_backward(input_TW, norm_W, inverse_T1, *(low for _, low in pairs), *tensors)
         return tuple(output for output, _ in pairs)
 
     @staticmethod
     def backward(ctx: _Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        scales, needs = ctx.scales, ctx.needs_input_grad
+        fixed, needs = ctx.fixed, ctx.needs_input_grad
         input_TW, norm_W, inverse_T1, *rest = ctx.saved_tensors
-        lows, projections = rest[: len(scales)], _from_tensors(rest[len(scales) :], scales)
+        lows, projections = rest[: len(fixed)], _from_tensors(rest[len(fixed) :], fixed)
         normed_TW = _normed(input_TW, inverse_T1, norm_W)
         low_grads_TN = _low_gradients(grad_outputs, projections)
         gradients = _parameter_gradients(grad_outputs, normed_TW, lows, low_grads_TN, needs[4:])
@@ -188,9 +205,9 @@ class _NormedProjections(torch.autograd.Function):
 
 class _AddProjection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, residual_TO: Tensor, input_TW: Tensor, scale: float, *tensors: Tensor | None) -> Tensor:
-        ((output_TO, low_TN),) = _project_all(input_TW, _from_tensors(tensors, (scale,)))
-        ctx.scales = (scale,)
+    def forward(ctx: _Context, residual_TO: Tensor, input_TW: Tensor, fixed: _Fixed, *tensors: Tensor | None) -> Tensor:
+        ((output_TO, low_TN),) = _project_all(input_TW, _from_tensors(tensors, (fixed,)))
+        ctx.fixed = (fixed,)
         ctx.save_for_backward(input_TW, low_TN, *tensors)
         return output_TO.add_(residual_TO)
 
@@ -198,7 +215,7 @@ class _AddProjection(torch.autograd.Function):
     def backward(ctx: _Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         input_TW, low_TN, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        projections = _from_tensors(tensors, ctx.scales)
+        projections = _from_tensors(tensors, ctx.fixed)
         low_grads_TN = _low_gradients(grad_outputs, projections)
         gradients = _parameter_gradients(grad_outputs, input_TW, [low_TN], low_grads_TN, needs[3:])
         return grad_outputs[0], _input_gradient(grad_outputs, low_grads_TN, projections), None, *gradients
@@ -211,14 +228,14 @@ class _GatedMlp(torch.autograd.Function):
         input_TW: Tensor,
         norm_W: Tensor,
         eps: float,
-        scales: tuple[float, ...],
+        fixed: tuple[_Fixed, ...],
         *tensors: Tensor | None,
     ) -> Tensor:
-        gate, up, down = _from_tensors(tensors, scales)
+        gate, up, down = _from_tensors(tensors, fixed)
         normed_TW, inverse_T1 = _norm(input_TW, norm_W, eps)
         (gate_TO, gate_low_TN), (up_TO, up_low_TN) = _project_all(normed_TW, [gate, up])
         ((output_TW, down_low_TN),) = _project_all(silu(gate_TO).mul_(up_TO), [down])
-        ctx.scales = scales
+        ctx.fixed = fixed
         ctx.save_for_backward(
             input_TW, norm_W, inverse_T1, gate_TO, up_TO, gate_low_TN, up_low_TN, down_low_TN, *tensors
         )
@@ -228,7 +245,7 @@ class _GatedMlp(torch.autograd.Function):
     def backward(ctx: _Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         input_TW, norm_W, inverse_T1, gate_TO, up_TO, *rest = ctx.saved_tensors
         gate_low_TN, up_low_TN, down_low_TN, *tensors = rest
-        gate, up, down = _from_tensors(tensors, ctx.scales)
+        gate, up, down = _from_tensors(tensors, ctx.fixed)
         needs = ctx.needs_input_grad
         grad_TW = grad_outputs[0]
 
@@ -284,15 +301,15 @@ def normed_projections(
     input_TW: Tensor, norm_W: Tensor, eps: float, projections: Sequence[Projection]
 ) -> tuple[Tensor, ...]:
     """norm(x) through each projection: tensors [T, O]."""
-    scales = tuple(each.scale for each in projections)
+    fixed = tuple(each.fixed for each in projections)
     tensors = [tensor for each in projections for tensor in each.tensors()]
-    outputs: tuple[Tensor, ...] = _NormedProjections.apply(input_TW, norm_W, eps, scales, *tensors)  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor, ...] = _NormedProjections.apply(input_TW, norm_W, eps, fixed, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
 
 def add_projection(residual_TO: Tensor, input_TW: Tensor, projection: Projection) -> Tensor:
     """residual + projection(x), [T, O]."""
-    output: Tensor = _AddProjection.apply(residual_TO, input_TW, projection.scale, *projection.tensors())  # type: ignore[no-untyped-call]
+    output: Tensor = _AddProjection.apply(residual_TO, input_TW, projection.fixed, *projection.tensors())  # type: ignore[no-untyped-call]
     return output
 
 
@@ -300,9 +317,9 @@ def gated_mlp(
     input_TW: Tensor, norm_W: Tensor, eps: float, gate: Projection, up: Projection, down: Projection
 ) -> Tensor:
     """x + down(silu(gate(norm(x))) * up(norm(x))), [T, W]  (Shazeer 2020, 2002.05202)."""
-    scales = (gate.scale, up.scale, down.scale)
+    fixed = (gate.fixed, up.fixed, down.fixed)
     tensors = (*gate.tensors(), *up.tensors(), *down.tensors())
-    output: Tensor = _GatedMlp.apply(input_TW, norm_W, eps, scales, *tensors)  # type: ignore[no-untyped-call]
+    output: Tensor = _GatedMlp.apply(input_TW, norm_W, eps, fixed, *tensors)  # type: ignore[no-untyped-call]
     return output
 
 

@@ -25,6 +25,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.attention import PACKED_ATTENTION
 from tunesmith.models.encoder_attention import PACKED_ENCODER_ATTENTION
+from tunesmith.models.linear_loss import LogitLoss
 from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import is_encoder
@@ -118,13 +119,15 @@ class ClassPolicy(Policy):
         """Positions counted from 0 as the model counts them."""
         return position_ids + self._first_position
 
-    def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
+    def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
         """Negative log-likelihood of `batch.target`, [K] float32 or wider, unweighted.
 
         Where classes do not exclude each other it is the sum of C independent yes-or-no decisions over C, as in
         torch's `binary_cross_entropy_with_logits`.
         """
         scores_KC = self.logits(batch)
+        if measure is not None:
+            raise NotImplementedError("no objective measures the scores of classes by itself")
         if not self._several:
             return cross_entropy(scores_KC, batch.target, reduction="none", label_smoothing=label_smoothing)
         wanted_KC = batch.target.to(scores_KC.dtype) * (1 - label_smoothing) + label_smoothing / 2

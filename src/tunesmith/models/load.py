@@ -38,8 +38,10 @@ from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.heads import Head, head_names, set_dropout
 from tunesmith.models.hub import download, download_modelscope
+from tunesmith.models.quantized import quantize_blocks
 from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
+from tunesmith.recipe.specs.model import Quantize
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
 
@@ -256,6 +258,7 @@ def load_model(
     device: torch.device | str = "cpu",
     attention: str = "sdpa",
     tokenizer_folder: Path | None = None,
+    quantize: Quantize = "none",
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
@@ -265,13 +268,16 @@ def load_model(
         device: where they go.
         attention: a form of attention that transformers knows by this name.
         tokenizer_folder: whose tokenizer and template are taken, where not the model's own.
+        quantize: how the linear layers of the blocks are held, for a model whose weights stay as they are.
 
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
-        models.tokens_without_rows, and those of `contents`.
+        models.tokens_without_rows, and those of `contents` and `quantize_blocks`.
     """
     model, info = _from_pretrained(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention)
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
+    if quantize != "none":  # before they go to the device, which never need hold them whole
+        quantize_blocks(model, quantize)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(tokenizer_folder or folder, folder)
     ends = end_token_ids(folder, tokenizer)

@@ -16,7 +16,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import PACKED_ATTENTION
 from tunesmith.models.beginning import decoder_arguments
 from tunesmith.models.blocks import ends_in_fast_block
-from tunesmith.models.linear_loss import linear_cross_entropy
+from tunesmith.models.linear_loss import LogitLoss, linear_cross_entropy, linear_loss
 from tunesmith.models.packed import Packed
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -88,8 +88,13 @@ class Policy(nn.Module):
         """Positions counted from 0 as the model counts them."""
         return position_ids
 
-    def forward(self, batch: Packed, label_smoothing: float = 0.0) -> Tensor:
-        """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted."""
+    def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
+        """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted.
+
+        With `measure` the parts of that loss, [P, K].
+        """
+        if measure is not None:
+            return linear_loss(self.hidden(batch), self.head, measure)
         return linear_cross_entropy(self.hidden(batch), self.head, batch.target, label_smoothing)
 
     def logits(self, batch: Packed) -> Tensor:

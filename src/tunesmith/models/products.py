@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from tunesmith.models.bottleneck import Bottleneck, WithBottleneck
+from tunesmith.models.quantized import QuantizedLinear
 
 REORDER_UP_TO = 2 << 30
 """Bytes of weights that may stand twice in memory. The 150 products of SmolLM2-135M's blocks with 1, 32 and 2,048 rows
@@ -33,25 +35,30 @@ class Parts:
     after: Bottleneck | None = None
 
 
+def _is_linear(layer: object) -> TypeGuard[nn.Linear]:
+    """Whether a layer is a plain linear one, its weight in codes or not."""
+    return type(layer) in (nn.Linear, QuantizedLinear)
+
+
 def parts_of(layer: object) -> Parts | None:
-    """What a linear layer consists of, or None if it is more than that."""
-    if type(layer) is nn.Linear:
+    """What a linear layer consists of, or None if it is more than that. A weight in codes is made dense."""
+    if _is_linear(layer):
         return Parts(layer.weight, layer.bias)
     if type(layer) is WithBottleneck:
         base_layer = parts_of(layer.base_layer)
         return base_layer and replace(base_layer, after=layer.adapter)
-    if type(layer) is not LoraLinear or type(layer.base_layer) is not nn.Linear:
+    if type(layer) is not LoraLinear or not _is_linear(layer.base_layer):
         return None
-    base: nn.Linear = layer.base_layer
+    base, weight = layer.base_layer, layer.base_layer.weight
     if layer.disable_adapters or layer.merged:
-        return None if layer.disable_adapters and layer.merged else Parts(base.weight, base.bias)
+        return None if layer.disable_adapters and layer.merged else Parts(weight, base.bias)
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if any(name in layer.lora_variant or layer.lora_B[name].bias is not None for name in names):
         return None
-    kind = base.weight.dtype
+    kind = weight.dtype
     downs = [layer.lora_A[name].get_parameter("weight").to(kind) for name in names]
     ups = [(layer.lora_B[name].get_parameter("weight") * layer.scaling[name]).to(kind) for name in names]
-    return Parts(base.weight, base.bias, tuple(zip(downs, ups, strict=True)))
+    return Parts(weight, base.bias, tuple(zip(downs, ups, strict=True)))
 
 
 class Product:

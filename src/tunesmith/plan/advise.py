@@ -154,6 +154,8 @@ def _known_rates(adapt: AdaptSpec, hidden: int | None) -> tuple[float, float, st
         return 3e-5, 3e-3, "Houlsby et al. 2019, arXiv 1902.00751, section 3.1"
     if isinstance(adapt, SubsetSpec) and adapt.only_vectors:
         return 1e-4, 1e-3, "Ben-Zaken et al. 2021, arXiv 2106.10199"
+    if isinstance(adapt, BeginningSpec) and adapt.has_network:
+        return 5e-5, 1e-2, "Li and Liang 2021, arXiv 2101.00190; Liu et al. 2021, arXiv 2103.10385"
     if isinstance(adapt, BeginningSpec):
         return 1e-3, 3e-1, "Lester et al. 2021, arXiv 2104.08691; Liu et al. 2021, arXiv 2110.07602"
     return *_FULL_TEXT, "Devlin et al. 2019, arXiv 1810.04805"
@@ -164,8 +166,9 @@ def range_warnings(adapt: AdaptSpec, train: TrainSpec, hidden: int | None = None
 
     Step size: full 1e-5..5e-5 (Devlin et al. 2019, appendix A.3), adapters 1e-4..5e-4 (Hu et al. 2021, appendix D);
     narrower models bear more: the upper end grows as (2000 / hidden)^0.78 (Schulman et al. 2025, LoRA Without
-    Regret); biases alone 1e-4..1e-3 (Ben-Zaken et al. 2021). Weight decay 0.01..0.1 (Loshchilov and Hutter 2019, arXiv
-    1711.05101); rank 8..16 to start with.
+    Regret); biases alone 1e-4..1e-3 (Ben-Zaken et al. 2021); learned beginnings 1e-3..0.3 (Lester et al. 2021; Liu et
+    al. 2021), 5e-5..1e-2 where a network gives them (Li and Liang 2021). Weight decay 0.01..0.1 (Loshchilov and Hutter
+    2019, arXiv 1711.05101); rank 8..16 to start with.
     """
     found = []
     low, high, source = _known_rates(adapt, hidden)

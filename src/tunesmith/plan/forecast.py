@@ -198,7 +198,8 @@ def with_room(
 def kind_of(machine: Machine, adapt: AdaptSpec, size: ModelSize) -> str:
     """Runs that are compared: same device, number format, method and magnitude of the model (powers of two)."""
     magnitude = round(math.log2(max(1, size.parameters)))
-    return f"{machine.device}/{machine.dtype}/{adapt.kind}/2^{magnitude}"
+    held = "" if size.quantize == "none" else f" on {size.quantize}"
+    return f"{machine.device}/{machine.dtype}/{adapt.kind}{held}/2^{magnitude}"
 
 
 def steps_of(load: Workload, train: TrainSpec) -> int:

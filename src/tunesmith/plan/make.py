@@ -84,7 +84,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
     stage = recipe.stages[0]
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    size = size_from_config(base.config, prepared.classes)
+    size = size_from_config(base.config, recipe.model.quantize, prepared.classes)
     lengths = [len(row.token_ids) for row in train_rows]
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
     loss_tokens = sum(row.learned for row in epoch_rows)

@@ -15,6 +15,11 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     an encoder                a counts twice (a token sees all s of its document); H is classes x hidden where a head
                               gives classes
 
+Bytes of the n numbers of a linear layer with O outputs that is held in codes (models/quantized.py):
+
+    nf4     n / 2 + b + 4 ceil(b / 256) + 4,   b = ceil(n / 64) blocks
+    int8    n + 4 O
+
 Source of 6 N: Kaplan et al., Scaling Laws for Neural Language Models, arXiv 2001.08361, section 2.1 (2 N forward,
 4 N backward); of the missing third for LoRA: Hu et al., arXiv 2106.09685, section 4.2. Activation bytes follow
 Korthikanti et al., arXiv 2205.05198, section 4, for gated blocks whose attention matrix is not kept.
@@ -22,6 +27,7 @@ Korthikanti et al., arXiv 2205.05198, section 4, for gated blocks whose attentio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +35,10 @@ from itertools import pairwise
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuningSpec
+from tunesmith.recipe.specs.model import Quantize
 
+NF4_BLOCK, NF4_GROUP = 64, 256
+"""Numbers that share a magnitude, magnitudes that share a scale; a test keeps them equal to the layer's own."""
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ADAM_BYTES = 16
 """A trained number in training: float32 master, gradient and the two moments of Adam."""
@@ -44,7 +53,8 @@ _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "query", "key", 
 class ModelSize:
     """Dimensions of a model. `head` is H; `tied` says that input and output embedding are one matrix.
 
-    `positions` are the places of a learned position embedding, `classes` those of a task head, if there is one.
+    `quantize` says how the linear layers of its blocks are held while it trains; `positions` are the places of a
+    learned position embedding, `classes` those of a task head, if there is one.
     """
 
     layers: int
@@ -54,6 +64,7 @@ class ModelSize:
     inner: int
     vocabulary: int
     tied: bool
+    quantize: Quantize = "none"
     is_encoder: bool = False
     positions: int = 0
     classes: int = 0
@@ -103,10 +114,11 @@ class ModelSize:
         return (4 if self.is_encoder else 2) * seen_length * self.query_width * self.layers
 
 
-def size_from_config(config: Mapping[str, object], classes: int = 0) -> ModelSize:
+def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", classes: int = 0) -> ModelSize:
     """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma) or of a BERT.
 
     Args:
+        quantize: how the linear layers of its blocks are held while it trains.
         classes: of a task head; 0 where the output embedding is the head.
 
     Errors: plan.unknown_size when a dimension is missing.
@@ -131,10 +143,30 @@ def size_from_config(config: Mapping[str, object], classes: int = 0) -> ModelSiz
         inner=number("intermediate_size"),
         vocabulary=number("vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
+        quantize=quantize,
         is_encoder=is_encoder,
         positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
         classes=classes,
     )
+
+
+def held_bytes(inputs: int, outputs: int, quantize: Quantize, dtype: str) -> int:
+    """Bytes of the weight of one linear layer as it is held."""
+    numbers = inputs * outputs
+    if quantize == "int8":
+        return numbers + 4 * outputs
+    if quantize == "nf4":
+        blocks = math.ceil(numbers / NF4_BLOCK)
+        return math.ceil(numbers / 2) + blocks + 4 * math.ceil(blocks / NF4_GROUP) + 4
+    return numbers * BYTES_OF_DTYPE[dtype]
+
+
+def weight_bytes(size: ModelSize, dtype: str) -> int:
+    """Bytes of all weights, and of the one weight in codes that stands dense at a time: the largest."""
+    linears = size.linears().values()
+    held = size.layers * sum(held_bytes(*pair, size.quantize, dtype) for pair in linears)
+    dense = max(inputs * outputs for inputs, outputs in linears) if size.quantize != "none" else 0
+    return held + (size.parameters - size.block_parameters + dense) * BYTES_OF_DTYPE[dtype]
 
 
 def adapter_parameters(size: ModelSize, adapt: LoraSpec) -> int:
@@ -320,7 +352,7 @@ def memory_parts(
         activations = tokens_at_once * size.layers * per_layer
     positions = min(_LOGITS_AT_ONCE, max(1, round(tokens_at_once * loss_share)))
     return {
-        "weights": size.parameters * wide,
+        "weights": weight_bytes(size, dtype),
         "states": trained * _ADAM_BYTES - own_master,
         "activations": activations,
         "logits": positions * (size.classes or size.vocabulary) * (8 + wide),

@@ -10,18 +10,33 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
-from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import DistillSpec
 
 REGISTER = "dataset_info.json"
 """LLaMA-Factory's register of layouts. It stands beside a file and says how that is read, so it is a source itself."""
 
 
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with a base that is a path made absolute: like every path in it, it starts at the recipe's folder."""
-    base = recipe.model.base
-    if base.startswith("~") or not ("/" in base or base.endswith(".gguf")) or not os.path.exists(folder / base):
-        return recipe
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": str((folder / base).resolve())})})
+    """The recipe with models that are paths made absolute: like every path in it, they start at the recipe's folder."""
+    model = recipe.model.model_copy(update={"base": _anchored_path(recipe.model.base, folder)})
+    stages = [_with_anchored_teacher(stage, folder) for stage in recipe.stages]
+    return recipe.model_copy(update={"model": model, "stages": stages})
+
+
+def _anchored_path(name: str, folder: Path) -> str:
+    if name.startswith("~") or not ("/" in name or name.endswith(".gguf")) or not os.path.exists(folder / name):
+        return name
+    return str((folder / name).resolve())
+
+
+def _with_anchored_teacher(stage: StageSpec, folder: Path) -> StageSpec:
+    spec = stage.objective
+    if not isinstance(spec, DistillSpec) or spec.hosted is not None:
+        return stage
+    return stage.model_copy(
+        update={"objective": spec.model_copy(update={"teacher": _anchored_path(spec.teacher, folder)})}
+    )
 
 
 def identity(recipe: Recipe, sources: Mapping[str, str]) -> str:

@@ -46,9 +46,10 @@ class DistributedRuntime:
         self._placed: DistributedDataParallel | None = None
 
     def place(self, policy: Policy) -> nn.Module:
-        """The policy inside DDP."""
+        """The policy inside DDP. Buffers are a frozen base's codes: they are the same on every rank and stay so."""
         devices = [self.device.index] if self.device.type == "cuda" else None
-        self._placed = DistributedDataParallel(policy.to(self.device), device_ids=devices)
+        placed = policy.to(self.device)
+        self._placed = DistributedDataParallel(placed, device_ids=devices, broadcast_buffers=False)
         return self._placed
 
     def sum(self, values: Sequence[float]) -> list[float]:

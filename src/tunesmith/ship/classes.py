@@ -75,7 +75,7 @@ def publish_classes(shipping: ClassShipping, emitter: Emitter = SILENT) -> None:
 
     Emits one `shipped` event. Errors: ship.parity_failed, core.too_little_space, those of `merge`.
     """
-    merged = merge(shipping.base, shipping.change, shipping.head)
+    merged = merge(shipping.base, shipping.change, head=shipping.head)
     needed = 4 * sum(each.numel() for each in merged.tensors.values())
     require_space(shipping.folder.parent, needed)
     stored = stored_dtype(shipping.base.path)

@@ -8,7 +8,7 @@ is judged by other code than the one that made it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ from tunesmith.core.types import Message
 from tunesmith.models.beginning import keys_before
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, load_model, load_with_head
+from tunesmith.ship.merge import NOTHING_INSTEAD
 from tunesmith.tasks.chat_template import ChatTemplate
 
 LONGEST_ANSWER = 96
@@ -91,9 +92,18 @@ def _until_special(ids: Sequence[int], special: set[int]) -> list[int]:
     return list(ids)
 
 
-def load_evaluated(base: BaseFolder, change: Path) -> PreTrainedModel:
-    """Base and change side by side in float32, nothing merged. Errors: those of `put_on` and of loading."""
+def load_untouched(base: BaseFolder, instead: Mapping[str, Tensor] = NOTHING_INSTEAD) -> PreTrainedModel:
+    """What the change is put on, in float32: the base, with weights that stand in for its own."""
     model = load_model(base.path, dtype=torch.float32).model
+    with torch.no_grad():
+        for name, weight in instead.items():
+            model.get_parameter(name).copy_(weight)
+    return model
+
+
+def load_evaluated(base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD) -> PreTrainedModel:
+    """Base and change side by side in float32, nothing merged. Errors: those of `put_on` and of loading."""
+    model = load_untouched(base, instead)
     put_on(model, change)
     return model
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_with_head
 from tunesmith.models.weights import read_tensors, read_weights
 
+NOTHING_INSTEAD: Mapping[str, Tensor] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -35,9 +38,12 @@ class Merged:
     kind: str
 
 
-def merge(base: BaseFolder, change: Path, head: Head | None = None) -> Merged:
+def merge(
+    base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD, head: Head | None = None
+) -> Merged:
     """Merge an adapter folder, or take a full fine-tune's folder, over a base, or over a base with a task head.
 
+    `instead` are weights that stand in for the base's own, by name: those of a quantised base (`merge_base.py`).
     Errors: ship.other_base, ship.no_change, ship.not_finite, ship.missing_change, ship.stands_beside, those of
         `read_adapter`, and those of `verify_folder` when the folder carries a manifest.
     """
@@ -46,6 +52,7 @@ def merge(base: BaseFolder, change: Path, head: Head | None = None) -> Merged:
     if not kind.mergeable:
         raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
     weights, new = base_weights(base, head)
+    weights.update(instead)
     if kind.name != "lora":
         return _weights(change, kind, weights, new)
     adapter = read_adapter(change, weights, new)
@@ -72,9 +79,11 @@ def base_weights(base: BaseFolder, head: Head | None) -> tuple[dict[str, Tensor]
     return {name: each.detach() for name, each in loaded.model.named_parameters()}, loaded.new
 
 
-def merge_into(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
+def merge_into(
+    loaded: Loaded, base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD
+) -> Loaded:
     """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
-    merged = merge(base, change, loaded.head)
+    merged = merge(base, change, instead, loaded.head)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             parameter.copy_(merged.tensors[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -10,17 +11,26 @@ from transformers import PreTrainedTokenizerFast
 from tunesmith.adapt.files import ADAPTER_CONFIG
 from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import write_atomic
-from tunesmith.messages import LANGUAGES, both
+from tunesmith.messages import LANGUAGES, Language, both
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder
+from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.parity import Parity
 from tunesmith.tasks.chat_template import ChatTemplate
 
 
 def write_model_card(
-    folder: Path, name: str, base: BaseFolder, parity: Parity, tokenizer: PreTrainedTokenizerFast
+    folder: Path,
+    name: str,
+    base: BaseFolder,
+    parity: Parity,
+    tokenizer: PreTrainedTokenizerFast,
+    merge_base: MergeBase | None = None,
 ) -> None:
-    """Write the card, English first, then Chinese; its head is the YAML that model hubs read."""
+    """Write the card, English first, then Chinese; its head is the YAML that model hubs read.
+
+    `merge_base` says what an adapter was merged with that was trained beside a quantised base.
+    """
     template = ChatTemplate(tokenizer)
     form = _form(folder, parity)
     facts: dict[str, str | int | float] = {
@@ -38,7 +48,7 @@ def write_model_card(
     }
     sections = {
         "summary": both("ship.card_summary", **facts),
-        "origin": both("ship.card_lossy" if base.origin.lossy else "ship.card_exact", **_origin(base)),
+        **_weights(base, merge_base),
         "parity": both("ship.card_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
         "run": both(f"ship.card_run_{form}", **facts),
@@ -65,7 +75,7 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
     }
     sections = {
         "summary": both("ship.card_class_summary", **facts),
-        "origin": both("ship.card_lossy" if base.origin.lossy else "ship.card_exact", **_origin(base)),
+        **_weights(base, None),
         "parity": both("ship.card_class_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
         "run": both("ship.card_class_run", **facts),
@@ -77,6 +87,23 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
 
 
 _PIPELINES = {"text_class": "text-classification", "token_class": "token-classification"}
+
+
+def _weights(base: BaseFolder, merge_base: MergeBase | None) -> dict[str, Mapping[Language, str]]:
+    """What had been rounded before the adapter came to them, and why."""
+    found: dict[str, Mapping[Language, str]] = {}
+    if base.origin.lossy:
+        found["origin"] = both("ship.card_lossy", **_origin(base))
+    elif merge_base is None:
+        found["origin"] = both("ship.card_exact")
+    if merge_base is not None:
+        found["merge"] = _merged(merge_base)
+    return found
+
+
+def _merged(merge_base: MergeBase) -> Mapping[Language, str]:
+    losses = {"original": f"{merge_base.loss_original:.4f}", "dequantized": f"{merge_base.loss_dequantized:.4f}"}
+    return both(f"ship.card_merged_{merge_base.chosen}", quantize=merge_base.quantize, **losses)
 
 
 def _origin(base: BaseFolder) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,15 +26,16 @@ from tunesmith.core.types import Message
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.clean_room import tell_unopened
 from tunesmith.models.gguf_layout import Array
-from tunesmith.models.load import BaseFolder, load_model, load_tokenizer, template_of
+from tunesmith.models.load import BaseFolder, load_tokenizer, template_of
 from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.weights import read_weights
 from tunesmith.recipe.specs.ship import BESIDE, ParityLimits, ShipFormat
-from tunesmith.ship.evaluated import load_evaluated
+from tunesmith.ship.evaluated import load_evaluated, load_untouched
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
 from tunesmith.ship.merge import Merged, merge
+from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.model_card import write_model_card
 from tunesmith.ship.parity import PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
 from tunesmith.tasks.chat_template import ChatTemplate
@@ -71,6 +72,8 @@ class Shipping:
         chats: real conversations with answers, at least as many as `limits.chats` asks for.
         metric: the task's own figure, judged on GGUF files.
         limits: how far an artefact may be from the evaluated model.
+        instead: weights that stand in for the base's own, as they did in the evaluated model.
+        merge_base: why they do or do not, where the change was trained beside a quantised base.
     """
 
     run_path: Path
@@ -79,20 +82,35 @@ class Shipping:
     chats: Sequence[Sequence[Message]]
     metric: TaskMetric | None = None
     limits: ParityLimits = field(default_factory=ParityLimits)
+    instead: Mapping[str, Tensor] = field(default_factory=dict)
+    merge_base: MergeBase | None = None
 
 
 @dataclass(frozen=True)
 class _Job:
-    run: Path
-    base: BaseFolder
-    change: Path
+    shipping: Shipping
     kind: SavedKind
     tokenizer_folder: Path
     tokenizer: PreTrainedTokenizerFast
     gate: Gate
-    metric: TaskMetric | None
     emitter: Emitter
     base_dtype: torch.dtype
+
+    @property
+    def run(self) -> Path:
+        return self.shipping.run_path
+
+    @property
+    def base(self) -> BaseFolder:
+        return self.shipping.base
+
+    @property
+    def change(self) -> Path:
+        return self.shipping.change
+
+    @property
+    def metric(self) -> TaskMetric | None:
+        return self.shipping.metric
 
     @property
     def name(self) -> str:
@@ -105,7 +123,7 @@ class _Job:
     @cached_property
     def merged(self) -> Merged:
         """The merged weights, made when a format first needs them."""
-        return merge(self.base, self.change)
+        return merge(self.base, self.change, self.shipping.instead)
 
 
 def ship_formats(shipping: Shipping, formats: Sequence[ShipFormat], emitter: Emitter = SILENT) -> list[Artifact]:
@@ -160,21 +178,9 @@ def _job(shipping: Shipping, emitter: Emitter) -> _Job:
         tell_unopened(change, CHANGE_FILES, emitter)
     tokenizer_folder = change if (change / "tokenizer.json").is_file() else base.path
     tokenizer = load_tokenizer(tokenizer_folder)
-    untouched = load_model(base.path, dtype=torch.float32).model
-    gate = Gate(load_evaluated(base, change), untouched, tokenizer, shipping.chats, limits, emitter)
-    dtype = stored_dtype(base.path)
-    return _Job(
-        run=shipping.run_path,
-        base=base,
-        change=change,
-        kind=kind_of(change),
-        tokenizer_folder=tokenizer_folder,
-        tokenizer=tokenizer,
-        gate=gate,
-        metric=shipping.metric,
-        emitter=emitter,
-        base_dtype=dtype,
-    )
+    evaluated, untouched = load_evaluated(base, change, shipping.instead), load_untouched(base, shipping.instead)
+    gate = Gate(evaluated, untouched, tokenizer, shipping.chats, limits, emitter)
+    return _Job(shipping, kind_of(change), tokenizer_folder, tokenizer, gate, emitter, stored_dtype(base.path))
 
 
 def _publish(job: _Job, kind: ShipFormat) -> Artifact:
@@ -237,15 +243,15 @@ def _needed_bytes(job: _Job, kind: ShipFormat) -> int:
 
 
 def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
-    """The base's own values of a few tensors that the change moved, as a GGUF file would hold them."""
-    base: Mapping[str, Tensor] = read_weights(job.base.path)
+    """The values without the change of a few tensors that it moved, as a GGUF file would hold them."""
+    base: Mapping[str, Tensor] = {**read_weights(job.base.path), **job.shipping.instead}
     some = {name: base[name] for name in islice(job.merged.changed, _COMPARED_TENSORS)}
     yield from gguf_arrays(read_allowed(job.base.path, "config.json").values, some)
 
 
 def _describe(job: _Job, folder: Path, parity: Parity, dtype: str) -> None:
     parity.write(folder, {**_facts(job, parity.format), "dtype": dtype, "base_dtype": dtype_name(job.base_dtype)})
-    write_model_card(folder, job.name, job.base, parity, job.tokenizer)
+    write_model_card(folder, job.name, job.base, parity, job.tokenizer, job.shipping.merge_base)
     for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
         licence = job.base.path / name
         if not licence.is_file():
@@ -274,6 +280,7 @@ def _facts(job: _Job, kind: str) -> dict[str, object]:
         "base_source": job.base.origin.source,
         "base_sha256": job.base.sha256,
         "template_sha256": ChatTemplate(job.tokenizer).sha256,
+        **({} if job.shipping.merge_base is None else {"merge_base": asdict(job.shipping.merge_base)}),
     }
 
 

@@ -16,6 +16,7 @@ from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import additions_of
+from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
@@ -28,12 +29,16 @@ from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
+from tunesmith.models.quantized import form_of, held_numbers
 from tunesmith.models.texts import TOKENIZER_FILES
+from tunesmith.objectives.base import Objective
+from tunesmith.objectives.distill import Distill
 from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
-from tunesmith.recipe.specs.train import TrainSpec
+from tunesmith.recipe.specs.objectives import SupervisedSpec
+from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
 from tunesmith.train.batching import Source, Windows
@@ -47,8 +52,9 @@ from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
 from tunesmith.train.replay import ReplaySource
 from tunesmith.train.stopper import Stopper
+from tunesmith.train.teacher import TeacherModel, stage_teacher
 from tunesmith.train.unfreezing import Unfreezing
-from tunesmith.train.validation import TaskMetric, Validator
+from tunesmith.train.validation import TaskMetric, Validator, no_task_metric
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -70,12 +76,18 @@ class StageInputs:
     """Encoded rows of older tasks, by what the stage wants with them: ewc, replay."""
     kept: Path | None = None
     """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
+    teacher: TeacherModel | None = None
+    """Whose distribution is learned; nobody's, or one whose answers are the rows."""
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
-    """Assemble a fit. Errors: train.nothing_to_train, train.beyond_context, and those of the adaptation."""
+    """Assemble a fit.
+
+    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized` and of the adaptation.
+    """
     if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
+    check_quantized(stage, form_of(inputs.loaded.model))
     spec = stage.train
     loaded = inputs.loaded
     policy = policy_of(loaded.model, loaded.head)
@@ -97,7 +109,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     _say_what_trains(policy, attached, emitter)
     source = _source(stage, inputs, runtime, emitter)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
-    objective = Supervised(stage.objective)
+    objective = _objective(stage, inputs, policy, runtime, emitter)
     optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
     passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
@@ -140,6 +152,24 @@ def _refuse_rows_beyond_context(policy: Policy, rows: Sequence[Features]) -> Non
         )
 
 
+def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: Runtime, emitter: Emitter) -> Objective:
+    """Toward what the stage is trained; answers of a teacher are rows like any others."""
+    spec = stage.objective
+    if isinstance(spec, SupervisedSpec):
+        return Supervised(spec)
+    if spec.level == "sequence":
+        return Supervised(SupervisedSpec())
+    if inputs.teacher is None:
+        raise ValueError("a teacher's distribution is to be learned, and none was handed in")
+    head: Tensor = policy.model.get_output_embeddings().weight
+    rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
+    folder, tokenizer = inputs.kept or inputs.folder, inputs.loaded.tokenizer
+    teacher = stage_teacher(
+        spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter
+    )
+    return Distill(spec, teacher)
+
+
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
     window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
     if stage.replay is None:
@@ -164,6 +194,15 @@ def _fisher(
     rows, folder, base = inputs.old_rows["ewc"], inputs.kept or inputs.folder, inputs.base.sha256
     pack, seed = inputs.task.pack, stage.train.seed
     return kept_fisher(ewc, rows, policy, pack, moving, additions, seed, folder, base, runtime, emitter)
+
+
+def validation_loss(stage: StageSpec, loaded: Loaded, task: Task, rows: Sequence[Features], runtime: Runtime) -> float:
+    """Cross-entropy of a whole model on validation rows, whatever the stage was trained toward."""
+    policy = Policy(loaded.model)
+    use_blocks(policy.model, stage.train.blocks)
+    passes = FixedPasses(task.pack, runtime, AUTO_ROWS, AUTO_ROWS)
+    placed = policy.to(runtime.device)
+    return Validator(placed, Supervised(SupervisedSpec()), runtime, rows, passes, no_task_metric)()["loss"]
 
 
 def _unfreezing(policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None) -> Unfreezing:
@@ -196,7 +235,7 @@ def _passes(
 def _say_what_trains(policy: Policy, attached: Attached, emitter: Emitter) -> None:
     counts = {name: parameter.numel() for name, parameter in policy.named_parameters()}
     trainable = sum(counts[name] for name in attached.trainable)
-    emitter.emit("parameters", trainable=trainable, total=sum(counts.values()))
+    emitter.emit("parameters", trainable=trainable, total=sum(counts.values()) + held_numbers(policy))
 
 
 def copy_tokenizer(base: Path, folder: Path) -> None:

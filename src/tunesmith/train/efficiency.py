@@ -38,6 +38,7 @@ from tunesmith.models.blocks import blocks_below_training, late_parts
 from tunesmith.models.encoder_attention import padded_length
 from tunesmith.models.packed import Documents, Packed, places
 from tunesmith.models.policy import Policy
+from tunesmith.models.quantized import held_numbers
 from tunesmith.models.sites import is_encoder
 from tunesmith.runtime.peak import Peak
 
@@ -91,23 +92,22 @@ class Meter:
         """The meter of a policy with its adaptation in place."""
         body, config = policy.model.base_model, policy.model.config.get_text_config()
         head = policy.head
-        matrices = _matrices(body)
         late = late_parts(policy.model)
         below, beginning = blocks_below_training(policy.model), beginning_of(policy.model)
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            frozen=_numbers(matrices, trained=False),
-            trained=_numbers(matrices, trained=True),
-            kept_frozen=sum(_numbers(_matrices(each), trained=False) for each in late),
-            kept_trained=sum(_numbers(_matrices(each), trained=True) for each in late),
+            frozen=_frozen_numbers(body),
+            trained=_trained_numbers(body),
+            kept_frozen=sum(map(_frozen_numbers, late)),
+            kept_trained=sum(map(_trained_numbers, late)),
             head=head.numel(),
             head_trains=head.requires_grad,
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
-            read_only=sum(_numbers(_matrices(each), trained=False) for each in below),
+            read_only=sum(map(_frozen_numbers, below)),
             attention_read=config.num_attention_heads * head_size * len(below),
             places=beginning.length if beginning else 0,
             virtual=beginning.length if isinstance(beginning, VirtualTokens) else 0,
-            network=_numbers(_matrices(beginning), trained=True) if beginning else 0,
+            network=_trained_numbers(beginning) if beginning else 0,
             again=again,
             plain_attention=device == "cpu",
             both_ways=is_encoder(policy.model),
@@ -170,8 +170,13 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
     return [weight for each in inner for weight in each.parameters(recurse=False) if weight.ndim == 2]
 
 
-def _numbers(matrices: Sequence[nn.Parameter], *, trained: bool) -> int:
-    return sum(each.numel() for each in matrices if each.requires_grad is trained)
+def _trained_numbers(module: nn.Module) -> int:
+    return sum(each.numel() for each in _matrices(module) if each.requires_grad)
+
+
+def _frozen_numbers(module: nn.Module) -> int:
+    """Those in codes among them: they are multiplied as the numbers that they stand for."""
+    return held_numbers(module) + sum(each.numel() for each in _matrices(module) if not each.requires_grad)
 
 
 def _lengths(documents: Documents) -> list[tuple[int, int]]:

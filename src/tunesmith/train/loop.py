@@ -190,11 +190,15 @@ def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
 
 
 def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each term over the window. Of nothing there is no mean: a window without any item has no loss."""
+    """The mean of each term over the window, and their sum as `loss`.
+
+    Of nothing there is no mean: a window without any item has no loss.
+    """
     total = job.runtime.sum(list(sums.values()))
     if not any(counts.values()):
-        return dict.fromkeys(sums, math.nan)
-    return {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
+        return dict.fromkeys(("loss", *sums), math.nan)
+    means = {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
+    return {"loss": sum(means.values()), **means}
 
 
 def _note(job: Job, progress: Progress, update: _Update) -> None:

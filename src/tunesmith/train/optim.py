@@ -22,11 +22,12 @@ from tunesmith.train.memory import is_out_of_memory
 def default_learning_rate(adapt: AdaptSpec) -> float:
     """Where a recipe names none: ten times more for additions that start at zero (Schulman et al. 2025, LoRA Without
     Regret) than for weights that hold the pretraining; biases and norms bear more still (Ben-Zaken et al. 2021,
-    2106.10199, searched 1e-4 to 1e-3)."""
+    2106.10199, searched 1e-4 to 1e-3), a learned beginning the most (Lester et al. 2021, 2104.08691, took 0.3), less
+    of it where a network gives it."""
     if isinstance(adapt, LoraSpec | BottleneckSpec):
         return 2e-4
     if isinstance(adapt, BeginningSpec):
-        return 1e-2
+        return 1e-3 if adapt.has_network else 1e-2
     return 4e-4 if isinstance(adapt, SubsetSpec) and adapt.only_vectors else 2e-5
 
 

@@ -66,19 +66,23 @@ class Validator:
         self._task_metric = task_metric
 
     def __call__(self) -> dict[str, float]:
-        """Mean loss over all rows of all ranks, as `loss`, and the task's metrics."""
+        """Mean of every term over all rows of all ranks, their sum as `loss`, and the task's metrics."""
         training = self._policy.training
         self._policy.eval()
-        total = count = 0.0
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
         with torch.inference_mode():
-            for loss, items in self._passes.each(self._rows, self._look):
-                total += loss
-                count += items
+            for terms, items in self._passes.each(self._rows, self._look):
+                for name in terms:
+                    sums[name] = sums.get(name, 0.0) + terms[name]
+                    counts[name] = counts.get(name, 0.0) + items[name]
         self._policy.train(training)
-        total, count = self._runtime.sum([total, count])
-        return {"loss": total / count if count else float("nan"), **self._task_metric(self._policy)}
+        totals = self._runtime.sum([*sums.values(), *counts.values()])
+        pairs = zip(sums, totals, totals[len(sums) :], strict=False)
+        means = {name: total / count if count else float("nan") for name, total, count in pairs}
+        return {"loss": sum(means.values()) if means else float("nan"), **means, **self._task_metric(self._policy)}
 
-    def _look(self, batch: Packed) -> tuple[float, float]:
-        """Sum of the terms of a batch, and their items."""
+    def _look(self, batch: Packed) -> tuple[dict[str, float], dict[str, float]]:
+        """Sum of each term over a batch, and its items."""
         terms = self._objective.loss(self._policy, batch.to(self._runtime.device))
-        return sum(float(term) for term in terms.values()), sum(self._objective.count(batch).values())
+        return {name: float(term) for name, term in terms.items()}, self._objective.count(batch)

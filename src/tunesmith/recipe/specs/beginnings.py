@@ -34,6 +34,11 @@ class PromptSpec(Spec):
             raise ValueError("prompt_text")
         return self
 
+    @property
+    def has_network(self) -> bool:
+        """Whether a network gives the numbers while they train."""
+        return False
+
 
 class PTuningSpec(Spec):
     """Learned embeddings before every row that come out of a small network while they train (arXiv 2103.10385)."""
@@ -57,6 +62,11 @@ class PTuningSpec(Spec):
             raise ValueError("mlp_layers")
         return self
 
+    @property
+    def has_network(self) -> bool:
+        """Whether a network gives the numbers while they train."""
+        return True
+
 
 class PrefixSpec(Spec):
     """Learned keys and values before every row in every layer (arXiv 2101.00190); unprojected it is P-Tuning v2."""
@@ -78,6 +88,11 @@ class PrefixSpec(Spec):
         if self.encoder_hidden_size is not None and not self.prefix_projection:
             raise ValueError("width_without_projection")
         return self
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network gives the numbers while they train."""
+        return self.prefix_projection
 
 
 BeginningSpec = PromptSpec | PTuningSpec | PrefixSpec

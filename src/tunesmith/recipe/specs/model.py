@@ -8,6 +8,8 @@ from pydantic import Field
 
 from tunesmith.recipe.specs.base import Spec
 
+Quantize = Literal["none", "nf4", "int8"]
+
 
 class ModelSpec(Spec):
     """The base model."""
@@ -18,5 +20,10 @@ class ModelSpec(Spec):
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Number format of the weights; auto takes bfloat16 where a probe finds it faster."
+    )
+    quantize: Quantize = Field(
+        "none",
+        description="How the frozen linear layers of the blocks are held while adapters train (QLoRA, 2305.14314): nf4 "
+        "in 4.1 bits a number, int8 in 8; none leaves them.",
     )
     offline: bool = Field(False, description="Never ask a hub; every file must be on this machine.")

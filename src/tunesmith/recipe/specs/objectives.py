@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.base import MOST, Spec
 
 
 class SupervisedSpec(Spec):
@@ -16,4 +16,51 @@ class SupervisedSpec(Spec):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over all tokens.")
 
 
-ObjectiveSpec = SupervisedSpec
+class HostedSpec(Spec):
+    """A teacher behind an address that speaks OpenAI's chat completions."""
+
+    base_url: str = Field(
+        pattern=r"^https?://\S+$", description="Address up to and with /v1; never followed elsewhere."
+    )
+    key_variable: str = Field(
+        "", pattern=r"^[A-Za-z0-9_]*$", description="Environment variable that holds the key; none sends no key."
+    )
+    timeout_seconds: float = Field(60.0, gt=0, le=86_400, description="Longest wait for one answer.")
+    tries: int = Field(3, ge=1, le=100, description="Attempts at one answer before its row is dropped.")
+
+
+class DistillSpec(Spec):
+    """A student learns from a teacher: its distribution over tokens, or its answers."""
+
+    kind: Literal["distill"] = Field("distill", description="Learn from a teacher.")
+    teacher: str = Field(min_length=1, description="Model name, folder or run; the model's name where it is hosted.")
+    level: Literal["logits", "sequence"] = Field(
+        "logits",
+        description="Learn the teacher's distribution (1503.02531), or its answers to the prompts (1606.07947).",
+    )
+    temperature: float = Field(
+        2.0, gt=0, le=1000, description="Logits of both are divided by it before they are compared (logits)."
+    )
+    alpha: float = Field(
+        0.5, gt=0, le=1, description="Share of the teacher; the rows' own tokens get the rest (logits)."
+    )
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="Most likely tokens kept once for all steps; none asks the teacher in each (logits).",
+    )
+    hosted: HostedSpec | None = Field(None, description="Where the teacher answers, if not here (sequence).")
+    max_new_tokens: int = Field(256, ge=1, le=2**24, description="Longest answer of the teacher in tokens (sequence).")
+
+    @model_validator(mode="after")
+    def _fits_the_level(self) -> Self:
+        others = ("temperature", "alpha", "top_k") if self.level == "sequence" else ("hosted", "max_new_tokens")
+        fields = type(self).model_fields
+        if any(getattr(self, name) != fields[name].default for name in others):
+            raise ValueError("distill_level")
+        return self
+
+
+ObjectiveSpec = Annotated[SupervisedSpec | DistillSpec, Field(discriminator="kind")]
+"""How one stage is trained."""

@@ -1,0 +1,103 @@
+"""Find the teacher of a stage: a base, a finished run whose tuned model teaches, or somebody behind an address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Emitter
+from tunesmith.core.files import MANIFEST, sha256_file, user_path
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.run import LOCK, Run
+from tunesmith.data.formats.read import Note
+from tunesmith.data.prepare import refuse_empty
+from tunesmith.data.prepared import Prepared
+from tunesmith.models.load import Loaded, load_model, resolve_base
+from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import DistillSpec
+from tunesmith.ship.merge import merge_into
+from tunesmith.tasks.chat import ChatTask
+from tunesmith.tasks.hosted_teacher import HostedTeacher
+from tunesmith.tasks.local_teacher import LocalTeacher
+from tunesmith.tasks.taught import AnsweringTeacher, taught
+from tunesmith.train.build import DTYPES
+from tunesmith.train.checkpoint import BEST
+from tunesmith.train.teacher import TEACHER, TeacherModel
+
+ANSWERS = "teacher_answers.jsonl"
+"""In a run: what a teacher answered to the training prompts."""
+
+
+def teacher_of_logits(recipe: Recipe, stage: StageSpec, folder: Path) -> TeacherModel | None:
+    """Whose distribution a stage learns; None where it learns nobody's. Errors: those of `resolve_base` and `Run.open`.
+
+    Args:
+        folder: where the recipe's paths start.
+    """
+    spec = stage.objective
+    return _model(recipe, spec, folder) if isinstance(spec, DistillSpec) and spec.level == "logits" else None
+
+
+def with_answers(
+    recipe: Recipe, prepared: Prepared, folder: Path, run_path: Path, ledger: Ledger, emitter: Emitter
+) -> Prepared:
+    """The training rows with a teacher's answers in place of their own, where a stage learns these.
+
+    Errors: those of `taught`, of `resolve_base` and `Run.open`; data.nothing_left where it answered nothing.
+    """
+
+    def seen(done: int, total: int) -> None:
+        emitter.emit("progress", what=TEACHER, done=done, total=total)
+
+    for stage in recipe.stages:
+        spec = stage.objective
+        if isinstance(spec, DistillSpec) and spec.level == "sequence":
+            train = taught(prepared.frames["train"], _answering(recipe, spec, folder), run_path / ANSWERS, ledger, seen)
+            frames = {**prepared.frames, "train": train}
+            refuse_empty(frames, ledger)
+            note = Note("data.taught", {"rows": len(train), "teacher": spec.teacher})
+            prepared = replace(prepared, frames=frames, notes=(*prepared.notes, note))
+    return prepared
+
+
+def _answering(recipe: Recipe, spec: DistillSpec, folder: Path) -> AnsweringTeacher:
+    if spec.hosted is not None:
+        return HostedTeacher(spec.hosted, spec.teacher, spec.max_new_tokens)
+    model = _model(recipe, spec, folder)
+    task = ChatTask.of_folder(model.folder, recipe.stages[0].train.max_length)
+    return LocalTeacher(model.load(), model.sha256, task, spec.max_new_tokens)
+
+
+def _model(recipe: Recipe, spec: DistillSpec, folder: Path) -> TeacherModel:
+    """The model of a name or folder; of a run the tuned one, as it is evaluated."""
+    dtype = DTYPES[recipe.model.dtype]
+    path = user_path(spec.teacher, folder)
+    if (path / LOCK).is_file():
+        return _of_run(spec.teacher, path, dtype, recipe.runtime.device)
+    base = resolve_base(spec.teacher, offline=recipe.model.offline or None)
+    load = partial(load_model, base.path, dtype=dtype, device=recipe.runtime.device)
+    return TeacherModel(spec.teacher, base.sha256, base.path, load)
+
+
+def _of_run(name: str, path: Path, dtype: torch.dtype, device: str) -> TeacherModel:
+    """The base of a run with its best change merged. Errors: ship.other_base, those of `Run.check_files`."""
+    run, recipe = Run.open(path), load_recipe(path / LOCK)
+    spec, change = recipe.model, path / recipe.stages[-1].name / BEST
+    base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
+    trained = str(run.manifest()["base_sha256"])
+    if trained != base.sha256:
+        given = base.sha256[:12]
+        raise TunesmithError("ship.other_base", path=str(change), trained=trained[:12], given=given, base=base.name)
+    if not (change / MANIFEST).is_file():
+        raise TunesmithError("ship.missing_change", path=str(change))
+    run.check_files(f"{recipe.stages[-1].name}/{BEST}")
+
+    def load() -> Loaded:
+        return merge_into(load_model(base.path, dtype=dtype, device=device), base, change)
+
+    return TeacherModel(name, f"{base.sha256} {sha256_file(change / MANIFEST)}", base.path, load)

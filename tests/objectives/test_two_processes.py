@@ -1,0 +1,75 @@
+"""Two processes with four rows each do what one does with eight: penalties count once, a repeated row asks nobody."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fits import local, make_job
+from safetensors.torch import load_file
+
+from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.train.loop import fit
+
+OLD = [{"path": "old.jsonl"}]
+ADD_ONS: dict[str, dict[str, object]] = {
+    "held and replayed": {
+        "penalties": {"ewc": {"weight": 3.0, "sources": OLD, "rows": 4}, "l2_sp": 0.2, "l2": 0.1, "l1": 0.01},
+        "replay": {"sources": OLD, "share": 0.25},
+    },
+    "kept teacher": {"objective": {"kind": "distill", "teacher": "t", "top_k": 8}},
+    "teacher in memory": {"objective": {"kind": "distill", "teacher": "t"}},
+}
+SETTINGS = {"optimizer": "sgd", "epochs": 1.0}
+
+RANK_PROGRAM = """
+import sys, torch
+from pathlib import Path
+from fits import make_job
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.runtime.distributed import DistributedRuntime
+from tunesmith.train.loop import fit
+runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
+for name, add_ons in ADD_ONS.items():
+    job = make_job(Path(sys.argv[1]), Path(sys.argv[3]) / name, runtime, settings={**SETTINGS, "batch_size": 4},
+                   dtype=torch.float64, rows=21, add_ons=add_ons, teacher=Path(sys.argv[2]))
+    fit(job)
+runtime.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny_chat_model(folder / "base", spread=0.1), tiny_chat_model(folder / "teacher", spread=0.3, seed=9)
+
+
+def test_two_gloo_processes_equal_one(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, teacher = models
+    program = RANK_PROGRAM.replace("ADD_ONS", repr(ADD_ONS)).replace("SETTINGS", repr(SETTINGS))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    helpers = str(Path(__file__).parents[1] / "helpers")
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environment["PYTHONPATH"] = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", program, str(base), str(teacher), str(tmp_path / "pair")]
+    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    for name, add_ons in ADD_ONS.items():
+        job = make_job(
+            base, tmp_path / "alone" / name, local(), settings={**SETTINGS, "batch_size": 8}, dtype=torch.float64,
+            rows=21, add_ons=add_ons, teacher=teacher,
+        )  # fmt: skip
+        fit(job)
+    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    for name in ADD_ONS:
+        (checkpoint,) = (tmp_path / "pair" / name).glob("checkpoint-*")
+        (expected,) = (tmp_path / "alone" / name).glob("checkpoint-*")
+        found, wanted = (load_file(each / "masters.safetensors") for each in (checkpoint, expected))
+        for key, each in wanted.items():
+            assert (each - found[key]).norm() <= 1e-9 * each.norm().clamp_min(1e-12), f"{name} {key}"

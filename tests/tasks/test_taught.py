@@ -1,0 +1,196 @@
+"""Answers of a teacher as rows: kept, never asked for twice, dropped with a reason; a service that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from teacher_service import Service, said
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.types import Example, Message, Origin
+from tunesmith.data.table import from_examples, to_examples
+from tunesmith.models.load import load_model
+from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.recipe.specs.objectives import HostedSpec
+from tunesmith.tasks.chat import ChatTask
+from tunesmith.tasks.hosted_teacher import HostedTeacher
+from tunesmith.tasks.local_teacher import LocalTeacher
+from tunesmith.tasks.taught import Asked, Said, read_answers, taught
+
+
+def rows(*questions: str) -> list[Example]:
+    return [
+        Example(place, "chat", Origin("s", place), (Message("user", each), Message("assistant", "old")))
+        for place, each in enumerate(questions)
+    ]
+
+
+class Parrot:
+    """Says what it is asked; knows nothing about some."""
+
+    identity = "parrot"
+
+    def __init__(self, silent: Sequence[str] = (), cut: Sequence[str] = (), breaks_at: int = 1000) -> None:
+        self.asked: list[str] = []
+        self._silent, self._cut, self._breaks_at = silent, cut, breaks_at
+
+    def answers(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | None]]:
+        for place, each in enumerate(asked):
+            if place == self._breaks_at:
+                raise KeyboardInterrupt
+            text = each.messages[-1].content
+            self.asked.append(text)
+            yield place, None if text in self._silent else Said(f"I hear {text}", text not in self._cut)
+
+
+def ledger_of(examples: list[Example]) -> Ledger:
+    ledger = Ledger()
+    ledger.read("s", len(examples))
+    return ledger
+
+
+def test_answers_take_the_place_of_the_rows_own_and_refused_rows_say_why(tmp_path: Path) -> None:
+    examples = rows("a", "b", "c")
+    conversation = Example(
+        3,
+        "chat",
+        Origin("s", 3),
+        tuple(
+            Message(role, text) for role, text in (("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w"))
+        ),  # type: ignore[arg-type]
+    )
+    examples.append(conversation)
+    ledger = ledger_of(examples)
+    frame = taught(from_examples(examples), Parrot(silent=["b"], cut=["c"]), tmp_path / "answers.jsonl", ledger)
+    found = to_examples(frame)
+    assert [each.row for each in found] == [0, 3]
+    assert [turn.content for turn in found[0].messages] == ["a", "I hear a"]
+    assert [turn.content for turn in found[1].messages] == ["x", "y", "z", "I hear z"], "earlier turns stay"
+    reasons = {entry.row: entry.reason for entry in ledger.entries() if entry.fate == "dropped"}
+    assert reasons == {1: "teacher_gave_no_answer", 2: "teacher_answer_cut"}
+
+
+def test_what_was_broken_off_asks_nothing_twice(tmp_path: Path) -> None:
+    examples, file = rows("a", "b", "a", "c"), tmp_path / "answers.jsonl"
+    first = Parrot(breaks_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        taught(from_examples(examples), first, file, ledger_of(examples))
+    assert first.asked == ["a", "b"], "a prompt that stands twice is asked once"
+    with file.open("ab") as stream:
+        stream.write(b'{"key": "cut by a cr')
+    second = Parrot()
+    frame = taught(from_examples(examples), second, file, ledger_of(examples))
+    assert second.asked == ["c"] and len(frame) == 4
+    third = Parrot()
+    taught(from_examples(examples), third, file, ledger_of(examples))
+    assert third.asked == [] and len(read_answers(file)) == 3
+    other = Parrot()
+    other.identity = "another"  # type: ignore[misc]
+    taught(from_examples(examples), other, file, ledger_of(examples))
+    assert other.asked == ["a", "b", "c"], "another teacher is asked anew"
+
+
+def test_a_local_teacher_answers_as_it_would_alone(tmp_path: Path) -> None:
+    folder = tiny_chat_model(tmp_path / "tiny", spread=0.3)
+    loaded = load_model(folder, dtype=torch.float32)
+    task = ChatTask.of_folder(folder, 512)
+    teacher = LocalTeacher(loaded, "sha", task, 6)
+    asked = [Asked((Message("user", text),), "") for text in ("one", "something longer", "x" * 2000)]
+    found = dict(teacher.answers(asked))
+    assert found[2] is None, "longer than its context"
+    alone = dict(LocalTeacher(loaded, "sha", task, 6).answers(asked[:1]))
+    assert found[0] == alone[0] and found[0] is not None
+
+
+# --------------------------------------------------------------------------------------------------- hosted
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    yield made
+    made.close()
+
+
+ASKED = [Asked((Message("user", text),), "") for text in ("a", "b")]
+
+
+def hosted(url: str, pauses: list[float] | None = None, **settings: object) -> HostedTeacher:
+    spec = HostedSpec.model_validate({"base_url": url, "timeout_seconds": 5.0, **settings})
+    return HostedTeacher(spec, "big", 32, wait=(pauses if pauses is not None else []).append)
+
+
+def test_a_hosted_teacher_is_asked_as_openai_has_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "secret")
+    service.replies = [(200, {}, said("A")), (200, {}, said("B", "length"))]
+    found = list(hosted(service.url, key_variable="TEACHER_KEY").answers(ASKED))
+    assert found == [(0, Said("A", True)), (1, Said("B", False))]
+    headers, body = service.seen[0]
+    assert body["path"] == "/v1/chat/completions" and body["model"] == "big" and body["temperature"] == 0
+    assert body["messages"] == [{"role": "user", "content": "a"}] and body["max_tokens"] == 32
+    assert {name.lower(): value for name, value in headers.items()}["authorization"] == "Bearer secret"
+
+
+def test_no_key_is_sent_unless_it_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not asked for")
+    list(hosted(service.url).answers(ASKED[:1]))
+    assert "authorization" not in {name.lower() for name in service.seen[0][0]}
+
+
+def test_what_may_pass_is_tried_again(service: Service) -> None:
+    pauses: list[float] = []
+    service.replies = [(429, {"retry-after": "7"}, b""), (503, {}, b""), (200, {}, said("A")), (200, {}, b"no json")]
+    assert list(hosted(service.url, pauses).answers(ASKED)) == [(0, Said("A", True)), (1, Said("fine", True))]
+    assert pauses == [7.0, 2.0, 1.0]
+
+
+def test_a_refused_prompt_gets_no_answer_and_the_others_do(service: Service) -> None:
+    service.replies = [(400, {}, b"too long")]
+    assert list(hosted(service.url).answers(ASKED)) == [(0, None), (1, Said("fine", True))]
+
+
+@pytest.mark.parametrize("content", [None, 3, "\ud800", ["x"]])
+def test_an_answer_that_is_no_text_is_empty(service: Service, content: object) -> None:
+    service.replies = [(200, {}, said(content))]
+    assert list(hosted(service.url).answers(ASKED[:1])) == [(0, Said("", True))]
+
+
+def test_a_redirect_is_not_followed(service: Service) -> None:
+    service.replies = [(307, {"location": "http://elsewhere.example/v1"}, b"")]
+    with pytest.raises(TunesmithError, match="teacher_redirects"):
+        list(hosted(service.url).answers(ASKED))
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_service_that_refuses_us_ends_the_stage(service: Service, status: int) -> None:
+    service.replies = [(status, {}, b"go away")]
+    with pytest.raises(TunesmithError, match="teacher_refuses"):
+        list(hosted(service.url).answers(ASKED))
+
+
+def test_nobody_there_ends_the_stage_with_all_answers_kept(service: Service, tmp_path: Path) -> None:
+    examples = rows("a", "b", "c", "d", "e")
+    service.replies = [(200, {}, said("A")), *[(500, {}, b"")] * 6]
+    with pytest.raises(TunesmithError, match="teacher_unreachable"):
+        taught(from_examples(examples), hosted(service.url, tries=2), tmp_path / "f", ledger_of(examples))
+    assert [each.text for each in read_answers(tmp_path / "f").values()] == ["A"]
+    service.close()
+    with pytest.raises(TunesmithError, match="teacher_unreachable"):
+        list(hosted(service.url, tries=1).answers(ASKED))
+
+
+def test_a_key_is_there_and_goes_out_encrypted_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEACHER_KEY", raising=False)
+    with pytest.raises(TunesmithError, match="teacher_no_key"):
+        hosted("https://teacher.example/v1", key_variable="TEACHER_KEY")
+    monkeypatch.setenv("TEACHER_KEY", "secret")
+    hosted("https://teacher.example/v1", key_variable="TEACHER_KEY")
+    for url in ("http://teacher.example/v1", "http://127.0.0.1.evil.example/v1"):
+        with pytest.raises(TunesmithError, match="teacher_plain_text") as error:
+            hosted(url, key_variable="TEACHER_KEY")
+        assert "secret" not in str(error.value)
