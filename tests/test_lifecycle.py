@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import tunesmith.work
 from tunesmith import lifecycle, proof
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
@@ -228,14 +229,14 @@ def test_a_damaged_run_stands_in_no_other_recipes_way(recipe: Path) -> None:
 
 def test_a_base_is_found_while_nobody_must_wait(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take an hour to come over the network."""
-    resolve, calls = lifecycle.resolve_base, []
+    resolve, calls = tunesmith.work.resolve_base, []
 
     def resolving(*arguments: object, **named: object) -> object:
         with one_at_a_time(recipe.parent / "runs"):
             calls.append(arguments)
         return resolve(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lifecycle, "resolve_base", resolving)
+    monkeypatch.setattr(tunesmith.work, "resolve_base", resolving)
     work = begin(recipe)
     assert len(calls) == 1 and begin(recipe).path == work.path and len(calls) == 1, "not needed for a run that is there"
 

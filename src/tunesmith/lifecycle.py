@@ -1,6 +1,6 @@
 """The life cycle of one recipe: the main path of Tunesmith, read it first.
 
-    start      the recipe becomes a run directory, with every open choice settled in its lock
+    start      the recipe becomes a run directory, with every open choice settled in its lock (work.py)
     data       rows are read, cleaned, split, encoded; the gate looks at the masks
     plan       is this a good idea, and what will it cost
     baseline   the untouched model answers the test questions, before anything is trained
@@ -15,11 +15,9 @@ started by several commands ends as the unbroken one would.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -27,16 +25,14 @@ from torch import Tensor
 
 from tunesmith.adapt.base import frozen_digest
 from tunesmith.adapt.saved import kind_of, put_beside
-from tunesmith.compat.check import check
-from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed, machine_conditions
+from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.events import SILENT, Emitter, Events, Listener, read_events
-from tunesmith.core.files import MANIFEST, read_json, read_manifest, sha256_file, write_atomic, write_json
+from tunesmith.core.events import Emitter, read_events
+from tunesmith.core.files import MANIFEST, read_json, read_manifest, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
-from tunesmith.core.process import available_cores
-from tunesmith.core.run import CERTIFICATE, LOCK, METRICS, Run, list_runs, one_at_a_time
-from tunesmith.core.types import SPLITS, Example, SplitName
+from tunesmith.core.run import CERTIFICATE, METRICS
+from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import (
@@ -57,21 +53,17 @@ from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.heads import Head, policy_of
-from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, load_with_head, resolve_base
-from tunesmith.models.nf4 import require_nf4
-from tunesmith.models.packed import Features
-from tunesmith.models.texts import texts_sha256
+from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
-from tunesmith.recipe.identity import anchored, identity, refuse_changed_sources, settings, source_hashes
-from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.identity import refuse_changed_sources, settings
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.ship import BESIDE
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import LocalRuntime
-from tunesmith.runtime.peak import Peak, place_of, run_peak
+from tunesmith.runtime.peak import Peak, run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import ClassShipping, publish_classes
 from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
@@ -80,10 +72,8 @@ from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.ship.teachers import ANSWERS, teacher_of_logits, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
-from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
-from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build, validation_loss
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
@@ -91,189 +81,13 @@ from tunesmith.train.efficiency import efficiency_facts
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
-from tunesmith.train.settle import settled
 from tunesmith.train.teacher import TEACHER, TeacherModel
 from tunesmith.train.validation import answered_metric
+from tunesmith.work import LABELS, Work, base_facts, machine_now
+from tunesmith.work import reopen as reopen
+from tunesmith.work import start as start
 
 XRAY_ROWS = 24
-LABELS = "labels.json"
-"""The labels of a task with classes, in the order of their numbers."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A run being worked on: its directory, its locked recipe, where the recipe's paths start, and who listens.
-
-    With `accept_machine` a training goes on under other versions, on another processor or with other threads than its
-    checkpoint was made under; the run and its card say so.
-    """
-
-    run: Run
-    recipe: Recipe
-    recipe_folder: Path
-    events: Events
-    accept_machine: bool = False
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the run's files: the only one, or the first of a distributed launch."""
-        return self.recipe.runtime.kind == "local" or os.environ.get("RANK", "0") == "0"
-
-    @property
-    def path(self) -> Path:
-        """The run directory."""
-        return self.run.path
-
-    @property
-    def change(self) -> Path:
-        """The best change of the last stage: what is evaluated and published."""
-        return self.path / self.recipe.stages[-1].name / BEST
-
-    def base(self) -> BaseFolder:
-        """The base model, its weights hashed anew at every call and equal to those that the run began with.
-
-        Errors: those of `resolve_base`, lifecycle.base_changed.
-        """
-        spec = self.recipe.model
-        base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
-        manifest, found = self.run.manifest(), _base_facts(base)
-        changed = differences({name: str(manifest.get(name)) for name in found}, found)
-        if changed:
-            raise TunesmithError(
-                "lifecycle.base_changed", base=spec.base, path=str(base.path), differences=listed(changed)
-            )
-        return base
-
-    @cached_property
-    def head(self) -> Head | None:
-        """The task head with the labels that the data stage found; None where the model answers in words."""
-        spec = self.recipe.data
-        if spec.task == "chat":
-            return None
-        stated = read_json(self.path / LABELS)["labels"]
-        return Head(spec.task, tuple(stated) if isinstance(stated, list) else (), spec.multi_label)
-
-    def load(self, base: BaseFolder) -> Loaded:
-        """The base in memory in the locked number format, with a task head where the task has one."""
-        dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
-        if self.head is not None:
-            return load_with_head(base.path, self.head, dtype=dtype, device=device)
-        return load_model(base.path, dtype=dtype, device=device)
-
-    def load_to_train(self, base: BaseFolder) -> Loaded:
-        """The base in the form that it is trained in: quantised where the recipe says so, and nowhere else."""
-        if self.head is not None:
-            return self.load(base)
-        model, device = self.recipe.model, self.recipe.runtime.device
-        return load_model(base.path, dtype=DTYPES[model.dtype], device=device, quantize=model.quantize)
-
-    @cached_property
-    def task(self) -> Task:
-        """The task with the base's own tokenizer and template."""
-        return task_of(self.base().path, self.head, self.recipe.stages[0].train.max_length)
-
-    def examples(self, split: SplitName) -> list[Example]:
-        """The rows of a split. Errors: those of `load_splits`."""
-        return to_examples(data_room.load_split(self.path, split))
-
-    def features(self, split: SplitName) -> list[Features]:
-        """The rows of a split as token ids and loss weights."""
-        return [self.task.encode(example).features for example in self.examples(split)]
-
-    def old_features(self, stage: StageSpec) -> dict[str, list[Features]]:
-        """The encoded rows of older tasks, by what a stage wants with them. Errors: those of `load_old`."""
-        if not stage.old_sources:
-            return {}
-        tables = data_room.load_old(self.path)
-        examples = {what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources}
-        return {what: [self.task.encode(each).features for each in rows] for what, rows in examples.items()}
-
-
-# ---------------------------------------------------------------------------------------------------- start
-
-
-def start(
-    recipe_path: Path, overrides: Sequence[str], root: Path, listeners: tuple[Listener, ...], *, new: bool = False
-) -> Work:
-    """The unfinished or finished run of this very recipe and these very files, or a new one.
-
-    Errors: those of `load_recipe`, `check`, `require_nf4`, `resolve_base` and `Run.create`; lifecycle.run_differs where
-    a run of this name was broken off in its training and the recipe has changed since.
-    """
-    folder = recipe_path.resolve().parent
-    recipe = anchored(load_recipe(recipe_path, overrides), folder)
-    check(recipe)
-    if recipe.model.quantize == "nf4":
-        require_nf4()
-    sources = source_hashes(recipe, folder)
-    key = identity(recipe, sources)
-    run = None if new else _newest(root, recipe.name, key)
-    if run is None:
-        # Before the lock: nobody need wait while a base is downloaded.
-        base = resolve_base(recipe.model.base, revision=recipe.model.revision, offline=recipe.model.offline or None)
-        lock = settled(recipe, base.revision)
-        with one_at_a_time(root):
-            run = None if new else _newest(root, recipe.name, key) or _broken_off(root, lock, sources)
-            run = run or _make(root, key, lock, recipe_path, base, sources)
-    return reopen(run.path, listeners)
-
-
-def _newest(root: Path, name: str, key: str) -> Run | None:
-    """The newest run of this very recipe and these very files."""
-    found = [run for run in list_runs(root, name, key) if run.manifest().get("recipe_sha256") == key]
-    return found[-1] if found else None
-
-
-def _make(root: Path, key: str, lock: Recipe, recipe_path: Path, base: BaseFolder, sources: Mapping[str, str]) -> Run:
-    machine = machine_now(lock)
-    facts = {
-        **_base_facts(base),
-        "recipe_folder": str(recipe_path.resolve().parent),
-        "base": base.name,
-        "base_licence": base.licence,
-        "base_origin": vars(base.origin),
-        "sources": sources,
-        "conditions": machine,
-        "threads": int(machine["threads"]),
-    }
-    files = {"recipe.yaml": recipe_path.read_bytes(), LOCK: lock.as_yaml().encode()}
-    return Run.create(root, lock.name, key, facts, files)
-
-
-def _base_facts(base: BaseFolder) -> dict[str, str]:
-    """What identifies a base: its weights, and the files beside them."""
-    return {"base_sha256": base.sha256, "base_texts_sha256": texts_sha256(base.path)}
-
-
-def _broken_off(root: Path, lock: Recipe, sources: Mapping[str, str]) -> Run | None:
-    """The run of this name whose training was broken off, if its lock says the same in the end.
-
-    Errors: lifecycle.run_differs; it is not left behind in silence because its recipe or rows have changed since.
-    """
-    for run in reversed(list_runs(root, lock.name)):
-        if run.is_owned() or not any(run.path.glob("*/checkpoint-*")) or run.stage("train") is not None:
-            continue
-        manifest = run.manifest()
-        stated = manifest.get("sources")
-        was = {**settings(load_recipe(run.path / LOCK)), **(stated if isinstance(stated, dict) else {})}
-        found = differences(was, {**settings(lock), **sources})
-        if found:
-            raise TunesmithError("lifecycle.run_differs", path=str(run.path), differences=listed(found))
-        return run
-    return None
-
-
-def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
-    """A run directory to work on. Errors: core.not_a_run, core.hash_differs when its lock was edited."""
-    run = Run.open(path)
-    manifest = run.manifest()
-    files = manifest["files"]
-    if isinstance(files, dict) and files.get(LOCK) != sha256_file(path / LOCK):
-        raise TunesmithError("core.hash_differs", path=str(path / LOCK))
-    recipe = load_recipe(path / LOCK)
-    torch.set_num_threads(recipe.runtime.threads or available_cores())
-    work = Work(run, recipe, Path(str(manifest["recipe_folder"])), Events(path / METRICS, listeners))
-    return work if work.leads else replace(work, events=SILENT)
 
 
 # ----------------------------------------------------------------------------------------- the stages in order
@@ -322,12 +136,6 @@ def _say_what_changed(work: Work, name: str) -> None:
     found = differences(was, machine_now(work.recipe)) if isinstance(was, dict) else ()
     if found:
         work.events.emit("alarm", code=MACHINE_CHANGED, stage=name, differences=listed(found))
-
-
-def machine_now(recipe: Recipe) -> dict[str, str]:
-    """This machine as a locked recipe uses it."""
-    threads = recipe.runtime.threads or available_cores()
-    return machine_conditions(threads, place_of(torch.device(recipe.runtime.device)).processor)
 
 
 def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
@@ -622,7 +430,7 @@ def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: Teacher
     if isinstance(rows, dict):
         inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
     taught = {"teacher": teacher.sha256} if teacher else {}
-    return Conditions(inputs | _base_facts(base) | taught, machine_now(work.recipe))
+    return Conditions(inputs | base_facts(base) | taught, machine_now(work.recipe))
 
 
 def class_shipping(work: Work, head: Head) -> ClassShipping:

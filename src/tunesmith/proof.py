@@ -15,12 +15,13 @@ from tunesmith.core.files import ASIDE, MANIFEST, read_json, verify_folder, writ
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.lifecycle import Work, build_stage, class_shipping, machine_now, reopen, shipping
+from tunesmith.lifecycle import build_stage, class_shipping, shipping
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import check_published_classes
 from tunesmith.ship.publish import check_published
 from tunesmith.train.certify import Certificate, certify
 from tunesmith.train.rehearse import Command, Rehearsal, Teller, as_page, play, rehearse
+from tunesmith.work import Work, machine_now, reopen
 
 CERTIFICATE_PAGE = "resume_certificate.md"
 

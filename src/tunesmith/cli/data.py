@@ -21,7 +21,7 @@ from tunesmith.recipe.identity import refuse_changed_sources
 from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
-    from tunesmith.lifecycle import Work
+    from tunesmith.work import Work
 
 RowsOption = Annotated[int, typer.Option("--rows", min=1, metavar="N", help="cli.opt_rows")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="cli.opt_rejected_out")]

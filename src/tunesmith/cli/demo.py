@@ -25,7 +25,7 @@ from tunesmith.models.catalog import bundled_file, find
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.decide import Verdict
-    from tunesmith.lifecycle import Work
+    from tunesmith.work import Work
 
 MODEL = "smollm2-135m"
 PACKAGES = ("openai", "xllamacpp")

@@ -13,7 +13,7 @@ from tunesmith.cli.work import opened_or_started
 from tunesmith.messages import say
 
 if TYPE_CHECKING:
-    from tunesmith.lifecycle import Work
+    from tunesmith.work import Work
 
 
 def run_until(path: Path, last: str, runs: Path, *, accept_machine: bool = False) -> Path:

@@ -23,7 +23,7 @@ from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tunesmith.lifecycle import Work
+    from tunesmith.work import Work
 
 
 def ready(threads: int | None = None) -> None:
