@@ -43,7 +43,9 @@ from tunesmith.evaluate.answers import Question, ask_all, drawn_questions, read_
 from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
+from tunesmith.evaluate.forgetting import margins_path, measure_margins, write_margins
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
+from tunesmith.evaluate.probes import probe_file, read_probes
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.load import BaseFolder, Loaded, folder_template, load_model, resolve_base
@@ -366,6 +368,7 @@ def measure_baseline(work: Work) -> None:
     _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
+    _ask_probes(work, loaded, "base")
 
 
 @_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER)), f"*/{MERGE_BASE}")
@@ -390,7 +393,9 @@ def train(work: Work) -> None:
 @_stage("evaluate")
 def evaluate(work: Work) -> None:
     """The tuned model, merged or with its change beside it, as it will ship, on the questions that the base got."""
-    _answer(work, load_tuned(work), "tuned")
+    tuned = load_tuned(work)
+    _answer(work, tuned, "tuned")
+    _ask_probes(work, tuned, "tuned")
 
 
 @_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
@@ -496,6 +501,19 @@ def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = (
     write_result(path, result, questions)
     work.run.record_files(path)
     work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
+
+
+def _ask_probes(work: Work, loaded: Loaded, label: str) -> None:
+    """Score the choices of every probe and keep the margins; what an earlier call has kept stays."""
+    for place, stated in enumerate(work.recipe.evaluate.forgetting):
+        path = margins_path(work.path, place, label)
+        if path.exists() and work.run.recorded(path):
+            continue
+        probes = read_probes(probe_file(stated, work.recipe_folder))
+        found = measure_margins(loaded, probes, work.events)
+        write_margins(path, found)
+        work.run.record_files(path)
+        work.events.emit("probed", model=label, probe=stated, rows=len(probes), margin=found.mean, right=found.accuracy)
 
 
 def _machine(recipe: Recipe) -> Machine:

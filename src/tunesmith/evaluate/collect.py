@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
@@ -20,6 +21,7 @@ from tunesmith.evaluate.card_facts import (
     CutFacts,
     DataFacts,
     ExampleRow,
+    ForgettingLine,
     GoalFacts,
     MergeFacts,
     MetricLine,
@@ -27,8 +29,10 @@ from tunesmith.evaluate.card_facts import (
     SourceFacts,
     SpeedLine,
     TrainingFacts,
+    Unmeasured,
 )
 from tunesmith.evaluate.cost import Cost, cost
+from tunesmith.evaluate.forgetting import change, margins_path, read_margins
 from tunesmith.evaluate.intervals import paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
 from tunesmith.evaluate.metrics import SHARES
@@ -71,13 +75,33 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
         cost=_cost(manifest, recipe),
         examples=_example_rows(questions, base, results["tuned"]),
         examples_allowed=bool(recipe.evaluate.show_examples),
-        not_measured=("safety", "human_evaluation", "forgetting")
-        if _certified(path) is not None
-        else ("safety", "human_evaluation", "forgetting", "resume"),
+        forgetting=_forgetting(path, recipe),
+        not_measured=_not_measured(path, recipe),
         changed_conditions=_changed_conditions(path),
         versions=_texts(manifest.get("versions")),
         hashes={"base": str(manifest["base_sha256"]), "recipe": str(manifest["recipe_sha256"])},
     )
+
+
+def _not_measured(path: Path, recipe: Recipe) -> tuple[Unmeasured, ...]:
+    missing: dict[Unmeasured, bool] = {
+        "safety": True,
+        "human_evaluation": True,
+        "forgetting": not recipe.evaluate.forgetting,
+        "resume": _certified(path) is None,
+    }
+    return tuple(name for name, is_missing in missing.items() if is_missing)
+
+
+def _forgetting(path: Path, recipe: Recipe) -> tuple[ForgettingLine, ...]:
+    lines: list[ForgettingLine] = []
+    for place, probe in enumerate(recipe.evaluate.forgetting):
+        before, after = (read_margins(margins_path(path, place, label)) for label in ("base", "tuned"))
+        if len(before.margins) != len(after.margins):
+            raise TunesmithError("core.broken_json", path=str(margins_path(path, place, "tuned")), reason="margins")
+        found = change(before, after)
+        lines.append(ForgettingLine(probe, len(before.margins), before.accuracy, after.accuracy, found))
+    return tuple(lines)
 
 
 def _results(path: Path, questions: list[Question], recipe: Recipe) -> dict[str, Result]:
