@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tunesmith.adapt.base import Attached
 from tunesmith.adapt.beginnings import Encode, attach_beginning
 from tunesmith.adapt.bottleneck import attach_bottleneck
+from tunesmith.adapt.experts import Load, attach_experts
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 
@@ -20,7 +21,20 @@ def no_tokenizer(text: str) -> Sequence[int]:
     raise ValueError(f"a first text needs a tokenizer: {text[:80]}")
 
 
-def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode: Encode = no_tokenizer) -> Attached:
+def no_rows() -> Load:
+    """Where there are no rows, nobody can ask which experts they use."""
+    raise ValueError("the most used experts need training rows")
+
+
+def attach(
+    policy: Policy,
+    spec: AdaptSpec,
+    *,
+    seed: int,
+    base_name: str,
+    encode: Encode = no_tokenizer,
+    load: Callable[[], Load] = no_rows,
+) -> Attached:
     """Put an adaptation on a policy; what it names moves, everything else is frozen.
 
     Args:
@@ -34,6 +48,8 @@ def attach(policy: Policy, spec: AdaptSpec, *, seed: int, base_name: str, encode
         return attach_subset(policy, spec, base_name)
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode)
+    if isinstance(spec, ExpertsSpec):
+        return attach_experts(policy, spec, base_name, load)
     if isinstance(spec, BottleneckSpec):
         return attach_bottleneck(policy, spec, seed, base_name)
     return attach_lora(policy, spec, seed, base_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.ship import BESIDE
 
@@ -22,7 +22,7 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked,
     compat.unfreeze_distributed, compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights,
-    and those of `check_quantized`.
+    compat.gguf_experts, compat.window_term, and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_formats(recipe)
@@ -33,6 +33,7 @@ def check(recipe: Recipe) -> None:
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
+        _check_balance(recipe, stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -49,6 +50,18 @@ def _check_formats(recipe: Recipe) -> None:
         raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
+    if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
+        raise TunesmithError("compat.gguf_experts")
+
+
+def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """Balance is a figure of a whole step: nothing may cut the step."""
+    if stage.penalties is None or stage.penalties.router_balance is None:
+        return
+    train = stage.train
+    whole = train.batch_size != "auto" and train.packing and train.gradient_accumulation_steps == 1
+    if not whole or recipe.runtime.kind == "distributed":
+        raise TunesmithError("compat.window_term", place=place, term="router_balance")
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
@@ -110,7 +123,7 @@ def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
     if quantize == "none":
         return
     beside = isinstance(adapt, SubsetSpec) and adapt.parts and not adapt.parameters
-    if isinstance(adapt, FullSpec) or (
+    if isinstance(adapt, FullSpec | ExpertsSpec) or (
         isinstance(adapt, SubsetSpec) and not (beside and set(adapt.parts) <= _BESIDE_THE_CODES)
     ):
         raise TunesmithError("compat.quantized_weights", stage=stage.name, kind=adapt.kind, quantize=quantize)

@@ -17,7 +17,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
 
 ARCHITECTURES = frozenset(
-    "gemma gemma2 gemma3_text glm glm4 granite llama mistral olmo2 phi3 qwen2 qwen3 smollm3".split()
+    "gemma gemma2 gemma3_text glm glm4 granite llama mistral mixtral olmo2 phi3 qwen2 qwen2_moe qwen3 qwen3_moe"
+    " smollm3".split()
 )
 """Architectures that are loaded, by transformers' `model_type`; their code is part of transformers."""
 
@@ -105,7 +106,9 @@ CONFIG_KEYS: Mapping[str, Check] = {
     **_keys("dtype torch_dtype", _dtype),
     "vocab_size": _whole(2**22),
     "num_hidden_layers": _whole(1024),
-    **_keys("hidden_size intermediate_size", _whole(2**18)),
+    **_keys("hidden_size intermediate_size moe_intermediate_size shared_expert_intermediate_size", _whole(2**18)),
+    **_keys("num_experts num_local_experts num_experts_per_tok decoder_sparse_step", _whole(2**14)),
+    "mlp_only_layers": _each(_whole(1024)),
     **_keys("num_attention_heads num_key_value_heads head_dim", _whole(2**14)),
     **_keys(
         "max_position_embeddings original_max_position_embeddings sliding_window sliding_window_pattern"
@@ -118,11 +121,14 @@ CONFIG_KEYS: Mapping[str, Check] = {
     **_keys(
         "initializer_range rms_norm_eps rope_theta rope_local_base_freq attention_dropout resid_pdrop embd_pdrop"
         " query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping partial_rotary_factor"
-        " embedding_multiplier logits_scaling residual_multiplier attention_multiplier",
+        " embedding_multiplier logits_scaling residual_multiplier attention_multiplier router_jitter_noise"
+        " router_aux_loss_coef",
         _number,
     ),
     **_keys(
-        "use_cache tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bidirectional_attention", _flag
+        "use_cache tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bidirectional_attention"
+        " norm_topk_prob qkv_bias",
+        _flag,
     ),
 }
 """Keys of config.json that are used, each with what its value must be; null is always possible."""

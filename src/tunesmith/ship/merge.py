@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from tunesmith.adapt.adapter_file import other_keys, read_adapter, refuse_other_keys
+from tunesmith.adapt.experts import in_files, read_experts
 from tunesmith.adapt.files import FULL_WEIGHTS
 from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.allowed import read_allowed
+from tunesmith.models.expert_files import to_model
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.weights import read_tensors, read_weights
 
@@ -49,9 +52,11 @@ def merge(base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHIN
     if not kind.mergeable:
         raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
     weights = {**read_weights(base.path), **instead}
+    if kind.name == "experts":
+        return _experts(base, change, weights)
     if kind.name != "lora":
         return _weights(change, kind, weights)
-    adapter = read_adapter(change, weights)
+    adapter = read_adapter(change, to_model(_architecture(base), weights))
     changed: list[str] = []
     for name in adapter.pairs:
         moved_OI = adapter.applied_to(name, weights[name])
@@ -69,10 +74,25 @@ def merge_into(
 ) -> Loaded:
     """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
     merged = merge(base, change, instead)
+    tensors = to_model(_architecture(base), merged.tensors)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
-            parameter.copy_(merged.tensors[name])
+            parameter.copy_(tensors[name])
     return loaded
+
+
+def _experts(base: BaseFolder, change: Path, weights: Mapping[str, Tensor]) -> Merged:
+    """Experts in the place of the base's own, under the names of its files."""
+    moved = in_files(_architecture(base), *read_experts(change))
+    refuse_other_keys(change, weights.keys() & moved.keys(), moved)
+    changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), weights[name].float()))
+    if not changed:
+        raise TunesmithError("ship.no_change", path=str(change))
+    return Merged({**weights, **moved}, changed, "experts")
+
+
+def _architecture(base: BaseFolder) -> str:
+    return str(read_allowed(base.path, "config.json").values.get("model_type"))
 
 
 def _weights(change: Path, kind: SavedKind, base: Mapping[str, Tensor]) -> Merged:
