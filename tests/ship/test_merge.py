@@ -96,7 +96,7 @@ def test_what_cannot_be_merged(trained: Trained, adapter: Path) -> None:
     for odd in (
         {"use_qalora": True},
         {"bias": "all"},
-        {"peft_type": "PREFIX_TUNING"},
+        {"peft_type": "IA3"},
         {"modules_to_save": ["lm_head"]},
     ):
         path.write_text(json.dumps({**plain, **odd}))
