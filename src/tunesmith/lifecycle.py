@@ -519,8 +519,7 @@ def _ask_probes(work: Work, loaded: Loaded, label: str) -> None:
 def _machine(recipe: Recipe) -> Machine:
     """This machine as the forecast sees it: its fastest product and its free memory."""
     device, dtype = torch.device(recipe.runtime.device), recipe.model.dtype
-    on_cpu = device.type == "cpu"
-    peak = cpu_peak(dtype, recipe.runtime.threads) if on_cpu else accelerator_peak(device, DTYPES[dtype])
+    peak = cpu_peak(dtype, recipe.runtime.threads) if device.type == "cpu" else accelerator_peak(device, DTYPES[dtype])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
     return Machine(device.type, dtype, peak, free, recipe.evaluate.machine_cost_per_hour)
 
