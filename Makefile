@@ -11,11 +11,11 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format install bench-sft bench-engine clean
+.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Another Python / 换一个 Python:  make demo PYTHON=python3.12"
 
 demo: $(VENV)/.installed-demo ## install, then watch a model become better / 安装并看一个模型变得更好
@@ -49,6 +49,9 @@ bench-sft: $(VENV)/.installed-bench ## training speed against other trainers, un
 
 bench-engine: $(VENV)/.installed-dev ## shared beginnings, validation and generation timed / 共享开头、验证与生成的速度
 	@$(BIN)/python -m benchmarks.engine $(ARGS)
+
+bench-forgetting: $(VENV)/.installed-dev ## what EWC and replay keep, long, in pieces / EWC 与回放保住多少，耗时长，可分段
+	@$(BIN)/python -m benchmarks.forgetting $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

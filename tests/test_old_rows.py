@@ -30,7 +30,13 @@ def recipe(tmp_path: Path) -> Path:
     base = tiny_chat_model(tmp_path / "base", spread=0.1, context=2048)
     path = write_tiny_recipe(tmp_path, base)
     text = path.read_text("utf-8").replace("  - name: instruct\n", f"  - name: instruct{ADD_ONS.rstrip()}\n")
+    text = text.replace("evaluate: {", "evaluate: {forgetting: [probes], ")
     path.write_text(text, "utf-8")
+    (tmp_path / "probes").mkdir()
+    asked = [
+        {"question": f"{place} is", "choices": ["odd", "even", "blue"], "answer": 1 - place % 2} for place in range(9)
+    ]
+    (tmp_path / "probes" / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
     old = [{"prompt": f"What is {place} + 1?", "completion": str(place + 1)} for place in range(12)]
     (tmp_path / "tickets" / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*old, old[0]]), "utf-8")
     return path
@@ -58,6 +64,10 @@ def test_old_rows_from_recipe_to_proof(recipe: Path) -> None:
     assert (notes["train.replay"]["old"], notes["train.replay"]["rows"]) == (2, 8)
     assert steps[-1]["total_steps"] == 2 * -(-40 // 6), "two of the eight rows of a step are old"
     assert read_manifest(work.path / "instruct" / "fisher")["facts"]
+    for page in ("release_card.md", "release_card.html"):
+        assert "9 questions with choices" in (work.path / page).read_text("utf-8").replace("probes", ""), page
+    probed = {event.values["model"]: event.values for event in read_events(work.path / METRICS, "probed")}
+    assert probed.keys() == {"base", "tuned"} and probed["base"]["margin"] != probed["tuned"]["margin"]
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
 

@@ -48,8 +48,10 @@ from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.examine import examine
+from tunesmith.evaluate.forgetting import margins_path, measure_margins, write_margins
 from tunesmith.evaluate.labels import BASELINES
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
+from tunesmith.evaluate.probes import probe_file, read_probes
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.heads import Head, policy_of
@@ -230,6 +232,7 @@ def measure_baseline(work: Work) -> None:
     _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
+    _ask_probes(work, loaded, "base")
 
 
 @_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER)), f"*/{MERGE_BASE}")
@@ -254,7 +257,9 @@ def train(work: Work) -> None:
 @_stage("evaluate")
 def evaluate(work: Work) -> None:
     """The tuned model, merged or with its change beside it, as it will ship, on the questions that the base got."""
-    _answer(work, load_tuned(work), "tuned")
+    tuned = load_tuned(work)
+    _answer(work, tuned, "tuned")
+    _ask_probes(work, tuned, "tuned")
 
 
 @_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
@@ -371,11 +376,23 @@ def _keep_answers(work: Work, label: str, answers: Answers) -> None:
     work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
 
 
+def _ask_probes(work: Work, loaded: Loaded, label: str) -> None:
+    """Score the choices of every probe and keep the margins; what an earlier call has kept stays."""
+    for place, stated in enumerate(work.recipe.evaluate.forgetting):
+        path = margins_path(work.path, place, label)
+        if path.exists() and work.run.recorded(path):
+            continue
+        probes = read_probes(probe_file(stated, work.recipe_folder))
+        found = measure_margins(loaded, probes, work.events)
+        write_margins(path, found)
+        work.run.record_files(path)
+        work.events.emit("probed", model=label, probe=stated, rows=len(probes), margin=found.mean, right=found.accuracy)
+
+
 def _machine(recipe: Recipe) -> Machine:
     """This machine as the forecast sees it: its fastest product and its free memory."""
     device, dtype = torch.device(recipe.runtime.device), recipe.model.dtype
-    on_cpu = device.type == "cpu"
-    peak = cpu_peak(dtype, recipe.runtime.threads) if on_cpu else accelerator_peak(device, DTYPES[dtype])
+    peak = cpu_peak(dtype, recipe.runtime.threads) if device.type == "cpu" else accelerator_peak(device, DTYPES[dtype])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
     return Machine(device.type, dtype, peak, free, recipe.evaluate.machine_cost_per_hour)
 

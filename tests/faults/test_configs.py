@@ -30,7 +30,7 @@ pytestmark = pytest.mark.case("F2")
 
 NEUTRAL = {
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label",
-    "label2id",
+    "label2id", "output_router_logits",
 }  # fmt: skip
 """Fields of every configuration that say nothing about a causal language model's weights."""
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tunesmith.adapt.base import Attached
 from tunesmith.adapt.beginnings import Encode, attach_beginning
 from tunesmith.adapt.bottleneck import attach_bottleneck
+from tunesmith.adapt.experts import Load, attach_experts
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 
 def no_tokenizer(text: str) -> Sequence[int]:
     """Where nobody can turn a text into tokens, none may ask for it."""
     raise ValueError(f"a first text needs a tokenizer: {text[:80]}")
+
+
+def no_rows() -> Load:
+    """Where there are no rows, nobody can ask which experts they use."""
+    raise ValueError("the most used experts need training rows")
 
 
 def attach(
@@ -28,6 +34,7 @@ def attach(
     base_name: str,
     encode: Encode = no_tokenizer,
     new: frozenset[str] = frozenset(),
+    load: Callable[[], Load] = no_rows,
 ) -> Attached:
     """Put an adaptation on a policy; what it names moves, everything else is frozen.
 
@@ -43,6 +50,8 @@ def attach(
         return attach_subset(policy, spec, base_name, new)
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode)
+    if isinstance(spec, ExpertsSpec):
+        return attach_experts(policy, spec, base_name, load)
     if isinstance(spec, BottleneckSpec):
         return attach_bottleneck(policy, spec, seed, base_name)
     return attach_lora(policy, spec, seed, base_name, new)

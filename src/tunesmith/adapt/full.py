@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunesmith.adapt.base import copy_into, named_trainable
 from tunesmith.adapt.files import FULL_WEIGHTS
+from tunesmith.models.expert_files import to_files
 from tunesmith.models.policy import Policy
 
 
@@ -37,7 +38,8 @@ class FullAttached:
         config = copy.deepcopy(self._config)
         config.dtype = next(iter(tensors.values())).dtype  # what is in the file, not what the model computes in
         config.save_pretrained(str(folder))
-        named = {name.removeprefix("model."): each.contiguous() for name, each in tensors.items()}
+        own = {name.removeprefix("model."): each for name, each in tensors.items()}
+        named = {name: each.contiguous() for name, each in to_files(str(config.model_type), own).items()}
         save_file(named, folder / FULL_WEIGHTS, metadata={"format": "pt"})
 
 

@@ -14,11 +14,14 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.beginning_file import published_beginning, put_on_beginning
 from tunesmith.adapt.bottleneck import bottleneck_settings, put_on_bottleneck
+from tunesmith.adapt.experts import experts_settings, put_on_experts
 from tunesmith.adapt.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BOTTLENECK_CONFIG,
     BOTTLENECK_WEIGHTS,
+    EXPERTS_CONFIG,
+    EXPERTS_WEIGHTS,
     FULL_WEIGHTS,
     SUBSET_CONFIG,
     SUBSET_WEIGHTS,
@@ -58,6 +61,7 @@ def _kind_alone(change: Path) -> dict[str, object]:
 LORA = SavedKind("lora", ADAPTER_CONFIG, ADAPTER_WEIGHTS, True, published_lora, put_on_lora)
 SUBSET = SavedKind("subset", SUBSET_CONFIG, SUBSET_WEIGHTS, True, _kind_alone, put_on_weights)
 FULL = SavedKind("full", "", FULL_WEIGHTS, True, _kind_alone, put_on_weights)
+EXPERTS = SavedKind("experts", EXPERTS_CONFIG, EXPERTS_WEIGHTS, True, experts_settings, put_on_experts)
 BOTTLENECK = SavedKind(
     "bottleneck", BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, False, bottleneck_settings, put_on_bottleneck
 )
@@ -69,7 +73,7 @@ PROMPT, P_TUNING, PREFIX = (
 
 PEFT_KINDS = {"LORA": LORA, "PROMPT_TUNING": PROMPT, "P_TUNING": P_TUNING, "PREFIX_TUNING": PREFIX}
 """Kinds whose files are PEFT's, by the type that their configuration states."""
-_OWN_KINDS = (SUBSET, BOTTLENECK)
+_OWN_KINDS = (SUBSET, BOTTLENECK, EXPERTS)
 
 
 def kind_of(change: Path) -> SavedKind:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tunesmith.adapt.base import copy_into, named_trainable
 from tunesmith.adapt.files import SUBSET_CONFIG, SUBSET_WEIGHTS
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.expert_files import to_files
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import count_layers, first_layer, layer_of, parts_of
 from tunesmith.recipe.specs.adapt import SubsetSpec
@@ -27,7 +28,7 @@ class SubsetAttached:
     mergeable = True
 
     def __init__(self, policy: Policy, names: frozenset[str], base_name: str) -> None:
-        self._base_name = base_name
+        self._base_name, self._architecture = base_name, str(policy.model.config.model_type)
         self._parameters = {name: each for name, each in policy.named_parameters() if name in names}
         self.trainable = names
 
@@ -43,7 +44,8 @@ class SubsetAttached:
         """The tensors under the model's own names, and the base that they belong to."""
         stated = {"base_model_name_or_path": self._base_name, "kind": "subset"}
         (folder / SUBSET_CONFIG).write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
-        named = {name.removeprefix("model."): each.contiguous() for name, each in tensors.items()}
+        own = {name.removeprefix("model."): each for name, each in tensors.items()}
+        named = {name: each.contiguous() for name, each in to_files(self._architecture, own).items()}
         save_file(named, folder / SUBSET_WEIGHTS, metadata={"format": "pt"})
 
 

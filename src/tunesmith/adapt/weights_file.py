@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.adapter_file import other_keys
 from tunesmith.adapt.files import FULL_WEIGHTS, SUBSET_CONFIG, SUBSET_WEIGHTS
+from tunesmith.models.expert_files import to_model
 from tunesmith.models.weights import read_tensors
 
 
@@ -24,7 +25,9 @@ def put_on_weights(model: PreTrainedModel, change: Path, new: Collection[str] = 
     """
     file = weights_file(change)
     try:
-        result = model.load_state_dict(read_tensors(change / file), strict=False)
+        result = model.load_state_dict(
+            to_model(str(model.config.model_type), read_tensors(change / file)), strict=False
+        )
     except RuntimeError as error:  # a tensor of another shape
         raise other_keys(change, [], [str(error).strip().splitlines()[-1].strip()[:200]]) from error
     needed = {name for name in result.missing_keys if name != "lm_head.weight" and file == FULL_WEIGHTS}

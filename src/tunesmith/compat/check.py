@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.ship import BESIDE
 
@@ -30,8 +30,8 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.head_adaptation, compat.head_quantized, and those of
-    `check_quantized`.
+    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
+    compat.head_quantized, and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -43,6 +43,7 @@ def check(recipe: Recipe) -> None:
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
+        _check_balance(recipe, stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -66,6 +67,8 @@ def _check_formats(recipe: Recipe) -> None:
         raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
+    if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
+        raise TunesmithError("compat.gguf_experts")
     if recipe.data.task != "chat":
         if adapt.kind not in WITH_HEAD:
             raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
@@ -75,6 +78,16 @@ def _check_formats(recipe: Recipe) -> None:
             if kind not in FORMATS_OF_CLASSES:
                 known = ", ".join(FORMATS_OF_CLASSES)
                 raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
+
+
+def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """Balance is a figure of a whole step: nothing may cut the step."""
+    if stage.penalties is None or stage.penalties.router_balance is None:
+        return
+    train = stage.train
+    whole = train.batch_size != "auto" and train.packing and train.gradient_accumulation_steps == 1
+    if not whole or recipe.runtime.kind == "distributed":
+        raise TunesmithError("compat.window_term", place=place, term="router_balance")
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
@@ -139,7 +152,7 @@ def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
     if quantize == "none":
         return
     beside = isinstance(adapt, SubsetSpec) and adapt.parts and not adapt.parameters
-    if isinstance(adapt, FullSpec) or (
+    if isinstance(adapt, FullSpec | ExpertsSpec) or (
         isinstance(adapt, SubsetSpec) and not (beside and set(adapt.parts) <= _BESIDE_THE_CODES)
     ):
         raise TunesmithError("compat.quantized_weights", stage=stage.name, kind=adapt.kind, quantize=quantize)

@@ -70,6 +70,17 @@ class MetricLine:
 
 
 @dataclass(frozen=True)
+class ForgettingLine:
+    """One probe: shares of right choices before and after, and the change of the margin in nats a token."""
+
+    probe: str
+    questions: int
+    before: float
+    after: float
+    change: Interval
+
+
+@dataclass(frozen=True)
 class ExampleRow:
     """One test row with the wanted answer and both models' answers."""
 
@@ -202,6 +213,7 @@ class CardFacts:
     resume_certified: bool | None = None
     speeds: tuple[SpeedLine, ...] = ()
     cost: Cost | None = None
+    forgetting: tuple[ForgettingLine, ...] = ()
     examples: tuple[ExampleRow, ...] = ()
     examples_allowed: bool = False
     not_measured: tuple[Unmeasured, ...] = ("safety", "human_evaluation")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
@@ -20,6 +21,7 @@ from tunesmith.evaluate.card_facts import (
     CutFacts,
     DataFacts,
     ExampleRow,
+    ForgettingLine,
     GoalFacts,
     MergeFacts,
     MetricLine,
@@ -27,9 +29,11 @@ from tunesmith.evaluate.card_facts import (
     SourceFacts,
     SpeedLine,
     TrainingFacts,
+    Unmeasured,
 )
 from tunesmith.evaluate.class_metrics import COUNTED, counts_of
 from tunesmith.evaluate.cost import Cost, cost
+from tunesmith.evaluate.forgetting import change, margins_path, read_margins
 from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
 from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
@@ -37,7 +41,7 @@ from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
-from tunesmith.recipe.specs.adapt import BottleneckSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
@@ -76,13 +80,33 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
         cost=_cost(manifest, recipe),
         examples=_example_rows(questions, base, results["tuned"]),
         examples_allowed=bool(recipe.evaluate.show_examples),
-        not_measured=("safety", "human_evaluation", "forgetting")
-        if _certified(path) is not None
-        else ("safety", "human_evaluation", "forgetting", "resume"),
+        forgetting=_forgetting(path, recipe),
+        not_measured=_not_measured(path, recipe),
         changed_conditions=_changed_conditions(path),
         versions=_texts(manifest.get("versions")),
         hashes={"base": str(manifest["base_sha256"]), "recipe": str(manifest["recipe_sha256"])},
     )
+
+
+def _not_measured(path: Path, recipe: Recipe) -> tuple[Unmeasured, ...]:
+    missing: dict[Unmeasured, bool] = {
+        "safety": True,
+        "human_evaluation": True,
+        "forgetting": not recipe.evaluate.forgetting,
+        "resume": _certified(path) is None,
+    }
+    return tuple(name for name, is_missing in missing.items() if is_missing)
+
+
+def _forgetting(path: Path, recipe: Recipe) -> tuple[ForgettingLine, ...]:
+    lines: list[ForgettingLine] = []
+    for place, probe in enumerate(recipe.evaluate.forgetting):
+        before, after = (read_margins(margins_path(path, place, label)) for label in ("base", "tuned"))
+        if len(before.margins) != len(after.margins):
+            raise TunesmithError("core.broken_json", path=str(margins_path(path, place, "tuned")), reason="margins")
+        found = change(before, after)
+        lines.append(ForgettingLine(probe, len(before.margins), before.accuracy, after.accuracy, found))
+    return tuple(lines)
 
 
 def _results(path: Path, questions: list[Question], recipe: Recipe) -> dict[str, Result]:
@@ -222,6 +246,10 @@ def _method(recipe: Recipe) -> str:
         return ", ".join([adapt.kind, *stated])
     if isinstance(adapt, BeginningSpec):
         return ", ".join([adapt.kind, f"{adapt.num_virtual_tokens} virtual tokens"])
+    if isinstance(adapt, ExpertsSpec):
+        named = ", ".join(map(str, adapt.experts)) if isinstance(adapt.experts, list) else adapt.experts
+        which = named if adapt.most_used is None else f"{adapt.most_used} most used"
+        return f"experts, {which}" + (", router" if adapt.router else "")
     if isinstance(adapt, BottleneckSpec):
         return f"bottleneck adapter, {adapt.places}, size {adapt.size}"
     return adapt.kind

@@ -17,8 +17,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json
 
 ARCHITECTURES = frozenset(
-    "bert gemma gemma2 gemma3_text glm glm4 granite llama mistral olmo2 phi3 qwen2 qwen3 roberta smollm3"
-    " xlm-roberta".split()
+    "bert gemma gemma2 gemma3_text glm glm4 granite llama mistral mixtral olmo2 phi3 qwen2 qwen2_moe qwen3 qwen3_moe"
+    " roberta smollm3 xlm-roberta".split()
 )
 """Architectures that are loaded, by transformers' `model_type`; their code is part of transformers."""
 
@@ -125,7 +125,9 @@ CONFIG_KEYS: Mapping[str, Check] = {
     "num_hidden_layers": _whole(1024),
     "num_labels": _whole(_MOST_LABELS),
     "type_vocab_size": _whole(1024),
-    **_keys("hidden_size intermediate_size", _whole(2**18)),
+    **_keys("hidden_size intermediate_size moe_intermediate_size shared_expert_intermediate_size", _whole(2**18)),
+    **_keys("num_experts num_local_experts num_experts_per_tok decoder_sparse_step", _whole(2**14)),
+    "mlp_only_layers": _each(_whole(1024)),
     **_keys("num_attention_heads num_key_value_heads head_dim", _whole(2**14)),
     **_keys(
         "max_position_embeddings original_max_position_embeddings sliding_window sliding_window_pattern"
@@ -139,11 +141,13 @@ CONFIG_KEYS: Mapping[str, Check] = {
         "initializer_range rms_norm_eps rope_theta rope_local_base_freq attention_dropout resid_pdrop embd_pdrop"
         " query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping partial_rotary_factor"
         " embedding_multiplier logits_scaling residual_multiplier attention_multiplier hidden_dropout_prob"
-        " attention_probs_dropout_prob classifier_dropout layer_norm_eps",
+        " attention_probs_dropout_prob classifier_dropout layer_norm_eps router_jitter_noise router_aux_loss_coef",
         _number,
     ),
     **_keys(
-        "use_cache tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bidirectional_attention", _flag
+        "use_cache tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bidirectional_attention"
+        " norm_topk_prob qkv_bias",
+        _flag,
     ),
 }
 """Keys of config.json that are used, each with what its value must be; null is always possible."""

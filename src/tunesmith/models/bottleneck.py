@@ -138,6 +138,8 @@ def expected_places(model: PreTrainedModel, places: Places) -> int:
 def _parts(model: PreTrainedModel, places: Places) -> Iterator[tuple[str, str]]:
     """What a bottleneck stands after or beside: its name in files, and the module's own."""
     sites = find_sites(model)
+    if not sites.mlp:  # nothing but experts, in tensors of their own
+        return
     last = {"mlp": sites.mlp[-1], **({"attention": sites.attention[-1]} if places == "houlsby" else {})}
     for path in [path for path, _ in model.named_modules()]:
         for part, layer_name in last.items():

@@ -29,7 +29,17 @@ for _name in ENCODERS:
         "mlp": ("intermediate.dense", "output.dense"),
     }
 
+_ROLES["qwen2_moe"] = {
+    "attention": _SPLIT_PROJECTIONS["attention"],
+    "mlp": ("shared_expert_gate", *_SPLIT_PROJECTIONS["mlp"]),  # of the expert that every token meets
+}
+for _name in ("mixtral", "qwen3_moe"):
+    _ROLES[_name] = {"attention": _SPLIT_PROJECTIONS["attention"], "mlp": ()}
+
 EMBEDDING, HEAD, NORM, BIAS = "embedding", "head", "norm", "bias"
+EXPERTS, ROUTER = "experts", "router"
+_OF_EXPERTS = {"experts": EXPERTS, "gate": ROUTER}
+"""Modules inside the MLP of a block with experts."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
 
 
@@ -107,7 +117,8 @@ def first_layer(stated: int, layers: int) -> int:
 def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
     """The parts that each parameter belongs to: attention, mlp, norm, embedding, head, and bias beside them.
 
-    A head that is tied to the embedding is the same parameter, so it is both.
+    Experts are a part of the mlp that has a name of its own; their router stands for itself. A head that is tied to the
+    embedding is the same parameter, so it is both.
     Errors: packed.unknown_architecture.
     """
     sites, body = find_sites(model), f"{model.base_model_prefix}."
@@ -123,6 +134,9 @@ def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
     for name, parameter in model.named_parameters():
         modules = name.split(".")[:-1]  # an adaptation may stand inside the module that it belongs to
         parts = set(ends.get(id(parameter), ())) | _roles_of(modules, roles)
+        parts |= {_OF_EXPERTS[each] for each in modules if each in _OF_EXPERTS and "mlp" in modules}
+        if ROUTER in parts:
+            parts.discard("mlp")
         if not parts and ".embeddings." in name and "norm" not in name.lower():
             parts.add(EMBEDDING)  # positions, kinds of segments
         if not parts and "norm" in modules[-1].lower():

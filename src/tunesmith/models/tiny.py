@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from tunesmith.core.files import new_folder
 from tunesmith.models.byte_bpe import build_tokenizer, merges_of, pre_tokenizer, write_tokenizer
@@ -120,6 +130,44 @@ def tiny_encoder(
         config.save_pretrained(folder)
         write_tokenizer(folder, tokenizer, "", bos=start, eos=end, pad=CONTROL_TOKENS[0], context=context)
     return directory
+
+
+def tiny_moe_model(
+    directory: Path, architecture: str = "qwen3_moe", *, experts: int = 4, layers: int = 2, spread: float = 0.1
+) -> Path:
+    """Write a random model with experts, two of which every token meets, in the files of its family.
+
+    Args:
+        directory: the folder to make.
+        architecture: mixtral, qwen2_moe or qwen3_moe.
+        experts: of each block.
+        spread: standard deviation of the weights.
+    """
+    tokenizer = tiny_tokenizer()
+    shared = {
+        "vocab_size": tokenizer.get_vocab_size(), "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2,
+        "max_position_embeddings": 2048, "initializer_range": spread, "tie_word_embeddings": True,
+        "bos_token_id": _START_ID, "eos_token_id": _END_ID, "pad_token_id": _END_ID,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _moe(architecture, experts, shared)
+        for name, parameter in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                torch.nn.init.normal_(parameter, std=5 * spread)  # so that rows differ in their experts
+    with new_folder(directory) as folder:
+        model.save_pretrained(folder)
+        write_tokenizer(folder, tokenizer, CHATML_TEMPLATE, bos="<|im_start|>", eos="<|im_end|>", context=2048)
+    return directory
+
+
+def _moe(architecture: str, experts: int, shared: Mapping[str, object]) -> PreTrainedModel:
+    count = {"num_local_experts" if architecture == "mixtral" else "num_experts": experts}
+    if architecture != "mixtral":
+        shared = {**shared, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "norm_topk_prob": True}
+    config = AutoConfig.for_model(architecture, **shared, **count)
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
 
 
 def tiny_tokenizer(vocabulary: int = 384) -> Tokenizer:

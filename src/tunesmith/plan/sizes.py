@@ -7,6 +7,7 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     full fine-tuning          6 N + 6 H f + 3 a
     LoRA on all layers        4 N + 4 H f + 3 a + 6 N_adapter      (no gradient of frozen weights)
     bottleneck adapters       the same, with N_adapter of the bottlenecks
+    experts                   the same, with 2 instead of 6 times those that move and a token meets; N is what it meets
     a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
                               (above: blocks from the first that trains on; below it nothing flows back)
     checkpointed activations  + 2 N + a
@@ -33,7 +34,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.plan.expert_sizes import NO_EXPERTS, Experts, experts_from_config, moving_experts
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuningSpec
 from tunesmith.recipe.specs.model import Quantize
 
@@ -65,12 +67,13 @@ class ModelSize:
     vocabulary: int
     tied: bool
     quantize: Quantize = "none"
+    experts: Experts = NO_EXPERTS
     is_encoder: bool = False
     positions: int = 0
     classes: int = 0
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of every linear layer of one block, by name."""
+        """Inputs and outputs of every linear layer of one block, by name; of experts only what stands beside them."""
         if self.is_encoder:
             square = (self.hidden, self.hidden)
             return {
@@ -78,20 +81,25 @@ class ModelSize:
                 "intermediate.dense": (self.hidden, self.inner),
                 "output.dense": (self.inner, self.hidden),
             }
-        return {
+        attention = {
             "q_proj": (self.hidden, self.query_width),
             "k_proj": (self.hidden, self.key_width),
             "v_proj": (self.hidden, self.key_width),
             "o_proj": (self.query_width, self.hidden),
+        }
+        mlp = {
             "gate_proj": (self.hidden, self.inner),
             "up_proj": (self.hidden, self.inner),
             "down_proj": (self.inner, self.hidden),
         }
+        beside_experts = {"shared_expert_gate": (self.hidden, 1)} if self.experts.count else {}
+        return {**attention, **beside_experts, **mlp} if self.inner else attention
 
     @property
     def block_parameters(self) -> int:
-        """N: parameters of the linear layers of all blocks."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears().values())
+        """N: parameters of the blocks that a token meets, norms apart."""
+        linears = sum(inputs * outputs for inputs, outputs in self.linears().values())
+        return self.layers * (linears + self.experts.met(self.hidden))
 
     @property
     def head(self) -> int:
@@ -107,7 +115,9 @@ class ModelSize:
     def parameters(self) -> int:
         """All parameters, norms included, biases not."""
         norms = self.hidden * (2 * self.layers + 1)
-        return self.block_parameters + self.embedding + (0 if self.tied and not self.classes else self.head) + norms
+        spare = self.layers * self.experts.spare(self.hidden)
+        head = 0 if self.tied and not self.classes else self.head
+        return self.block_parameters + spare + self.embedding + head + norms
 
     def attention_flops(self, seen_length: float) -> float:
         """a: FLOPs of a token's attention in the forward pass."""
@@ -115,7 +125,8 @@ class ModelSize:
 
 
 def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", classes: int = 0) -> ModelSize:
-    """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma) or of a BERT.
+    """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma, and those with experts) or
+    of a BERT.
 
     Args:
         quantize: how the linear layers of its blocks are held while it trains.
@@ -135,15 +146,17 @@ def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", 
     hidden, heads = number("hidden_size"), number("num_attention_heads")
     head_size = number("head_dim", hidden // heads)
     is_encoder = config.get("model_type") in _ENCODERS
+    experts, beside_experts = experts_from_config(config)
     return ModelSize(
         layers=number("num_hidden_layers"),
         hidden=hidden,
         query_width=heads * head_size,
         key_width=number("num_key_value_heads", heads) * head_size,
-        inner=number("intermediate_size"),
+        inner=beside_experts if experts.count else number("intermediate_size"),
         vocabulary=number("vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
         quantize=quantize,
+        experts=experts,
         is_encoder=is_encoder,
         positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
         classes=classes,
@@ -246,6 +259,12 @@ def _weights(size: ModelSize) -> Iterator[_Weight]:
         for name, (inputs, outputs) in size.linears().items():
             room, part = ("self_attn", "attention") if name in _ATTENTION else ("mlp", "mlp")
             yield _Weight(f"{block}.{room}.{name}.weight", frozenset({part}), inputs * outputs, layer)
+        if size.experts.count:
+            one = size.experts.numbers(size.hidden) * size.experts.count // 3
+            experts = frozenset({"mlp", "experts"})
+            yield _Weight(f"{block}.mlp.experts.gate_up_proj", experts, 2 * one, layer)
+            yield _Weight(f"{block}.mlp.experts.down_proj", experts, one, layer)
+            yield _Weight(f"{block}.mlp.gate.weight", frozenset({"router"}), size.hidden * size.experts.count, layer)
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield _Weight(f"{block}.{name}.weight", frozenset({"norm"}), size.hidden, layer)
     yield _Weight("model.norm.weight", frozenset({"norm"}), size.hidden)
@@ -270,6 +289,9 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return beginning_parameters(size, adapt) + own_head
     if isinstance(adapt, BottleneckSpec):
         return bottleneck_parameters(size, adapt) + own_head
+    if isinstance(adapt, ExpertsSpec):
+        moving = moving_experts(size.experts, adapt) * size.experts.numbers(size.hidden)
+        return size.layers * (moving + (size.hidden * size.experts.count if adapt.router else 0)) + own_head
     outputs = sum(outputs for _, outputs in _lora_layers(size, adapt))
     lengths = _lora_blocks(size, adapt) * outputs if adapt.use_dora else 0
     return adapter_parameters(size, adapt) + lengths + own_head
@@ -304,6 +326,8 @@ def flops_per_token(
         flops += 6 * adapter_parameters(size, adapt) - only_read * (2 * size.block_parameters + 2 * attention)
     if isinstance(adapt, BottleneckSpec):
         flops += 6 * bottleneck_parameters(size, adapt)
+    if isinstance(adapt, ExpertsSpec) and size.experts.count:  # rows taken to go round evenly
+        flops += 2 * trained_parameters(size, adapt) * size.experts.active / size.experts.count
     return flops + (2 * size.block_parameters + attention if checkpointing else 0)
 
 
@@ -345,7 +369,8 @@ def memory_parts(
     trained = trained_parameters(size, adapt)
     # a full float32 model is its own master
     own_master = 4 * trained if isinstance(adapt, FullSpec) and wide == 4 else 0
-    per_layer = (22 * size.hidden + 6 * size.inner) * wide // 2
+    inner = size.inner + size.experts.active * size.experts.inner
+    per_layer = (22 * size.hidden + 6 * inner) * wide // 2
     if checkpointing:
         activations = tokens_at_once * (size.layers * size.hidden * wide + per_layer)
     else:

@@ -10,6 +10,7 @@ from typing import cast
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, read_events
 from tunesmith.core.files import read_json
+from tunesmith.plan.expert_sizes import Experts
 from tunesmith.plan.forecast import Forecast, Machine, ProbeResult, Workload, forecast, load_records, record
 from tunesmith.plan.make import PLAN_JSON, Grounds, announce_forecast
 from tunesmith.plan.sizes import ModelSize
@@ -88,7 +89,8 @@ def _grounds(run_path: Path) -> Grounds | None:
         return None
     parts = cast("dict[str, dict[str, object]]", stated)
     return Grounds(
-        ModelSize(**parts["size"]),  # type: ignore[arg-type]  # written from this very class
+        # written from these very classes
+        ModelSize(**{**parts["size"], "experts": Experts(**parts["size"]["experts"])}),  # type: ignore[arg-type]
         Workload(**parts["load"]),  # type: ignore[arg-type]
         Machine(**parts["machine"]),  # type: ignore[arg-type]
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.data import SourceSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 
 REGISTER = "dataset_info.json"
@@ -54,7 +55,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
-    for name, sources in (stated | recipe.old_sources).items():
+    for name, sources in (stated | recipe.old_sources | {"evaluate.forgetting": _probes(recipe)}).items():
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
             if os.path.isdir(path):
@@ -65,6 +66,11 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def _probes(recipe: Recipe) -> list[SourceSpec]:
+    """What the evaluation asks besides the test rows is a source like any other."""
+    return [SourceSpec(path=path) for path in recipe.evaluate.forgetting]
 
 
 def refuse_changed_sources(recipe: Recipe, folder: Path, stated: object) -> None:

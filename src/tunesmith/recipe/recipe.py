@@ -12,7 +12,7 @@ from typing import Self, get_args
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tunesmith.recipe.plain_yaml import write_yaml
-from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, ExpertsSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
@@ -24,7 +24,7 @@ from tunesmith.recipe.specs.penalties import PenaltiesSpec
 from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.serve import ServeSpec
-from tunesmith.recipe.specs.ship import BESIDE, MERGED, ShipFormat, ShipSpec
+from tunesmith.recipe.specs.ship import BESIDE, MERGED, WITHOUT_GGUF, ShipFormat, ShipSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
 _LONGEST_NAME = 255
@@ -112,7 +112,10 @@ class Recipe(Spec):
     @property
     def formats(self) -> list[ShipFormat]:
         """What is published: the formats stated, else those that the last stage's change allows."""
-        return self.ship.formats or list(MERGED if self.stages[-1].adapt.mergeable else BESIDE)
+        adapt = self.stages[-1].adapt
+        if isinstance(adapt, ExpertsSpec):
+            return self.ship.formats or list(WITHOUT_GGUF)
+        return self.ship.formats or list(MERGED if adapt.mergeable else BESIDE)
 
     def as_json(self) -> str:
         """Every setting as canonical JSON (keys sorted, no blanks)."""

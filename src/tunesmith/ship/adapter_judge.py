@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.files import BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, SUBSET_WEIGHTS
+from tunesmith.adapt.files import BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, EXPERTS_WEIGHTS, SUBSET_WEIGHTS
 from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import read_json
 from tunesmith.models.load import BaseFolder, load_model
@@ -69,5 +69,18 @@ def _by_hooks(model: PreTrainedModel, folder: Path) -> nn.Module:
     return model
 
 
-_JUDGES: Mapping[str, Judge] = {"subset": _by_copying, "bottleneck": _by_hooks}
+def _by_slices(model: PreTrainedModel, folder: Path) -> nn.Module:
+    blocks = model.get_decoder().layers
+    with torch.no_grad():
+        for name, tensor in read_tensors(folder / EXPERTS_WEIGHTS).items():
+            _, block, *rest = name.split(".")
+            mlp = blocks[int(block)].mlp
+            if rest == ["router"]:
+                mlp.gate.weight.copy_(tensor)
+            else:
+                getattr(mlp.experts, f"{rest[2]}_proj")[int(rest[1])].copy_(tensor)
+    return model
+
+
+_JUDGES: Mapping[str, Judge] = {"subset": _by_copying, "bottleneck": _by_hooks, "experts": _by_slices}
 """Kinds that PEFT does not know."""

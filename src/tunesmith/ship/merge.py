@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from tunesmith.adapt.adapter_file import other_keys, read_adapter, refuse_other_keys
+from tunesmith.adapt.experts import in_files, read_experts
 from tunesmith.adapt.files import FULL_WEIGHTS
 from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.allowed import read_allowed
+from tunesmith.models.expert_files import to_model
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_with_head
 from tunesmith.models.weights import read_tensors, read_weights
@@ -53,9 +56,11 @@ def merge(
         raise TunesmithError("ship.stands_beside", path=str(change), kind=kind.name)
     weights, new = base_weights(base, head)
     weights.update(instead)
+    if kind.name == "experts":
+        return _experts(base, change, weights)
     if kind.name != "lora":
         return _weights(change, kind, weights, new)
-    adapter = read_adapter(change, weights, new)
+    adapter = read_adapter(change, weights if head else to_model(_architecture(base), weights), new)
     changed = list(adapter.whole)
     weights.update(adapter.whole)
     for name, tensor in adapter.whole.items():
@@ -84,10 +89,25 @@ def merge_into(
 ) -> Loaded:
     """Put the merged weights into the base in memory, in place, in its own number format. Errors: those of `merge`."""
     merged = merge(base, change, instead, loaded.head)
+    tensors = merged.tensors if loaded.head else to_model(_architecture(base), merged.tensors)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
-            parameter.copy_(merged.tensors[name])
+            parameter.copy_(tensors[name])
     return loaded
+
+
+def _experts(base: BaseFolder, change: Path, weights: Mapping[str, Tensor]) -> Merged:
+    """Experts in the place of the base's own, under the names of its files."""
+    moved = in_files(_architecture(base), *read_experts(change))
+    refuse_other_keys(change, weights.keys() & moved.keys(), moved)
+    changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), weights[name].float()))
+    if not changed:
+        raise TunesmithError("ship.no_change", path=str(change))
+    return Merged({**weights, **moved}, changed, "experts")
+
+
+def _architecture(base: BaseFolder) -> str:
+    return str(read_allowed(base.path, "config.json").values.get("model_type"))
 
 
 def _weights(change: Path, kind: SavedKind, base: Mapping[str, Tensor], new: Sequence[str]) -> Merged:

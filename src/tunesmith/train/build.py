@@ -23,6 +23,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.blocks import use_blocks
+from tunesmith.models.experts import expert_layers
 from tunesmith.models.heads import draw_head, policy_of
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
@@ -31,6 +32,7 @@ from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.models.quantized import form_of, held_numbers
 from tunesmith.models.texts import TOKENIZER_FILES
+from tunesmith.objectives.balance import Balanced
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.distill import Distill
 from tunesmith.objectives.penalties import penalties_of
@@ -54,6 +56,7 @@ from tunesmith.train.replay import ReplaySource
 from tunesmith.train.stopper import Stopper
 from tunesmith.train.teacher import TeacherModel, stage_teacher
 from tunesmith.train.unfreezing import Unfreezing
+from tunesmith.train.used_experts import kept_load
 from tunesmith.train.validation import TaskMetric, Validator, no_task_metric
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -96,7 +99,11 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     new = frozenset(f"model.{name}" for name in loaded.new)
     seed = derive_seed(spec.seed, "adapter")
     encode = partial(loaded.tokenizer.encode, add_special_tokens=False)
-    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new)
+    load = partial(
+        kept_load, policy, inputs.train_rows, inputs.task.pack, inputs.kept or inputs.folder, inputs.base.sha256,
+        runtime, emitter,
+    )  # fmt: skip
+    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
     _refuse_rows_beyond_context(policy, (*inputs.train_rows, *inputs.validation_rows))
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
@@ -109,7 +116,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     _say_what_trains(policy, attached, emitter)
     source = _source(stage, inputs, runtime, emitter)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
-    objective = _objective(stage, inputs, policy, runtime, emitter)
+    judge = _objective(stage, inputs, policy, runtime, emitter)
+    objective = _with_balance(judge, stage, policy)
     optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
     passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
     return Job(
@@ -130,7 +138,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             emitter,
             inputs.accept_machine,
         ),
-        validate=Validator(policy, objective, runtime, inputs.validation_rows, passes, inputs.task_metric),
+        validate=Validator(policy, judge, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
@@ -168,6 +176,16 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
         spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter
     )
     return Distill(spec, teacher)
+
+
+def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Objective:
+    """The objective with the routers' balance beside it, where the stage asks for that."""
+    weight = stage.penalties.router_balance if stage.penalties is not None else None
+    if weight is None:
+        return objective
+    if not expert_layers(policy.model):
+        raise TunesmithError("adapt.no_experts", architecture=str(policy.model.config.model_type))
+    return Balanced(objective, weight)
 
 
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:

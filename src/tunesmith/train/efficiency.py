@@ -36,6 +36,7 @@ from tunesmith.models.attention import documents_in_blocks
 from tunesmith.models.beginning import VirtualTokens, beginning_of
 from tunesmith.models.blocks import blocks_below_training, late_parts
 from tunesmith.models.encoder_attention import padded_length
+from tunesmith.models.experts import ExpertLayer, expert_layers
 from tunesmith.models.packed import Documents, Packed, places
 from tunesmith.models.policy import Policy
 from tunesmith.models.quantized import held_numbers
@@ -94,16 +95,19 @@ class Meter:
         head = policy.head
         late = late_parts(policy.model)
         below, beginning = blocks_below_training(policy.model), beginning_of(policy.model)
+        experts = expert_layers(body)
+        modules_below = {id(each) for block in below for each in block.modules()}
+        experts_below = [each for each in experts if id(each.experts) in modules_below]
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            frozen=_frozen_numbers(body),
-            trained=_trained_numbers(body),
+            frozen=_frozen_numbers(body) + _met(experts, trained=False),
+            trained=_trained_numbers(body) + _met(experts, trained=True),
             kept_frozen=sum(map(_frozen_numbers, late)),
             kept_trained=sum(map(_trained_numbers, late)),
             head=head.numel(),
             head_trains=head.requires_grad,
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
-            read_only=sum(map(_frozen_numbers, below)),
+            read_only=sum(map(_frozen_numbers, below)) + _met(experts_below, trained=False),
             attention_read=config.num_attention_heads * head_size * len(below),
             places=beginning.length if beginning else 0,
             virtual=beginning.length if isinstance(beginning, VirtualTokens) else 0,
@@ -177,6 +181,16 @@ def _trained_numbers(module: nn.Module) -> int:
 def _frozen_numbers(module: nn.Module) -> int:
     """Those in codes among them: they are multiplied as the numbers that they stand for."""
     return held_numbers(module) + sum(each.numel() for each in _matrices(module) if not each.requires_grad)
+
+
+def _met(layers: Sequence[ExpertLayer], *, trained: bool) -> int:
+    """Numbers of experts that a token meets, rows taken to go round evenly; of those that move, their share."""
+    total = 0.0
+    for layer in layers:
+        moves = sum(each.numel() for each in layer.experts.parameters(recurse=False) if each.requires_grad)
+        whole = sum(each.numel() for each in layer.stacks)
+        total += (moves if trained else whole - moves) * layer.top_k / layer.count
+    return round(total)
 
 
 def _lengths(documents: Documents) -> list[tuple[int, int]]:

@@ -46,7 +46,7 @@ class LoraSpec(Spec):
     )
 
 
-Part = Literal["attention", "mlp", "norm", "embedding", "head", "bias"]
+Part = Literal["attention", "mlp", "norm", "embedding", "head", "bias", "experts", "router"]
 
 
 class SubsetSpec(Spec):
@@ -113,7 +113,30 @@ class BottleneckSpec(Spec):
         return self.scale if self.scale is not None else 4.0 if self.places == "parallel" else 1.0
 
 
+class ExpertsSpec(Spec):
+    """Some or all experts of a model that has them, and its routers if wanted; everything else is frozen."""
+
+    mergeable: ClassVar[bool] = True
+    kind: Literal["experts"] = Field("experts", description="Experts of a model that has them.")
+    experts: Literal["all"] | list[int] = Field(
+        "all", description="Experts that move, by number, in every block that has them; all by itself."
+    )
+    most_used: int | None = Field(
+        None, ge=1, le=2**14, description="So many of each block's experts move: those most used on the training rows."
+    )
+    router: bool = Field(False, description="Whether the routers move too; groups.rates has `router` for their rate.")
+
+    @model_validator(mode="after")
+    def _names_experts(self) -> Self:
+        listed = self.experts if isinstance(self.experts, list) else None
+        if listed is not None and (not listed or len(set(listed)) < len(listed) or min(listed) < 0):
+            raise ValueError("experts_list")
+        if listed is not None and self.most_used is not None:
+            raise ValueError("experts_twice")
+        return self
+
+
 AdaptSpec = Annotated[
-    FullSpec | SubsetSpec | LoraSpec | BottleneckSpec | PromptSpec | PTuningSpec | PrefixSpec,
+    FullSpec | SubsetSpec | LoraSpec | BottleneckSpec | ExpertsSpec | PromptSpec | PTuningSpec | PrefixSpec,
     Field(discriminator="kind"),
 ]

@@ -32,4 +32,7 @@ class EvaluateSpec(Spec):
     machine_cost_per_hour: float = Field(
         0.0, ge=0, le=1e9, description="Price of this machine in currency units an hour, for the cost line."
     )
+    forgetting: list[str] = Field(
+        [], description="Files or folders of questions with choices; what is lost of them against the base is told."
+    )
     show_examples: bool = Field(False, description="Print a few test rows with their answers on the release card.")

@@ -42,8 +42,12 @@ class PenaltiesSpec(Spec):
         None, gt=0, le=LARGEST_WEIGHT, description="Weight of the absolute numbers that train, of LoRA its A and B."
     )
 
+    router_balance: float | None = Field(
+        None, gt=0, le=LARGEST_WEIGHT, description="Weight of the routers' balance loss (2101.03961); 0.01 is usual."
+    )
+
     @model_validator(mode="after")
     def _names_one(self) -> Self:
-        if self.ewc is None and self.l2_sp is None and self.l2 is None and self.l1 is None:
+        if all(each is None for each in (self.ewc, self.l2_sp, self.l2, self.l1, self.router_balance)):
             raise ValueError("penalties_of_nothing")
         return self

@@ -1,0 +1,215 @@
+"""What is forgotten while the demo's task is learned:  make bench-forgetting  or  python -m benchmarks.forgetting
+
+Plain tuning, EWC and replay, each over the same seeds: the task's score, and the margin of right over wrong choices on
+a probe of general knowledge (`general-en` of the shared data), question by question against plain tuning of that seed.
+
+It is long, and runs in pieces: every training is a run of its own that goes on where it was broken off, every figure is
+kept as soon as it is there, and the same command does what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bench import verdict, verdict_within
+from benchmarks.report import RESULTS, Results, spread, table
+from tunesmith import lifecycle
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import read_json, write_atomic
+from tunesmith.data.samples.tickets import write_tickets
+from tunesmith.evaluate.forgetting import Margins, change_over_seeds, margins_path, read_margins
+
+RECIPE = Path(__file__).with_suffix(".yaml")
+SHARED = Path(os.environ.get("TUNESMITH_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
+POINTS = 0.01
+"""Task scores count as equal within one point."""
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    seeds: tuple[int, ...]
+    train: int
+    validation: int
+    test: int
+    probe: int
+    old: int
+
+
+FULL = Sizes(seeds=(42, 43, 44, 45, 46), train=960, validation=96, test=100, probe=1010, old=400)
+QUICK = Sizes(seeds=(42, 43), train=32, validation=8, test=8, probe=40, old=16)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One call of this benchmark."""
+
+    folder: Path
+    sizes: Sizes
+    settings: Mapping[str, Sequence[str]]
+    """Overrides of the recipe by the name of the method."""
+    results: Results
+
+
+# ------------------------------------------------------------------------------------------------ preparation
+
+
+def settings(ewc: float, share: float, old_rows: int) -> dict[str, list[str]]:
+    """What each method changes in the recipe."""
+    old = "[{path: old.jsonl}]"
+    return {
+        PLAIN: [],
+        "ewc": [f"stages.0.penalties={{ewc: {{weight: {ewc:g}, rows: {min(128, old_rows)}, sources: {old}}}}}"],
+        "replay": [f"stages.0.replay={{share: {share:g}, sources: {old}}}"],
+    }
+
+
+def prepare(folder: Path, sizes: Sizes, old: Path) -> None:
+    """Tickets, the probe and the old rows, always the same ones."""
+    write_tickets(folder / "tickets", train=sizes.train, validation=sizes.validation, test=sizes.test, seed=7)
+    probe = (SHARED / "general-en" / "probe.jsonl").read_text("utf-8").splitlines()
+    write_atomic(folder / "probe.jsonl", "".join(f"{line}\n" for line in _spread_over(probe, sizes.probe)))
+    rows = json.loads(old.read_text("utf-8")) if old.suffix == ".json" else _lines(old)
+    chosen = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _spread_over(rows, sizes.old))
+    write_atomic(folder / "old.jsonl", chosen)
+    write_atomic(folder / "recipe.yaml", RECIPE.read_text("utf-8"))
+
+
+def _lines(path: Path) -> list[object]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _spread_over(rows: Sequence[object], most: int) -> list[object]:
+    """At most so many rows, from evenly spread places."""
+    step = max(1.0, len(rows) / most)
+    return [rows[int(place * step)] for place in range(min(most, len(rows)))]
+
+
+# ------------------------------------------------------------------------------------------------ measurement
+
+
+def train_and_ask(bench: Bench, method: str, seed: int) -> Path:
+    """One training with its evaluation, or what is left of it; returns the run."""
+    overrides = [*bench.settings[method], f"stages.0.train.seed={seed}", f"name={method}"]
+    work = lifecycle.start(bench.folder / "recipe.yaml", overrides, bench.folder / "runs", ())
+    for stage in (lifecycle.prepare_data, lifecycle.train, lifecycle.evaluate):
+        stage(work)
+    return work.path
+
+
+def base_margins(bench: Bench) -> Margins:
+    """Of the untouched model, measured once."""
+    overrides = [f"stages.0.train.seed={bench.sizes.seeds[0]}", f"name={PLAIN}"]
+    work = lifecycle.start(bench.folder / "recipe.yaml", overrides, bench.folder / "runs", ())
+    for stage in (lifecycle.prepare_data, lifecycle.measure_baseline):
+        stage(work)
+    return read_margins(margins_path(work.path, 0, "base"))
+
+
+def score_of(run: Path) -> float:
+    """Exact answers to the task's test questions."""
+    metrics = read_json(run / "evaluate" / "tuned.json")["metrics"]
+    return float(metrics["json_exact"]) if isinstance(metrics, dict) else 0.0
+
+
+def measure(bench: Bench) -> None:
+    """Every method over every seed, then the comparison."""
+    before = base_margins(bench)
+    margins: dict[str, list[Margins]] = {method: [] for method in bench.settings}
+    for seed in bench.sizes.seeds:
+        for method in bench.settings:
+            run = train_and_ask(bench, method, seed)
+            found = read_margins(margins_path(run, 0, "tuned"))
+            margins[method].append(found)
+            setting = "; ".join(bench.settings[method])
+            lost = before.mean - found.mean
+            figures = {"json_exact": score_of(run), "margin_lost": lost, "right_choices": found.accuracy}
+            for metric, value in figures.items():
+                bench.results.add("forgetting", method, setting, metric, value)
+            told = ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+            print(f"  seed {seed}  {method:<8}{told}", flush=True)
+        bench.results.write()
+    _judge(bench, before, margins)
+    bench.results.write()
+
+
+def _judge(bench: Bench, before: Margins, margins: Mapping[str, Sequence[Margins]]) -> None:
+    def runs(method: str, metric: str) -> list[float]:
+        return bench.results.runs("forgetting", method, "; ".join(bench.settings[method]), metric)
+
+    names = ("json_exact", "margin_lost", "right_choices")
+    lines = [(method, *(spread(runs(method, metric), 4) for metric in names)) for method in bench.settings]
+    print("\n" + table(("method", *names), lines))
+    print(f"base: margin {before.mean:.4f}, right choices {before.accuracy:.4f}\n")
+    for method in bench.settings:
+        if method == PLAIN:
+            continue
+        kept = change_over_seeds(margins[method], margins[PLAIN])
+        for metric, value in {"value": kept.value, "low": kept.low, "high": kept.high}.items():
+            bench.results.add(f"forgetting: {method} minus plain", method, "margin", metric, value)
+        interval = f"{kept.value:+.4f} ({kept.low:+.4f} to {kept.high:+.4f})"
+        print(f"  {method} keeps {interval} nats a token more than plain tuning")
+        verdict(f"{method}: the lower end of the interval above 0, in thousandths", [1000 * kept.low], 1e-9)
+        worse = statistics.fmean(runs(PLAIN, "json_exact")) - statistics.fmean(runs(method, "json_exact"))
+        verdict_within(f"{method}: points of the task's score below plain tuning", worse, POINTS)
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.forgetting", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="a few rows and two seeds, to see that everything works")
+    parser.add_argument("--folder", type=Path, default=Path("bench-forgetting"), help="where runs are kept and go on")
+    parser.add_argument("--seeds", type=int, help="how many (default 5, quick 2)")
+    parser.add_argument("--ewc", type=float, default=100.0, help="weight of EWC (default 100)")
+    parser.add_argument("--share", type=float, default=0.25, help="share of replay (default 0.25)")
+    parser.add_argument("--train", type=int, help="training rows (default 960, quick 32)")
+    parser.add_argument("--probe", type=int, help="questions of the probe (default 1010, quick 40)")
+    parser.add_argument(
+        "--old", type=Path, default=SHARED / "instruct-en" / "train.json", help="rows of what should not be forgotten"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "forgetting.json", help="where the figures go")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    asked = _arguments()
+    size = QUICK if asked.quick else FULL
+    sizes = Sizes(
+        seeds=tuple(range(42, 42 + asked.seeds)) if asked.seeds else size.seeds,
+        train=asked.train or size.train,
+        validation=size.validation,
+        test=size.test,
+        probe=asked.probe or size.probe,
+        old=size.old,
+    )
+    results = Results(asked.out)
+    print(results.headline(), flush=True)
+    if not (SHARED / "general-en").is_dir() or not asked.old.is_file():
+        results.note(f"left out: general-en below {SHARED} and {asked.old} are needed ($TUNESMITH_SHARED_DATA)")
+        return
+    folder = asked.folder.resolve()
+    prepare(folder, sizes, asked.old)
+    try:
+        measure(Bench(folder, sizes, settings(asked.ewc, asked.share, sizes.old), results))
+    except TunesmithError as error:
+        if error.code != "train.interrupted":
+            raise
+        print("broken off; the same command goes on from here", flush=True)
+    print(f"\nfigures: {asked.out}")
+
+
+if __name__ == "__main__":
+    main()
