@@ -47,7 +47,7 @@ def write_recipe(folder: Path, base: str, task: str, adapt: str) -> Path:
     for name, count, split in (("train", 48, "train"), ("validation", 16, "validation"), ("test", 20, "test")):
         write_rows(folder / f"{name}.jsonl", rows(count, split))  # type: ignore[arg-type]
     model = MAKERS[base](folder / "base", spread=0.1)
-    more = "multi_label: true" if task == "several" else "{}"
+    more = "rows: multi_label" if task == "several" else "{}"
     text = RECIPE.format(base=model, task=task.replace("several", "text_class"), more=more, adapt=ADAPTS[adapt])
     (folder / "recipe.yaml").write_text(text.replace("  {}\n", ""), "utf-8")
     return folder / "recipe.yaml"
@@ -137,7 +137,7 @@ def test_the_head_stands_in_every_change(tmp_path: Path) -> None:
         (("evaluate: {metrics: [rouge_l]}", ""), "compat.metric_of_task"),
         (("ship: {formats: [gguf-q8_0]}", ""), "compat.format_of_task"),
         (("", "rows: token_class"), "compat.rows_of_task"),
-        (("", "multi_label: maybe"), "recipe.bad_value"),
+        (("", "rows: classes"), "recipe.bad_value"),
     ],
 )
 def test_what_a_head_cannot_do_is_refused_by_name(change: tuple[str, str], code: str, tmp_path: Path) -> None:

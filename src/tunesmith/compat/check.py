@@ -8,7 +8,7 @@ from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, Subset
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.ship import BESIDE
 
-ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "token_class"), "distill": ("chat",)}
+ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "multi_label", "token_class"), "distill": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
 HELD_BY_EWC = ("full", "subset", "lora")
@@ -91,8 +91,8 @@ def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
-    classes = [each for each in (recipe.data.rows, recipe.data.task) if each in ("text_class", "token_class")]
-    if classes and recipe.data.rows != recipe.data.task:
+    classes = [each for each in (recipe.data.kind, recipe.data.task) if each in ("text_class", "token_class")]
+    if classes and recipe.data.kind != recipe.data.task:
         raise TunesmithError("compat.rows_of_task", rows=recipe.data.rows, task=recipe.data.task)
     known = ROWS_OF_OBJECTIVE[stage.objective.kind]
     if recipe.data.rows not in known:

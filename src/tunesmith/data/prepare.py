@@ -103,7 +103,7 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    reading = Reading(work.spec.rows, work.spec.split.group_by, work.spec.split.seed)
+    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed)
     frames = []
     for source in sources:
         frame, report = read_source(source, split, work.folder, reading, work.ledger)

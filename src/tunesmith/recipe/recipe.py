@@ -73,7 +73,7 @@ class Recipe(Spec):
         task = data.get("task") if isinstance(data, dict) else None
         if not isinstance(values, dict) or not isinstance(data, dict) or task not in ("text_class", "token_class"):
             return values
-        several = "micro_f1" if data.get("multi_label") else "accuracy"
+        several = "micro_f1" if data.get("rows") == "multi_label" else "accuracy"
         metrics = [several, "macro_f1"] if task == "text_class" else ["entity_f1", "token_accuracy"]
         open_choices: dict[str, dict[str, object]] = {
             "evaluate": {"metrics": metrics},

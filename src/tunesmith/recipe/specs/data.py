@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.types import RowKind
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
 Layout = Literal[
@@ -66,10 +67,11 @@ class DataSpec(Spec):
     """The rows of a run or of one stage."""
 
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
-    rows: Literal["chat", "text", "preference", "kto", "text_class", "token_class"] = Field(
-        "chat", description="Kind of rows the stage learns from; unless stated, the kind that the task is named after."
+    rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
+        "chat",
+        description="Kind of rows the stage learns from; unless stated, the one that the task is named after. Texts of "
+        "multi_label have any number of classes.",
     )
-    multi_label: bool = Field(False, description="text_class: a text may have several labels, or none.")
     sources: list[SourceSpec] = Field(min_length=1, description="Files and folders, read in this order.")
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
@@ -85,8 +87,12 @@ class DataSpec(Spec):
             return {**values, "rows": values["task"]}
         return values
 
-    @model_validator(mode="after")
-    def _has_several_labels_for_a_reason(self) -> Self:
-        if self.multi_label and self.task != "text_class":
-            raise ValueError("multi_label_task")
-        return self
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have several classes, or none."""
+        return self.rows == "multi_label"
+
+    @property
+    def kind(self) -> RowKind:
+        """The form of a row: one with several classes is laid out like one with a single class."""
+        return "text_class" if self.rows == "multi_label" else self.rows
