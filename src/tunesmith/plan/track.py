@@ -10,9 +10,9 @@ from typing import cast
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, read_events
 from tunesmith.core.files import read_json
+from tunesmith.plan.expert_sizes import Experts
 from tunesmith.plan.forecast import Forecast, Machine, ProbeResult, Workload, forecast, load_records, record
 from tunesmith.plan.make import PLAN_JSON, Grounds, announce_forecast
-from tunesmith.plan.expert_sizes import Experts
 from tunesmith.plan.sizes import ModelSize
 from tunesmith.recipe.recipe import StageSpec
 
