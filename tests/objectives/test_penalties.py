@@ -16,6 +16,7 @@ from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.objectives import penalties as penalties_room
 from tunesmith.objectives.penalties import Penalties, penalties_of
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.specs.penalties import PenaltiesSpec
@@ -23,6 +24,13 @@ from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import fit
 
 OLD = [{"path": "old.jsonl"}]
+
+
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(penalties_room, "_IN_CACHE", 12)
+
+
 PAIR = LowRank("layer", "layer.a", "layer.b", 0.5)
 EWC: dict[str, object] = {"ewc": {"weight": 3.0, "sources": OLD, "rows": 4}}
 ALL: dict[str, object] = {**EWC, "l2_sp": 0.2, "l2": 0.1, "l1": 0.01}

@@ -10,9 +10,10 @@ from tunesmith.adapt.bottleneck import attach_bottleneck
 from tunesmith.adapt.experts import Load, attach_experts
 from tunesmith.adapt.full import attach_full
 from tunesmith.adapt.lora import attach_lora
+from tunesmith.adapt.lora_experts import attach_lora_experts
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, LoraExpertsSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 
@@ -50,6 +51,8 @@ def attach(
         return attach_subset(policy, spec, base_name, new)
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode)
+    if isinstance(spec, LoraExpertsSpec):
+        return attach_lora_experts(policy, spec, seed, base_name)
     if isinstance(spec, ExpertsSpec):
         return attach_experts(policy, spec, base_name, load)
     if isinstance(spec, BottleneckSpec):

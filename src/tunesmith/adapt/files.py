@@ -11,11 +11,12 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 SUBSET_CONFIG, SUBSET_WEIGHTS = "subset_config.json", "subset_model.safetensors"
 BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS = "bottleneck_config.json", "bottleneck_model.safetensors"
 EXPERTS_CONFIG, EXPERTS_WEIGHTS = "experts_config.json", "experts_model.safetensors"
+LORA_EXPERTS_CONFIG, LORA_EXPERTS_WEIGHTS = "lora_experts_config.json", "lora_experts_model.safetensors"
 FULL_WEIGHTS = "model.safetensors"
 
-CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG, BOTTLENECK_CONFIG, EXPERTS_CONFIG)
+CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG, BOTTLENECK_CONFIG, EXPERTS_CONFIG, LORA_EXPERTS_CONFIG)
 """What tells the kind of a change that stands beside a base."""
-WEIGHTS = (ADAPTER_WEIGHTS, SUBSET_WEIGHTS, BOTTLENECK_WEIGHTS, EXPERTS_WEIGHTS, FULL_WEIGHTS)
+WEIGHTS = (ADAPTER_WEIGHTS, SUBSET_WEIGHTS, BOTTLENECK_WEIGHTS, EXPERTS_WEIGHTS, LORA_EXPERTS_WEIGHTS, FULL_WEIGHTS)
 CHANGE_FILES = frozenset({*CONFIGS, *WEIGHTS, *MODEL_FILES})
 """What is opened in the folder of a change."""
 

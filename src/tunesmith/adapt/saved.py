@@ -23,10 +23,13 @@ from tunesmith.adapt.files import (
     EXPERTS_CONFIG,
     EXPERTS_WEIGHTS,
     FULL_WEIGHTS,
+    LORA_EXPERTS_CONFIG,
+    LORA_EXPERTS_WEIGHTS,
     SUBSET_CONFIG,
     SUBSET_WEIGHTS,
 )
 from tunesmith.adapt.lora import published_lora, put_on_lora
+from tunesmith.adapt.lora_experts import mixture_settings, put_on_mixture
 from tunesmith.adapt.weights_file import put_on_weights
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, verify_folder
@@ -62,6 +65,9 @@ LORA = SavedKind("lora", ADAPTER_CONFIG, ADAPTER_WEIGHTS, True, published_lora, 
 SUBSET = SavedKind("subset", SUBSET_CONFIG, SUBSET_WEIGHTS, True, _kind_alone, put_on_weights)
 FULL = SavedKind("full", "", FULL_WEIGHTS, True, _kind_alone, put_on_weights)
 EXPERTS = SavedKind("experts", EXPERTS_CONFIG, EXPERTS_WEIGHTS, True, experts_settings, put_on_experts)
+LORA_EXPERTS = SavedKind(
+    "lora-experts", LORA_EXPERTS_CONFIG, LORA_EXPERTS_WEIGHTS, False, mixture_settings, put_on_mixture
+)
 BOTTLENECK = SavedKind(
     "bottleneck", BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, False, bottleneck_settings, put_on_bottleneck
 )
@@ -73,7 +79,7 @@ PROMPT, P_TUNING, PREFIX = (
 
 PEFT_KINDS = {"LORA": LORA, "PROMPT_TUNING": PROMPT, "P_TUNING": P_TUNING, "PREFIX_TUNING": PREFIX}
 """Kinds whose files are PEFT's, by the type that their configuration states."""
-_OWN_KINDS = (SUBSET, BOTTLENECK, EXPERTS)
+_OWN_KINDS = (SUBSET, BOTTLENECK, EXPERTS, LORA_EXPERTS)
 
 
 def kind_of(change: Path) -> SavedKind:

@@ -41,7 +41,7 @@ from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
-from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
@@ -250,6 +250,8 @@ def _method(recipe: Recipe) -> str:
         named = ", ".join(map(str, adapt.experts)) if isinstance(adapt.experts, list) else adapt.experts
         which = named if adapt.most_used is None else f"{adapt.most_used} most used"
         return f"experts, {which}" + (", router" if adapt.router else "")
+    if isinstance(adapt, LoraExpertsSpec):
+        return ", ".join(["LoRA experts", f"{adapt.new_experts} new", *(f"{each} updated" for each in adapt.update)])
     if isinstance(adapt, BottleneckSpec):
         return f"bottleneck adapter, {adapt.places}, size {adapt.size}"
     return adapt.kind

@@ -26,6 +26,7 @@ from tunesmith.models.attention import behind_learned, check_window, document_at
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
+from tunesmith.models.lora_experts import mixture_of
 from tunesmith.models.packed import Documents
 from tunesmith.models.quantized import QuantizedLinear, weight_of
 
@@ -158,7 +159,13 @@ class FastBlock(GradientCheckpointingLayer):
 
     def _after_mlp(self, input_TW: Tensor, gate: Projection, up: Projection, down: Projection) -> Tensor:
         norm_W, eps = self.post_attention_layernorm.weight, self.post_attention_layernorm.variance_epsilon
-        after, beside = adapter_of(self.mlp.down_proj), adapter_of(self.mlp)
+        after, beside, mixture = adapter_of(self.mlp.down_proj), adapter_of(self.mlp), mixture_of(self.mlp)
+        if mixture is not None:
+            read = Projection(mixture.reads(), None)
+            gate_TO, up_TO, read_T = normed_projections(input_TW, norm_W, eps, [gate, up, read])
+            gate_TO, up_TO, shares_T = mixture.mixed(read_T, gate_TO, up_TO)
+            inner_TO = silu(gate_TO) * up_TO
+            return add_projection(input_TW + mixture.down(inner_TO, shares_T), inner_TO, down)
         if after is not None:
             gate_TO, up_TO = normed_projections(input_TW, norm_W, eps, [gate, up])
             output_TW = project(silu(gate_TO) * up_TO, down)

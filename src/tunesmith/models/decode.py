@@ -16,12 +16,14 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tunesmith.models.bands import Bands, Row
 from tunesmith.models.beginning import keys_before
 from tunesmith.models.bottleneck import adapter_of
+from tunesmith.models.lora_experts import mixture_of
 from tunesmith.models.products import REORDER_UP_TO, Parts, Product, may_reorder, parts_of
 from tunesmith.models.quantized import held_numbers
 
@@ -50,7 +52,7 @@ class _Block:
         self.heads = Product(parts["q_proj"], parts["k_proj"], parts["v_proj"], reorder=reorder, order=order)
         self.out, self.gate, self.up, self.down = (Product(parts[name], reorder=reorder) for name in _PROJECTIONS[3:])
         self.first_norm, self.second_norm = block.input_layernorm, block.post_attention_layernorm
-        self.beside_mlp = adapter_of(block.mlp)
+        self.beside_mlp, self.mixture = adapter_of(block.mlp), mixture_of(block.mlp)
         self.activation: Callable[[Tensor], Tensor] = block.mlp.act_fn
         self.head_norms: list[nn.Module] = [
             getattr(attention, name) for name in _HEAD_NORMS if hasattr(attention, name)
@@ -67,7 +69,13 @@ class _Block:
         """What follows the attention, added to the hidden states in place."""
         hidden_TW += self.out(attended_TW)
         normed_TW = self.second_norm(hidden_TW)
-        hidden_TW += self.down(self.activation(self.gate(normed_TW)).mul_(self.up(normed_TW)))
+        gate_TI, up_TI = self.gate(normed_TW), self.up(normed_TW)
+        if self.mixture is not None:
+            gate_TI, up_TI, shares_T = self.mixture.mixed(linear(normed_TW, self.mixture.reads()), gate_TI, up_TI)
+        inner_TI = self.activation(gate_TI).mul_(up_TI)
+        hidden_TW += self.down(inner_TI)
+        if self.mixture is not None:
+            hidden_TW += self.mixture.down(inner_TI, shares_T)
         if self.beside_mlp is not None:
             hidden_TW += self.beside_mlp(normed_TW)
 

@@ -106,18 +106,30 @@ def choose_experts(model: PreTrainedModel, layer: ExpertLayer, chosen: Sequence[
     return made
 
 
+RouterOutput = tuple[Tensor, Tensor, Tensor]
+"""Logits [T, E], and shares and choices [T, K] of the experts that a token goes to."""
 Seen = Callable[[int, Tensor, Tensor], None]
 """Gets the number of a block, its router's logits [T, E] and its choices [T, K]."""
+
+
+def routers(model: nn.Module) -> dict[int, nn.Module]:
+    """What chooses among experts, by block: the model's own routers, or those of LoRA experts."""
+    own = {each.layer: each.router for each in expert_layers(model)}
+    for name, module in model.named_modules():
+        layer = layer_of(f"{name}.")
+        if name.endswith(".mixture.choice") and layer is not None:
+            own[layer] = module
+    return own
 
 
 @contextmanager
 def watching_routers(model: nn.Module, seen: Seen) -> Iterator[None]:
     """Tell what the routers say about everything that goes through the model inside the block."""
 
-    def hook_of(layer: int) -> Callable[[nn.Module, object, tuple[Tensor, Tensor, Tensor]], None]:
+    def hook_of(layer: int) -> Callable[[nn.Module, object, RouterOutput], None]:
         return lambda _module, _inputs, output: seen(layer, output[0], output[2])
 
-    handles = [each.router.register_forward_hook(hook_of(each.layer)) for each in expert_layers(model)]
+    handles = [router.register_forward_hook(hook_of(layer)) for layer, router in routers(model).items()]
     try:
         yield
     finally:
@@ -132,5 +144,5 @@ def balance(logits_TE: Tensor, choices_TK: Tensor) -> Tensor:
     """
     experts = logits_TE.shape[-1]
     load_E = torch.bincount(choices_TK.flatten(), minlength=experts)[:experts]
-    share_E = torch.softmax(logits_TE.float(), dim=-1).mean(0)
+    share_E = torch.softmax(logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32)), dim=-1).mean(0)
     return experts * (load_E / load_E.sum() * share_E).sum()

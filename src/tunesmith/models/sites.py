@@ -38,7 +38,7 @@ for _name in ("mixtral", "qwen3_moe"):
 
 EMBEDDING, HEAD, NORM, BIAS = "embedding", "head", "norm", "bias"
 EXPERTS, ROUTER = "experts", "router"
-_OF_EXPERTS = {"experts": EXPERTS, "gate": ROUTER}
+_OF_EXPERTS = {"experts": EXPERTS, "gate": ROUTER, "router": ROUTER}
 """Modules inside the MLP of a block with experts."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
 
@@ -136,7 +136,7 @@ def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
         parts = set(ends.get(id(parameter), ())) | _roles_of(modules, roles)
         parts |= {_OF_EXPERTS[each] for each in modules if each in _OF_EXPERTS and "mlp" in modules}
         if ROUTER in parts:
-            parts.discard("mlp")
+            parts -= {"mlp", EXPERTS}
         if not parts and ".embeddings." in name and "norm" not in name.lower():
             parts.add(EMBEDDING)  # positions, kinds of segments
         if not parts and "norm" in modules[-1].lower():

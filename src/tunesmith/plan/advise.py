@@ -13,7 +13,7 @@ from typing import Literal
 
 from tunesmith.core.errors import Fact
 from tunesmith.messages import Language, both
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
@@ -146,7 +146,7 @@ def readable(parameters: int) -> str:
 
 def _known_rates(adapt: AdaptSpec, hidden: int | None) -> tuple[float, float, str]:
     """The known range of step sizes, and who says so."""
-    if isinstance(adapt, LoraSpec):
+    if isinstance(adapt, LoraSpec | LoraExpertsSpec):
         bears = max(1.0, (2000 / hidden) ** 0.78) if hidden else 1.0
         source = "Hu et al. 2021, arXiv 2106.09685; Schulman et al. 2025, LoRA Without Regret"
         return _ADAPTER_LOW, _ADAPTER_HIGH * bears, source

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import ExpertsSpec
+from tunesmith.recipe.specs.adapt import ExpertsSpec, LoraExpertsSpec
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ def experts_from_config(config: Mapping[str, object]) -> tuple[Experts, int]:
         sizes.append(value)
     shared = config.get("shared_expert_intermediate_size") if kind == "qwen2_moe" else 0
     return Experts(*sizes), shared if isinstance(shared, int) else 0
+
+
+def lora_expert_parameters(layers: int, hidden: int, inner: int, adapt: LoraExpertsSpec) -> int:
+    """Parameters of the LoRA experts that move: A and B of three layers, and a row of the router.
+
+    What is left open as in a start that is not read here counts as by itself.
+    """
+    moving = adapt.new_experts + len(adapt.update)
+    return layers * moving * (3 * (adapt.rank or 8) * (hidden + inner) + hidden)
 
 
 def moving_experts(experts: Experts, adapt: ExpertsSpec) -> int:

@@ -7,6 +7,7 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     full fine-tuning          6 N + 6 H f + 3 a
     LoRA on all layers        4 N + 4 H f + 3 a + 6 N_adapter      (no gradient of frozen weights)
     bottleneck adapters       the same, with N_adapter of the bottlenecks
+    LoRA experts              the same as of LoRA, every expert computed for every token
     experts                   the same, with 2 instead of 6 times those that move and a token meets; N is what it meets
     a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
                               (above: blocks from the first that trains on; below it nothing flows back)
@@ -34,8 +35,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.plan.expert_sizes import NO_EXPERTS, Experts, experts_from_config, moving_experts
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.plan.expert_sizes import NO_EXPERTS, Experts, experts_from_config, lora_expert_parameters, moving_experts
+from tunesmith.recipe.specs.adapt import (
+    AdaptSpec,
+    BottleneckSpec,
+    ExpertsSpec,
+    FullSpec,
+    LoraExpertsSpec,
+    LoraSpec,
+    SubsetSpec,
+)
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PTuningSpec
 from tunesmith.recipe.specs.model import Quantize
 
@@ -289,6 +298,8 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return beginning_parameters(size, adapt) + own_head
     if isinstance(adapt, BottleneckSpec):
         return bottleneck_parameters(size, adapt) + own_head
+    if isinstance(adapt, LoraExpertsSpec):
+        return lora_expert_parameters(size.layers, size.hidden, size.inner, adapt) + own_head
     if isinstance(adapt, ExpertsSpec):
         moving = moving_experts(size.experts, adapt) * size.experts.numbers(size.hidden)
         return size.layers * (moving + (size.hidden * size.experts.count if adapt.router else 0)) + own_head
@@ -326,6 +337,8 @@ def flops_per_token(
         flops += 6 * adapter_parameters(size, adapt) - only_read * (2 * size.block_parameters + 2 * attention)
     if isinstance(adapt, BottleneckSpec):
         flops += 6 * bottleneck_parameters(size, adapt)
+    if isinstance(adapt, LoraExpertsSpec):
+        flops += 6 * trained_parameters(size, adapt)
     if isinstance(adapt, ExpertsSpec) and size.experts.count:  # rows taken to go round evenly
         flops += 2 * trained_parameters(size, adapt) * size.experts.active / size.experts.count
     return flops + (2 * size.block_parameters + attention if checkpointing else 0)

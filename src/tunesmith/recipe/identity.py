@@ -11,6 +11,7 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.data import SourceSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 
@@ -21,7 +22,7 @@ REGISTER = "dataset_info.json"
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with models that are paths made absolute: like every path in it, they start at the recipe's folder."""
     model = recipe.model.model_copy(update={"base": _anchored_path(recipe.model.base, folder)})
-    stages = [_with_anchored_teacher(stage, folder) for stage in recipe.stages]
+    stages = [_with_anchored_start(_with_anchored_teacher(stage, folder), folder) for stage in recipe.stages]
     return recipe.model_copy(update={"model": model, "stages": stages})
 
 
@@ -40,6 +41,14 @@ def _with_anchored_teacher(stage: StageSpec, folder: Path) -> StageSpec:
     )
 
 
+def _with_anchored_start(stage: StageSpec, folder: Path) -> StageSpec:
+    spec = stage.adapt
+    if not isinstance(spec, LoraExpertsSpec) or spec.start is None:
+        return stage
+    start = str(user_path(spec.start, folder).resolve())
+    return stage.model_copy(update={"adapt": spec.model_copy(update={"start": start})})
+
+
 def identity(recipe: Recipe, sources: Mapping[str, str]) -> str:
     """SHA-256 of the recipe and of its `source_hashes`: an edited source is another run."""
     digest = hashlib.sha256(recipe.as_json().encode())
@@ -55,7 +64,8 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
-    for name, sources in (stated | recipe.old_sources | {"evaluate.forgetting": _probes(recipe)}).items():
+    stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    for name, sources in stated.items():
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
             if os.path.isdir(path):
@@ -66,6 +76,12 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def _starts(recipe: Recipe) -> list[SourceSpec]:
+    """What a stage goes on from belongs to what it is made of."""
+    adapts = [stage.adapt for stage in recipe.stages]
+    return [SourceSpec(path=each.start) for each in adapts if isinstance(each, LoraExpertsSpec) and each.start]
 
 
 def _probes(recipe: Recipe) -> list[SourceSpec]:

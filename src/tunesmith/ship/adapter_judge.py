@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.files import BOTTLENECK_CONFIG, BOTTLENECK_WEIGHTS, EXPERTS_WEIGHTS, SUBSET_WEIGHTS
+from tunesmith.adapt.files import (
+    BOTTLENECK_CONFIG,
+    BOTTLENECK_WEIGHTS,
+    EXPERTS_WEIGHTS,
+    LORA_EXPERTS_CONFIG,
+    LORA_EXPERTS_WEIGHTS,
+    SUBSET_WEIGHTS,
+)
 from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import read_json
 from tunesmith.models.load import BaseFolder, load_model
@@ -82,5 +89,42 @@ def _by_slices(model: PreTrainedModel, folder: Path) -> nn.Module:
     return model
 
 
-_JUDGES: Mapping[str, Judge] = {"subset": _by_copying, "bottleneck": _by_hooks, "experts": _by_slices}
+def _by_mixing(model: PreTrainedModel, folder: Path) -> nn.Module:
+    settings, tensors = read_json(folder / LORA_EXPERTS_CONFIG), read_tensors(folder / LORA_EXPERTS_WEIGHTS)
+    numbers, top_k = list(settings["experts"]), int(str(settings["top_k"]))  # type: ignore[call-overload]
+    scale = float(str(settings["lora_alpha"])) / int(str(settings["rank"]))
+
+    def mixes(module: nn.Module, block: str) -> None:
+        def low_rank(shares: Tensor, x: Tensor, layer: str) -> Tensor:
+            added = [
+                shares[..., place, None] * (x @ tensors[f"{expert}.A"].T @ tensors[f"{expert}.B"].T)
+                for place, expert in enumerate(f"{block}.experts.{number}.{layer}" for number in numbers)
+            ]
+            return scale * torch.stack(added).sum(0)
+
+        def hook(mlp: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0]
+            logits = x @ torch.cat([tensors[f"{block}.experts.{number}.router.weight"] for number in numbers]).T
+            best = logits.topk(min(top_k, len(numbers)), dim=-1)
+            shares = torch.zeros_like(logits).scatter(-1, best.indices, best.values.softmax(-1))
+            gate = mlp.get_submodule("gate_proj")(x) + low_rank(shares, x, "gate_proj")
+            inner = mlp.get_submodule("act_fn")(gate) * (
+                mlp.get_submodule("up_proj")(x) + low_rank(shares, x, "up_proj")
+            )
+            mixed: Tensor = mlp.get_submodule("down_proj")(inner) + low_rank(shares, inner, "down_proj")
+            return mixed
+
+        module.register_forward_hook(hook)
+
+    for number, each in enumerate(model.get_decoder().layers):
+        mixes(each.mlp, f"layers.{number}")
+    return model
+
+
+_JUDGES: Mapping[str, Judge] = {
+    "subset": _by_copying,
+    "bottleneck": _by_hooks,
+    "experts": _by_slices,
+    "lora-experts": _by_mixing,
+}
 """Kinds that PEFT does not know."""

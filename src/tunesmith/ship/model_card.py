@@ -115,7 +115,7 @@ def _form(folder: Path, parity: Parity) -> str:
     """In which form the artefact is, of those that have their own way to be run."""
     if parity.format == "adapter":
         kind = kind_of(folder)
-        return "peft" if kind.config == ADAPTER_CONFIG else kind.name
+        return "peft" if kind.config == ADAPTER_CONFIG else kind.name.replace("-", "_")
     return parity.format.partition("-")[0]
 
 

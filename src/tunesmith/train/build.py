@@ -23,7 +23,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.blocks import use_blocks
-from tunesmith.models.experts import expert_layers
+from tunesmith.models.experts import routers
 from tunesmith.models.heads import draw_head, policy_of
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
@@ -183,7 +183,7 @@ def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Obj
     weight = stage.penalties.router_balance if stage.penalties is not None else None
     if weight is None:
         return objective
-    if not expert_layers(policy.model):
+    if not routers(policy.model):
         raise TunesmithError("adapt.no_experts", architecture=str(policy.model.config.model_type))
     return Balanced(objective, weight)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, BottleneckSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.train.memory import is_out_of_memory
@@ -24,7 +24,7 @@ def default_learning_rate(adapt: AdaptSpec) -> float:
     Regret) than for weights that hold the pretraining; biases and norms bear more still (Ben-Zaken et al. 2021,
     2106.10199, searched 1e-4 to 1e-3), a learned beginning the most (Lester et al. 2021, 2104.08691, took 0.3), less
     of it where a network gives it."""
-    if isinstance(adapt, LoraSpec | BottleneckSpec):
+    if isinstance(adapt, LoraSpec | BottleneckSpec | LoraExpertsSpec):
         return 2e-4
     if isinstance(adapt, BeginningSpec):
         return 1e-3 if adapt.has_network else 1e-2

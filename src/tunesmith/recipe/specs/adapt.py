@@ -136,7 +136,45 @@ class ExpertsSpec(Spec):
         return self
 
 
+class LoraExpertsSpec(Spec):
+    """LoRA experts on each MLP of a dense model, with a router (LoRAMoE, 2312.09979), published beside their base."""
+
+    mergeable: ClassVar[bool] = False
+    kind: Literal["lora-experts"] = Field("lora-experts", description="LoRA experts on each MLP, with a router.")
+    new_experts: int = Field(4, ge=0, le=256, description="Experts that are made: all, or those that `start` gains.")
+    top_k: int | None = Field(None, ge=1, le=256, description="Experts that a token uses; none is 2, or as in `start`.")
+    rank: int | None = Field(
+        None, ge=1, le=1024, description="Rank of each expert's additions; none is 8, or as in `start`."
+    )
+    lora_alpha: float | None = Field(
+        None, gt=0, le=1e6, description="Scale numerator, alpha / rank; none is twice the rank, or as in `start`."
+    )
+    start: str | None = Field(
+        None, description="Folder of saved LoRA experts to go on from; those that are not named keep their bytes."
+    )
+    update: list[int] = Field([], description="Experts of `start` that move.")
+    remove: list[int] = Field([], description="Experts of `start` that are left out.")
+
+    @model_validator(mode="after")
+    def _moves_something(self) -> Self:
+        if self.start is None and (self.update or self.remove):
+            raise ValueError("experts_without_start")
+        if self.new_experts == 0 and not self.update:
+            raise ValueError("experts_of_nothing")
+        if set(self.update) & set(self.remove):
+            raise ValueError("experts_removed")
+        return self
+
+
 AdaptSpec = Annotated[
-    FullSpec | SubsetSpec | LoraSpec | BottleneckSpec | ExpertsSpec | PromptSpec | PTuningSpec | PrefixSpec,
+    FullSpec
+    | SubsetSpec
+    | LoraSpec
+    | BottleneckSpec
+    | ExpertsSpec
+    | LoraExpertsSpec
+    | PromptSpec
+    | PTuningSpec
+    | PrefixSpec,
     Field(discriminator="kind"),
 ]
