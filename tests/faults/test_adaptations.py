@@ -83,6 +83,10 @@ ADAPTATIONS: dict[str, tuple[dict[str, object], Callable[[Shape, int], int]]] = 
     ),
     "bottlenecks after the MLP": ({"kind": "bottleneck", "size": 8}, bottleneck(1)),
     "bottlenecks beside the MLP": ({"kind": "bottleneck", "size": 8, "places": "parallel"}, bottleneck(1)),
+    "LoRA experts on each MLP": (
+        {"kind": "lora-experts", "new_experts": 2, "rank": 3},
+        lambda shape, rank: shape.layers * 2 * (3 * 3 * (shape.hidden + shape.inner) + shape.hidden),
+    ),
     "lora of rank 1": ({"rank": 1}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
 }
 

@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.adapt.attach import attach
+from tunesmith.adapt.saved import put_beside
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, new_folder
 from tunesmith.models.load import BaseFolder, load_model, resolve_base
 from tunesmith.models.policy import Policy
-from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.models.tiny import tiny_chat_model, tiny_moe_model
+from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, FullSpec, LoraExpertsSpec, LoraSpec
+from tunesmith.ship.adapter_judge import judged
 from tunesmith.ship.evaluated import load_evaluated
 from tunesmith.ship.merge import merge, merge_into
 
@@ -205,6 +207,59 @@ def test_a_good_one_changes_what_the_model_says(made: Made, tally: Tally) -> Non
     tally.count("adapters tried")
     assert not torch.allclose(before, merged, atol=1e-4)
     assert torch.allclose(beside, merged, atol=1e-5)
+
+
+def flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first matrix as a vector."""
+    name = next(each for each in sorted(tensors) if tensors[each].ndim > 1)
+    return {**tensors, name: tensors[name].flatten()}
+
+
+OWN = {
+    "bottleneck": (BottleneckSpec(size=4, places="houlsby"), "bottleneck_model.safetensors"),
+    "experts": (ExpertsSpec(experts=[1, 2], router=True), "experts_model.safetensors"),
+    "lora-experts": (LoraExpertsSpec(new_experts=2, rank=2), "lora_experts_model.safetensors"),
+}
+"""Kinds that are saved in forms of our own."""
+OWN_FAULTS: dict[str, tuple[Edit, str]] = {
+    "one tensor less": (lambda tensors: dict(list(sorted(tensors.items()))[1:]), KEYS),
+    "one tensor more": (lambda tensors: {**tensors, "stray": torch.ones(2)}, KEYS),
+    "another block": (renamed("layers.1.", "layers.9."), KEYS),
+    "a prefix": (lambda tensors: {f"model.{name}": each for name, each in tensors.items()}, KEYS),
+    "another shape": (first(lambda each: each[:-1], ""), KEYS),
+    "one dimension": (flat, KEYS),
+    "not a number": (first(lambda each: torch.full_like(each, float("nan")), ""), "ship.not_finite"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_forms_of_our_own(tmp_path: Path, tally: Tally, kind: str) -> None:
+    """The same of kinds that PEFT does not know: put on their base to the last tensor, or refused by a code."""
+    spec, file = OWN[kind]
+    made_base = tiny_moe_model(tmp_path / "base") if kind == "experts" else tiny_chat_model(tmp_path / "base")
+    base = resolve_base(str(made_base))
+    attached = attach(Policy(load_model(base.path, dtype=torch.float32).model), spec, seed=1, base_name=base.name)
+    folder = tmp_path / "change"
+    folder.mkdir()
+    torch.manual_seed(3)
+    attached.save(folder, {name: torch.randn_like(each) / 4 for name, each in attached.delta().items()})
+    good, ids = load_file(folder / file), torch.tensor([[1, 40, 50, 60, 70, 80]])
+    with torch.inference_mode():
+        before = load_model(base.path, dtype=torch.float32).model(ids).logits
+        beside, other = (each(input_ids=ids).logits for each in (load_evaluated(base, folder), judged(base, folder)))
+    tally.count("adapters tried")
+    assert not torch.allclose(before, beside, atol=1e-4) and torch.allclose(beside, other, atol=1e-4)
+    for name, (edit, code) in OWN_FAULTS.items():
+        save_file({each: tensor.contiguous() for each, tensor in edit(good).items()}, folder / file)
+        tally.count("adapters tried")
+        with pytest.raises(TunesmithError) as caught:
+            load_evaluated(base, folder)
+        assert caught.value.code == code, name
+    save_file(good, folder / file)
+    other_base = resolve_base(str(tiny_chat_model(tmp_path / "other", layers=1)))
+    with pytest.raises(TunesmithError) as caught:
+        put_beside(load_model(other_base.path, dtype=torch.float32), other_base, folder)
+    assert caught.value.code == "ship.other_base"
 
 
 FULL: dict[str, tuple[Edit, str]] = {

@@ -21,7 +21,7 @@ from tunesmith.plan.sizes import (
     trained_parameters,
     weight_bytes,
 )
-from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec
 
 _KEYS = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
@@ -43,6 +43,40 @@ def test_parameters_are_the_published_ones(name: str) -> None:
     size = size_from_config(dict(zip(_KEYS, MODELS[name], strict=False)))
     # biases and head norms are left out: less than a ten-thousandth
     assert size.parameters == pytest.approx(known.parameters, rel=1e-4)
+
+
+WITH_EXPERTS = {
+    "mixtral-8x7b": (
+        {"model_type": "mixtral", "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "num_local_experts": 8,
+         "num_experts_per_tok": 2}, 46.70e9, 12.88e9,
+    ),
+    "qwen1.5-moe-a2.7b": (
+        {"model_type": "qwen2_moe", "num_hidden_layers": 24, "hidden_size": 2048, "num_attention_heads": 16,
+         "num_key_value_heads": 16, "intermediate_size": 5632, "moe_intermediate_size": 1408, "vocab_size": 151936,
+         "shared_expert_intermediate_size": 5632, "num_experts": 60, "num_experts_per_tok": 4,
+         "decoder_sparse_step": 1}, 14.32e9, 2.69e9,
+    ),
+    "qwen3-30b-a3b": (
+        {"model_type": "qwen3_moe", "num_hidden_layers": 48, "hidden_size": 2048, "num_attention_heads": 32,
+         "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 6144, "moe_intermediate_size": 768,
+         "vocab_size": 151936, "num_experts": 128, "num_experts_per_tok": 8, "decoder_sparse_step": 1},
+        30.53e9, 3.35e9,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_models_with_experts_have_the_published_counts(name: str) -> None:
+    """All parameters, and those that a token meets (embedding and head among them)."""
+    config, whole, met = WITH_EXPERTS[name]
+    size = size_from_config(config)
+    assert size.parameters == pytest.approx(whole, rel=2e-3)
+    assert size.block_parameters + 2 * size.head == pytest.approx(met, rel=2e-2)
+    moving = trained_parameters(size, ExpertsSpec(most_used=2, router=True))
+    assert moving == size.layers * size.hidden * (6 * size.experts.inner + size.experts.count)
+    with pytest.raises(TunesmithError, match=r"plan\.unknown_size"):
+        size_from_config({**config, "mlp_only_layers": [0]})
 
 
 def test_parts_of_the_bundled_model() -> None:

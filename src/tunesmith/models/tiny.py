@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from safetensors.torch import save_file
+<<<<<<< HEAD
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -18,6 +19,11 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+=======
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+>>>>>>> origin/main
 
 from tunesmith.core.files import new_folder
 from tunesmith.models.byte_bpe import build_tokenizer, merges_of, pre_tokenizer, write_tokenizer
@@ -156,6 +162,7 @@ def tiny_moe_model(
         for name, parameter in model.named_parameters():
             if name.endswith("mlp.gate.weight"):
                 torch.nn.init.normal_(parameter, std=5 * spread)  # so that rows differ in their experts
+    transformers_logging.disable_progress_bar()
     with new_folder(directory) as folder:
         model.save_pretrained(folder)
         write_tokenizer(folder, tokenizer, CHATML_TEMPLATE, bos="<|im_start|>", eos="<|im_end|>", context=2048)
