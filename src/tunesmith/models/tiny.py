@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 from safetensors.torch import save_file
-<<<<<<< HEAD
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -19,11 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
-=======
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
->>>>>>> origin/main
 
 from tunesmith.core.files import new_folder
 from tunesmith.models.byte_bpe import build_tokenizer, merges_of, pre_tokenizer, write_tokenizer
