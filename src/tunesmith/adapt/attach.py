@@ -50,7 +50,7 @@ def attach(
     if isinstance(spec, SubsetSpec):
         return attach_subset(policy, spec, base_name, new)
     if isinstance(spec, BeginningSpec):
-        return attach_beginning(policy, spec, seed, base_name, encode)
+        return attach_beginning(policy, spec, seed, base_name, encode, new)
     if isinstance(spec, LoraExpertsSpec):
         return attach_lora_experts(policy, spec, seed, base_name)
     if isinstance(spec, ExpertsSpec):

@@ -6,25 +6,27 @@ they trained is not in the file, so its settings are without effect.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.config import PromptLearningConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.adapter_file import other_keys, refuse_other_keys
-from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_TYPES
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.allowed import read_bounded
 from tunesmith.models.beginning import Beginning, LearnedKeys, VirtualTokens, put_beginning, shape_of_keys
+from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.weights import read_tensors
 
 NUMBERS = "prompt_embeddings"
-"""PEFT's name of the one tensor, [P, N]."""
+"""PEFT's name of the tensor [P, N]; without a task head there is no other."""
+_HEAD = "base_model."
 CONFIGS: Mapping[str, type[PromptLearningConfig]] = {
     "PREFIX_TUNING": PrefixTuningConfig,
     "PROMPT_TUNING": PromptTuningConfig,
@@ -61,11 +63,14 @@ class BeginningSettings:
         return self.token_dim * (2 * self.num_layers if self.kind == "PREFIX_TUNING" else 1)
 
 
-def beginning_settings(change: Path) -> BeginningSettings:
-    """The settings of a folder, each checked. Errors: ship.adapter_setting, models.broken_config."""
+def beginning_settings(change: Path, *, has_head: bool = False) -> BeginningSettings:
+    """The settings of a folder, each checked; with `has_head` a task head may come with it.
+
+    Errors: ship.adapter_setting, models.broken_config.
+    """
     config = read_bounded(change / ADAPTER_CONFIG)
     for key, value in config.items():
-        if value and key not in _WITHOUT_EFFECT and key not in _SIZES:
+        if value and key not in _WITHOUT_EFFECT and key not in _SIZES and not (has_head and key == "modules_to_save"):
             raise _setting(change, key, value)
     if config.get("num_transformer_submodules") not in (None, 1):
         raise _setting(change, "num_transformer_submodules", config["num_transformer_submodules"])
@@ -78,11 +83,37 @@ def beginning_settings(change: Path) -> BeginningSettings:
     return BeginningSettings(str(config["peft_type"]), **sizes)
 
 
+def name_on_disk(name: str) -> str:
+    """PEFT's name of a tensor of a task head, which stands beside the numbers in their file."""
+    return f"{_HEAD}{name.removeprefix('model.')}"
+
+
+def head_modules(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """PEFT's names of the modules that a task head is made of, for its parameters in the policy."""
+    parts = [name.removeprefix("model.").removeprefix(f"{model.base_model_prefix}.") for name in names]
+    return sorted({each.partition(".")[0] for each in parts})
+
+
+def task_type(model: PreTrainedModel) -> str:
+    """PEFT's word for what a model answers."""
+    return TASK_TYPES[type(model).__name__.rpartition("For")[2]]
+
+
 def published_beginning(change: Path) -> dict[str, object]:
     """The settings as any tool of the ecosystem may read them. Errors: those of `beginning_settings`."""
-    settings = beginning_settings(change)
+    heads = [name for name in read_header(change / ADAPTER_WEIGHTS) if name != NUMBERS]
+    settings = beginning_settings(change, has_head=bool(heads))
     sizes = {name: getattr(settings, name) for name in _SIZES}
     stated = CONFIGS[settings.kind](**sizes, num_transformer_submodules=1, inference_mode=True, task_type="CAUSAL_LM")
+    if heads:
+        config = read_bounded(change / ADAPTER_CONFIG)
+        modules, answers = config.get("modules_to_save"), config.get("task_type")
+        in_names = {part for name in heads for part in name.split(".")}
+        if not isinstance(modules, list) or not set(map(str, modules)) <= in_names:
+            raise _setting(change, "modules_to_save", modules)
+        if answers not in TASK_TYPES.values():
+            raise _setting(change, "task_type", answers)
+        stated.modules_to_save, stated.task_type = sorted(set(map(str, modules))), str(answers)
     return dict(stated.to_dict())
 
 
@@ -91,10 +122,11 @@ def put_on_beginning(model: PreTrainedModel, change: Path, new: Collection[str] 
 
     Errors: ship.adapter_setting, ship.adapter_keys, packed.beginning_window, models.broken_weights.
     """
-    settings = beginning_settings(change)
+    settings = beginning_settings(change, has_head=bool(new))
     _hold_to(model, change, settings)
     stored = read_tensors(change / ADAPTER_WEIGHTS)
-    refuse_other_keys(change, [NUMBERS], stored)
+    refuse_other_keys(change, [NUMBERS, *map(name_on_disk, new)], stored)
+    _put_head(model, change, {name: stored[name_on_disk(name)] for name in new})
     numbers_PN, length = stored[NUMBERS], settings.num_virtual_tokens
     if numbers_PN.shape != (length, settings.numbers) or not bool(torch.isfinite(numbers_PN).all()):
         raise other_keys(change, [], [f"{NUMBERS} {tuple(numbers_PN.shape)}"])
@@ -106,6 +138,14 @@ def put_on_beginning(model: PreTrainedModel, change: Path, new: Collection[str] 
         beginning = VirtualTokens(encoder, length)
     put_beginning(model, beginning)
     model.eval()
+
+
+def _put_head(model: PreTrainedModel, change: Path, tensors: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            raise other_keys(change, [], [f"{name} {tuple(tensor.shape)}"])
+        parameters[name].data.copy_(tensor)
 
 
 def _hold_to(model: PreTrainedModel, change: Path, settings: BeginningSettings) -> None:

@@ -22,11 +22,12 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import copy_into, named_trainable
-from tunesmith.adapt.beginning_file import NUMBERS
+from tunesmith.adapt.beginning_file import NUMBERS, head_modules, name_on_disk, task_type
 from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.beginning import BEGINNING, Beginning, LearnedKeys, VirtualTokens, put_beginning, shape_of_keys
 from tunesmith.models.policy import Policy
+from tunesmith.models.sites import is_encoder
 from tunesmith.recipe.specs.beginnings import BeginningSpec, PrefixSpec, PromptSpec, PTuningSpec
 
 Encode = Callable[[str], Sequence[int]]
@@ -40,14 +41,15 @@ class BeginningAttached:
 
     mergeable = False
 
-    def __init__(self, policy: Policy, beginning: Beginning, config: PromptLearningConfig) -> None:
+    def __init__(self, policy: Policy, beginning: Beginning, config: PromptLearningConfig, new: frozenset[str]) -> None:
         self._beginning = beginning
         self._config = config
-        self._parameters = {name: each for name, each in policy.named_parameters() if name.startswith(_PREFIX)}
+        own = {name: each for name, each in policy.named_parameters() if name.startswith(_PREFIX) or name in new}
+        self._parameters = own
         self.trainable = frozenset(self._parameters)
 
     def delta(self) -> dict[str, Tensor]:
-        """What trains: the numbers, or the network that gives them."""
+        """What trains: the numbers, or the network that gives them, and a new head."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def load(self, delta: Mapping[str, Tensor]) -> None:
@@ -58,29 +60,45 @@ class BeginningAttached:
         """`adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them: what the network gives."""
         values = self._config.to_dict()
         (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
-        own = {name.removeprefix(_PREFIX): each for name, each in tensors.items()}
+        own = {name.removeprefix(_PREFIX): each for name, each in tensors.items() if name.startswith(_PREFIX)}
         with torch.no_grad():
             numbers_PN: Tensor = functional_call(self._beginning, own, ())
         named = {NUMBERS: numbers_PN.detach().cpu().contiguous()}
+        named |= {name_on_disk(name): tensors[name].contiguous() for name in tensors if not name.startswith(_PREFIX)}
         save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def attach_beginning(
-    policy: Policy, spec: BeginningSpec, seed: int, base_name: str, encode: Encode
+    policy: Policy,
+    spec: BeginningSpec,
+    seed: int,
+    base_name: str,
+    encode: Encode,
+    new: frozenset[str] = frozenset(),
 ) -> BeginningAttached:
     """Put a learned beginning before every row; the model itself is frozen.
 
     What trains is float32 or wider, also where the model is not: it is little, and its steps are small.
 
-    Errors: packed.beginning_window, adapt.beginning_without_tokens.
+    Args:
+        new: names of a task head that the base has no weights for; it trains too.
+
+    Errors: packed.beginning_window, adapt.beginning_both_ways, adapt.beginning_without_tokens.
     """
+    if is_encoder(policy.model) and not isinstance(spec, PrefixSpec):
+        raise TunesmithError(
+            "adapt.beginning_both_ways", kind=spec.kind, architecture=str(policy.model.config.model_type)
+        )
     config = _config(policy.model, spec, base_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         beginning = _beginning(policy.model, spec, config, encode)
     put_beginning(policy.model, beginning.to(policy.device, torch.promote_types(policy.model.dtype, torch.float32)))
     stated = type(config)(**{**vars(config), "inference_mode": True})
-    attached = BeginningAttached(policy, beginning, stated)
+    if new:
+        stated.modules_to_save = head_modules(policy.model, new)
+        stated.task_type = task_type(policy.model)
+    attached = BeginningAttached(policy, beginning, stated, new)
     named_trainable(policy, attached.trainable)
     return attached
 

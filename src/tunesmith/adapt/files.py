@@ -17,6 +17,13 @@ FULL_WEIGHTS = "model.safetensors"
 CONFIGS = (ADAPTER_CONFIG, SUBSET_CONFIG, BOTTLENECK_CONFIG, EXPERTS_CONFIG, LORA_EXPERTS_CONFIG)
 """What tells the kind of a change that stands beside a base."""
 WEIGHTS = (ADAPTER_WEIGHTS, SUBSET_WEIGHTS, BOTTLENECK_WEIGHTS, EXPERTS_WEIGHTS, LORA_EXPERTS_WEIGHTS, FULL_WEIGHTS)
+TASK_TYPES = {
+    "CausalLM": "CAUSAL_LM",
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+}
+"""PEFT's word for what a class of transformers does, by the end of the class's name."""
+
 CHANGE_FILES = frozenset({*CONFIGS, *WEIGHTS, *MODEL_FILES})
 """What is opened in the folder of a change."""
 

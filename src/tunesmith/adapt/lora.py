@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.adapter_file import ADAPTER_PREFIX, lora_settings, other_keys, read_adapter
 from tunesmith.adapt.base import Attached, copy_into, named_trainable
-from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_TYPES
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
 from tunesmith.models.safetensors_header import read_header
@@ -38,12 +38,6 @@ _ADAPTER = ".default"
 _OUT_OF_THE_BASE = ("pissa", "olora")
 _SAVED = "saved"
 """Name under which PEFT keeps an adapter that was read from a folder."""
-_TASK_TYPES = {
-    "CausalLM": "CAUSAL_LM",
-    "SequenceClassification": "SEQ_CLS",
-    "TokenClassification": "TOKEN_CLS",
-}
-"""PEFT's word for what a class of transformers does, by the end of the class's name."""
 
 
 class LoraAttached:
@@ -57,7 +51,7 @@ class LoraAttached:
         self._config = cast(LoraConfig, wrapped.peft_config["default"])
         self._base_name = base_name
         self._new = new
-        self._task_type = _TASK_TYPES[type(policy.model).__name__.rpartition("For")[2]]
+        self._task_type = TASK_TYPES[type(policy.model).__name__.rpartition("For")[2]]
         self._parameters = {n: each for n, each in policy.named_parameters() if ".lora_" in n or n in new}
         self.trainable = frozenset(self._parameters)
         self._began = {}

@@ -256,16 +256,25 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
     return out
 
 
-def behind_learned(module: nn.Module, key: Tensor, value: Tensor, learned: object) -> tuple[Tensor, Tensor]:
-    """Keys and values of a layer, [G, T, S], behind the learned ones that it has, if any: [G, P + T, S].
+def learned_of(module: nn.Module, learned: object) -> Tensor | None:
+    """Learned keys and values of a layer, [2, G, P, S].
 
     Args:
         module: an attention layer; its `layer_idx` says which one it is.
-        learned: of every layer [2, G, P, S] in order, keys and values, or None.
+        learned: those of every layer in order, or None.
     """
     if not isinstance(learned, tuple):
+        return None
+    of_layer: Tensor = learned[int(cast(int, module.layer_idx))]
+    return of_layer
+
+
+def behind_learned(module: nn.Module, key: Tensor, value: Tensor, learned: object) -> tuple[Tensor, Tensor]:
+    """Keys and values of a layer, [G, T, S], behind the learned ones that it has, if any: [G, P + T, S]."""
+    before = learned_of(module, learned)
+    if before is None:
         return key, value
-    keys_GPS, values_GPS = learned[int(cast(int, module.layer_idx))]
+    keys_GPS, values_GPS = before
     return torch.cat([keys_GPS, key], dim=1), torch.cat([values_GPS, value], dim=1)
 
 

@@ -1,9 +1,11 @@
-"""Attention of packed batches in both directions: every token attends to all tokens of its document.
+"""Attention of packed batches in both directions: every token attends to all tokens of its document, and to the
+learned keys and values before it, if there are any.
 
 Documents are laid side by side in a few bands of equal padded length, and one product of a band does what a loop over
 its documents would: with texts of a dozen tokens the loop's calls, not its arithmetic, would be the time.
 
-Shape letters: T tokens of the batch, D documents of a band, L its padded length, H heads, S size of a head.
+Shape letters: T tokens of the batch, P learned places, D documents of a band, L its padded length, H heads, S size of a
+head.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.attention import learned_of
 from tunesmith.models.packed import Documents
 
 PACKED_ENCODER_ATTENTION = "tunesmith_packed_encoder"
@@ -46,11 +50,12 @@ def bands(documents: Documents, device: torch.device, dtype: torch.dtype) -> tup
 
     Errors: packed.packed_only for documents that continue others.
     """
-    if any(parent >= 0 for parent in documents.parents):
-        raise TunesmithError("packed.packed_only")
+    unread = documents.unread
     by_length: dict[int, list[tuple[int, int]]] = {}
-    for first, last in documents.spans:
-        by_length.setdefault(padded_length(last - first), []).append((first, last))
+    for (first, last), before in documents.chains():
+        if before and before != ((0, unread),):
+            raise TunesmithError("packed.packed_only")
+        by_length.setdefault(padded_length(last - first), []).append((first - unread, last - unread))
     found = [_band(length, spans, device, dtype) for length, spans in sorted(by_length.items())]
     order = torch.cat([band.places[band.rows] for band in found]) if found else torch.zeros(0, dtype=torch.long)
     return tuple(found), order.argsort()
@@ -74,11 +79,13 @@ def encoder_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     documents: Documents | None = None,
+    learned: object = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention for transformers: query, key and value [1, H, T, S] -> [1, T, H, S].
 
-    `documents` travels as an argument of the model's forward. Errors: packed.packed_only for padded batches, several
+    `documents` travels as an argument of the model's forward, and so do `learned` keys and values, of every layer
+    [2, H, P, S]. Errors: packed.packed_only for padded batches, several
     sequences, attention dropout or a call without documents.
     """
     if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
@@ -86,19 +93,29 @@ def encoder_attention(
     found, order_T = bands(documents, query.device, query.dtype)
     factor = scaling if scaling is not None else query.shape[-1] ** -0.5
     tokens_first = [each[0].transpose(0, 1) for each in (query, key, value)]  # [T, H, S]
-    parts = [_band_attention(band, tokens_first, factor) for band in found]
+    before = learned_of(module, learned)
+    parts = [_band_attention(band, tokens_first, before, factor) for band in found]
     out_THS = torch.cat(parts)[order_T]
     return out_THS[None], None
 
 
-def _band_attention(band: Band, tokens_first: list[Tensor], scaling: float) -> Tensor:
-    """Outputs of the tokens of a band, in its order, [tokens, H, S]."""
+def _band_attention(band: Band, tokens_first: list[Tensor], before: Tensor | None, scaling: float) -> Tensor:
+    """Outputs of the tokens of a band, in its order, [tokens, H, S]; `before` are learned keys and values."""
     queries, keys, values = (
         each.index_select(0, band.places).unflatten(0, (-1, band.length)).transpose(1, 2) for each in tokens_first
     )  # [D, H, L, S]
-    scores_DHLL = (queries * scaling) @ keys.transpose(-1, -2) + band.padding
-    out_DHLS: Tensor = torch.softmax(scores_DHLL, dim=-1) @ values
+    padding = band.padding
+    if before is not None:
+        keys, values = (_behind(each, own) for each, own in zip(before, (keys, values), strict=True))
+        padding = pad(padding, (before.shape[2], 0))
+    scores_DHLM = (queries * scaling) @ keys.transpose(-1, -2) + padding
+    out_DHLS: Tensor = torch.softmax(scores_DHLM, dim=-1) @ values
     return out_DHLS.transpose(1, 2).flatten(0, 1).index_select(0, band.rows)
+
+
+def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
+    """The same learned keys or values before those of every document, [D, H, P + L, S]."""
+    return torch.cat([before_HPS.expand(own_DHLS.shape[0], -1, -1, -1), own_DHLS], dim=2)
 
 
 def _refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:

@@ -153,7 +153,8 @@ class Meter:
         """
         forward = backward = 0.0
         if self.both_ways:
-            pairs = float(sum(padded_length(length) ** 2 for length, _ in _lengths(documents)))
+            padded = ((padded_length(length), before) for length, before in _lengths(documents))
+            pairs = float(sum(length * (before + length) for length, before in padded))
             return 2 * pairs, 4 * pairs
         if self.plain_attention:
             for document in documents_in_blocks(documents):
