@@ -155,3 +155,35 @@ def test_one_label_is_nothing_to_tell_apart(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", rows)
     with pytest.raises(TunesmithError, match=r"lifecycle\.one_label"):
         lifecycle.prepare_data(lifecycle.start(recipe, (), tmp_path / "runs", ()))
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "adapt"),
+    [
+        ("encoder", "text_class", "{kind: prefix, num_virtual_tokens: 6}"),
+        ("encoder", "token_class", "{kind: prefix, num_virtual_tokens: 6, prefix_projection: true}"),
+        ("decoder", "text_class", "{kind: prompt, num_virtual_tokens: 6}"),
+    ],
+)
+def test_a_learned_beginning_is_published_with_its_head_beside_the_base(
+    base: str, task: str, adapt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ADAPTS, "beginning", adapt)
+    seen: list[Event] = []
+    recipe = write_recipe(tmp_path, base, task, "beginning")
+    if base == "encoder":
+        with pytest.raises(TunesmithError, match=r"train\.beyond_context"):
+            lifecycle.run_to_release(lifecycle.start(recipe, (), tmp_path / "long", ()))
+    fitting = ("stages.0.train.max_length=120",)
+    work = lifecycle.start(recipe, fitting, tmp_path / "runs", (seen.append,))
+    lifecycle.run_to_release(work)
+    losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
+    assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
+    assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
+    assert [path.name for path in (work.path / "ship").iterdir()] == ["adapter"]
+    parity = json.loads((work.path / "ship" / "adapter" / "parity.json").read_text("utf-8"))
+    assert parity["ok"] is True and parity["judge"].startswith("PEFT")
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal
+    card = (work.path / "ship" / "adapter" / "README.md").read_text("utf-8")
+    assert "PeftModel.from_pretrained" in card and "library_name: peft" in card

@@ -6,7 +6,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.model import Quantize
-from tunesmith.recipe.specs.ship import BESIDE
+from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
 
 ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "multi_label", "token_class"), "distill": ("chat",)}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
@@ -19,10 +19,8 @@ TASK_METRICS = {
     "text_class": ("accuracy", "macro_f1", "micro_f1"),
     "token_class": ("entity_f1", "token_accuracy"),
 }
-WITH_HEAD = ("full", "subset", "lora")
+WITH_HEAD = ("full", "subset", "lora", "prompt", "p-tuning", "prefix")
 """Adaptations beside which a task head trains."""
-FORMATS_OF_CLASSES = ("safetensors",)
-"""Formats that hold a task head."""
 
 
 def check(recipe: Recipe) -> None:
@@ -74,9 +72,10 @@ def _check_formats(recipe: Recipe) -> None:
             raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
         if recipe.model.quantize != "none":
             raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=recipe.data.task)
+        holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:
-            if kind not in FORMATS_OF_CLASSES:
-                known = ", ".join(FORMATS_OF_CLASSES)
+            if kind not in holds_a_head:
+                known = ", ".join(holds_a_head)
                 raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
 
 

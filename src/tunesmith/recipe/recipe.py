@@ -68,17 +68,14 @@ class Recipe(Spec):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_the_task(cls, values: object) -> object:
-        """What is left open is what the task needs: other metrics, and no format that only holds a language model."""
+        """What is left open is what the task needs: other metrics."""
         data = values.get("data") if isinstance(values, dict) else None
         task = data.get("task") if isinstance(data, dict) else None
         if not isinstance(values, dict) or not isinstance(data, dict) or task not in ("text_class", "token_class"):
             return values
         several = "micro_f1" if data.get("rows") == "multi_label" else "accuracy"
         metrics = [several, "macro_f1"] if task == "text_class" else ["entity_f1", "token_accuracy"]
-        open_choices: dict[str, dict[str, object]] = {
-            "evaluate": {"metrics": metrics},
-            "ship": {"formats": ["safetensors"]},
-        }
+        open_choices: dict[str, dict[str, object]] = {"evaluate": {"metrics": metrics}}
         open_choices["goal"] = {"support_rate": 0.5}  # against a method that often answers alike
         stated = {part: values.get(part, {}) for part in open_choices}
         if not all(isinstance(each, dict) for each in stated.values()):
@@ -111,11 +108,10 @@ class Recipe(Spec):
 
     @property
     def formats(self) -> list[ShipFormat]:
-        """What is published: the formats stated, else those that the last stage's change allows."""
+        """What is published: the formats stated, else those that the last stage's change and the task allow."""
         adapt = self.stages[-1].adapt
-        if isinstance(adapt, ExpertsSpec):
-            return self.ship.formats or list(WITHOUT_GGUF)
-        return self.ship.formats or list(MERGED if adapt.mergeable else BESIDE)
+        merged = WITHOUT_GGUF if isinstance(adapt, ExpertsSpec) or self.data.task != "chat" else MERGED
+        return self.ship.formats or list(merged if adapt.mergeable else BESIDE)
 
     def as_json(self) -> str:
         """Every setting as canonical JSON (keys sorted, no blanks)."""

@@ -31,7 +31,11 @@ Judge = Callable[[PreTrainedModel, Path], nn.Module]
 
 def judged(base: BaseFolder, folder: Path) -> nn.Module:
     """The base in float32 with the adapter of a folder that was written here. Errors: those of `load_model`."""
-    model = load_model(base.path, dtype=torch.float32).model
+    return put_on_by_others(load_model(base.path, dtype=torch.float32).model, folder)
+
+
+def put_on_by_others(model: PreTrainedModel, folder: Path) -> nn.Module:
+    """A model with the adapter of a folder, by other code than ours."""
     return _JUDGES.get(kind_of(folder).name, _by_peft)(model, folder).eval()
 
 

@@ -1,7 +1,8 @@
 """Publishing a model with a task head, and the gate that it has to pass.
 
 The artefact is judged from its own folder by transformers' forward, one row at a time; what it is held against is the
-evaluated model over packed rows, its adapter not merged. So the merge, the file and the packing are judged together.
+evaluated model over packed rows, its adapter not merged. So the merge, the file and the packing are judged together. A
+change that cannot be merged is published with its head beside the base, and judged as PEFT puts both on it.
 
 Shape letters: K places of answer of a row, C classes.
 """
@@ -14,26 +15,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tunesmith.adapt.saved import kind_of
 from tunesmith.core.events import SILENT, Emitter
-from tunesmith.core.files import new_folder, require_space
+from tunesmith.core.files import folder_bytes, new_folder, require_space
 from tunesmith.evaluate.answers import Question
 from tunesmith.evaluate.labels import label_scores
 from tunesmith.evaluate.metrics import score
 from tunesmith.models.heads import ClassPolicy, Head
-from tunesmith.models.load import BaseFolder, Loaded, load_with_head
-from tunesmith.recipe.specs.ship import ParityLimits
+from tunesmith.models.load import BaseFolder, load_with_head
+from tunesmith.models.safetensors_header import read_header
+from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
+from tunesmith.ship.adapter_judge import put_on_by_others
 from tunesmith.ship.evaluated import load_evaluated_classes
+from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
-from tunesmith.ship.merge import Merged, merge
+from tunesmith.ship.merge import merge
 from tunesmith.ship.model_card import write_class_card
 from tunesmith.ship.parity import PARITY, Check, Parity, refuse_beyond_limits
 from tunesmith.ship.stored_types import other_dtypes, stated_dtype
 from tunesmith.tasks.classes import ClassTask
 from tunesmith.tasks.registry import class_task_of
 
-FORMAT = "safetensors"
 _FLOAT32_GAP = 0.02
 
 
@@ -60,9 +64,14 @@ class ClassShipping:
     limits: ParityLimits = field(default_factory=ParityLimits)
 
     @property
+    def format(self) -> ShipFormat:
+        """Merged weights, or the change beside its base where it cannot be merged."""
+        return "safetensors" if kind_of(self.change).mergeable else "adapter"
+
+    @property
     def folder(self) -> Path:
         """Where the artefact appears."""
-        return self.run_path / "ship" / FORMAT
+        return self.run_path / "ship" / self.format
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -71,16 +80,39 @@ class ClassShipping:
 
 
 def publish_classes(shipping: ClassShipping, emitter: Emitter = SILENT) -> None:
-    """Publish the merged model in the base's own number format when that keeps the limits, else in float32.
+    """Publish the model as its change allows. Emits one `shipped` event.
 
-    Emits one `shipped` event. Errors: ship.parity_failed, core.too_little_space, those of `merge`.
+    Errors: ship.parity_failed, core.too_little_space, those of `merge` and of `write_adapter`.
     """
+    publish = _publish_merged if shipping.format == "safetensors" else _publish_beside
+    publish(shipping, emitter)
+    size = sum(each.stat().st_size for each in shipping.folder.rglob("*") if each.is_file())
+    emitter.emit("shipped", format=shipping.format, path=str(shipping.folder), size_bytes=size)
+
+
+def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
+    """The change with its head as it was saved, in the masters' own float32."""
+    kind, needed = kind_of(shipping.change), folder_bytes(shipping.change)
+    require_space(shipping.folder.parent, needed)
+    gate = ClassGate(shipping, emitter)
+    facts = _facts(shipping, kind.name, len(read_header(shipping.change / kind.weights)))
+    with new_folder(shipping.folder, needed, **facts) as aside:
+        write_adapter(aside, shipping.change, shipping.base, shipping.tokenizer_folder)
+        parity = gate.check(aside)
+        refuse_beyond_limits(parity)
+        parity.write(aside, {**facts, "dtype": "float32", "base_dtype": dtype_name(stored_dtype(shipping.base.path))})
+        write_class_card(aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head)
+
+
+def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
+    """Merged weights in the base's own number format when that keeps the limits, else in float32."""
     merged = merge(shipping.base, shipping.change, head=shipping.head)
     needed = 4 * sum(each.numel() for each in merged.tensors.values())
     require_space(shipping.folder.parent, needed)
     stored = stored_dtype(shipping.base.path)
     gate = ClassGate(shipping, emitter)
-    with new_folder(shipping.folder, needed, **_facts(shipping, merged)) as aside:
+    facts = _facts(shipping, merged.kind, len(merged.changed))
+    with new_folder(shipping.folder, needed, **facts) as aside:
         for dtype in dict.fromkeys((stored, torch.float32)):
             write_safetensors(
                 aside, merged.tensors, shipping.base.path, shipping.tokenizer_folder, dtype, shipping.head
@@ -89,12 +121,10 @@ def publish_classes(shipping: ClassShipping, emitter: Emitter = SILENT) -> None:
             if parity.ok:
                 break
         refuse_beyond_limits(parity)
-        parity.write(aside, {**_facts(shipping, merged), "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
+        parity.write(aside, {**facts, "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
         write_class_card(aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head)
     if dtype != stored:
         emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
-    size = sum(each.stat().st_size for each in shipping.folder.rglob("*") if each.is_file())
-    emitter.emit("shipped", format=FORMAT, path=str(shipping.folder), size_bytes=size)
 
 
 def check_published_classes(shipping: ClassShipping, emitter: Emitter = SILENT) -> list[Parity]:
@@ -103,19 +133,21 @@ def check_published_classes(shipping: ClassShipping, emitter: Emitter = SILENT) 
         return []
     parity = ClassGate(shipping, emitter).check(shipping.folder)
     refuse_beyond_limits(parity)
-    emitter.emit("parity", format=FORMAT, ok=parity.ok)
+    emitter.emit("parity", format=shipping.format, ok=parity.ok)
     return [parity]
 
 
-def _facts(shipping: ClassShipping, merged: Merged) -> dict[str, object]:
+def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, object]:
     return {
         "kind": "artefact",
-        "artefact_format": FORMAT,
-        "adaptation": merged.kind,
-        "tensors_moved": len(merged.changed),
+        "artefact_format": shipping.format,
+        "adaptation": adaptation,
+        "tensors_moved": moved,
         "task": shipping.head.task,
         "labels": list(shipping.head.labels),
         "base": shipping.base.name,
+        "base_revision": shipping.base.revision,
+        "base_source": shipping.base.origin.source,
         "base_sha256": shipping.base.sha256,
     }
 
@@ -135,8 +167,9 @@ class ClassGate:
     def check(self, folder: Path) -> Parity:
         """Judge a folder in float32: ids, labels, number format, gap of scores, highest scores, the task's metric."""
         start, shipping = time.monotonic(), self._shipping
-        artefact = load_with_head(folder, shipping.head, dtype=torch.float32)
-        task = class_task_of(folder, shipping.head, shipping.max_length, folder)
+        is_whole = shipping.format == "safetensors"
+        artefact, missing = self._artefact(folder) if is_whole else self._beside(folder)
+        task = class_task_of(folder, shipping.head, shipping.max_length, folder if is_whole else shipping.base.path)
         differing = sum(
             task.read(question).token_ids != read.token_ids
             for question, read in zip(shipping.questions, self._read, strict=True)
@@ -148,21 +181,41 @@ class ClassGate:
             same += int((own_KC.argmax(-1) == other_KC.argmax(-1)).sum())
             positions += len(own_KC)
             answers.append(task.answer(other_KC, question))
-            self._emitter.emit("progress", what=f"ship.{FORMAT}", done=place + 1, total=len(shipping.questions))
-        rounded = stated_dtype(folder) not in ("float32", "float64")
+            self._emitter.emit(
+                "progress", what=f"ship.{shipping.format}", done=place + 1, total=len(shipping.questions)
+            )
+        rounded = is_whole and stated_dtype(folder) not in ("float32", "float64")
         gap = Check("largest_logit_gap", max(gaps))
         checks = (
             Check("rows_with_other_ids", differing, 0, "at_most"),
-            Check("weights_of_the_head_missing", len(artefact.new), 0, "at_most"),
+            Check("weights_of_the_head_missing", missing, 0, "at_most"),
             Check("top1_agreement", same / max(1, positions), shipping.limits.top1_safetensors, "at_least"),
             gap if rounded else Check("largest_logit_gap", max(gaps), _FLOAT32_GAP, "at_most"),
-            Check("tensors_of_another_format", other_dtypes(folder), 0, "at_most"),
+            Check("tensors_of_another_format", other_dtypes(folder) if is_whole else 0, 0, "at_most"),
             self._metric(answers),
         )
-        judge = f"transformers, torch {torch.__version__}, float32"
+        judge = f"{'transformers' if is_whole else 'PEFT'}, torch {torch.__version__}, float32"
         return Parity(
-            FORMAT, judge, len(shipping.questions), len(answers), positions, checks, round(time.monotonic() - start, 2)
+            shipping.format,
+            judge,
+            len(shipping.questions),
+            len(answers),
+            positions,
+            checks,
+            round(time.monotonic() - start, 2),
         )
+
+    def _artefact(self, folder: Path) -> tuple[nn.Module, int]:
+        """A folder of whole weights in memory, and how many of its head are missing."""
+        loaded = load_with_head(folder, self._shipping.head, dtype=torch.float32)
+        return loaded.model, len(loaded.new)
+
+    def _beside(self, folder: Path) -> tuple[nn.Module, int]:
+        """The base with a change and its head as other code puts both on it."""
+        loaded = load_with_head(self._shipping.base.path, self._shipping.head, dtype=torch.float32)
+        stored = read_header(folder / kind_of(folder).weights)
+        missing = sum(not any(each.endswith(f".{name}") for each in stored) for name in loaded.new)
+        return put_on_by_others(loaded.model, folder), missing
 
     def _metric(self, answers: Sequence[str]) -> Check:
         name, wanted = self._shipping.metric, [each.wanted for each in self._shipping.questions]
@@ -173,11 +226,12 @@ class ClassGate:
 
 
 @torch.inference_mode()
-def _plain_scores(artefact: Loaded, task: ClassTask, question: Question) -> Tensor:
+def _plain_scores(artefact: nn.Module, task: ClassTask, question: Question) -> Tensor:
     """Scores by the model's own forward over one row, [K, C]."""
     read = task.read(question)
-    token_ids = torch.tensor([read.token_ids], device=artefact.model.device)
-    scores: Tensor = artefact.model(input_ids=token_ids).logits[0].float()
+    token_ids = torch.tensor([read.token_ids], device=next(artefact.parameters()).device)
+    scores: Tensor = artefact(input_ids=token_ids).logits[0].float()
     if scores.ndim == 1:
         return scores[None]
+    scores = scores[-len(read.token_ids) :]  # PEFT gives virtual tokens classes too
     return scores[[place for place, weight in enumerate(read.weights) if weight]]

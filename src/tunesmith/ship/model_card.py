@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.adapt.files import ADAPTER_CONFIG
 from tunesmith.adapt.saved import kind_of
-from tunesmith.core.files import write_atomic
+from tunesmith.core.files import MANIFEST, write_atomic
 from tunesmith.messages import LANGUAGES, Language, both
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder
@@ -61,6 +61,7 @@ def write_model_card(
 
 def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head) -> None:
     """The card of a model with a task head."""
+    is_whole = parity.format != "adapter"
     facts: dict[str, str | int | float] = {
         "name": name,
         "base": base.name,
@@ -72,21 +73,25 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
         "judge": parity.judge,
         "labels": len(head.labels),
         "pipeline": _PIPELINES[head.task],
+        "model_class": _CLASSES[head.task],
+        "key": "id2label" if is_whole else "labels",
+        "file": "config.json" if is_whole else MANIFEST,
     }
     sections = {
         "summary": both("ship.card_class_summary", **facts),
         **_weights(base, None),
         "parity": both("ship.card_class_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
-        "run": both("ship.card_class_run", **facts),
+        "run": both("ship.card_class_run" if is_whole else "ship.card_class_run_beside", **facts),
         "licence": both("ship.card_licence", **facts),
     }
     bodies = ["\n\n".join(section[language] for section in sections.values()) for language in LANGUAGES]
-    page = _head(base, parity.format, _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
+    page = _head(base, parity.format if is_whole else "peft", _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
     write_atomic(folder / "README.md", page)
 
 
 _PIPELINES = {"text_class": "text-classification", "token_class": "token-classification"}
+_CLASSES = {"text_class": "AutoModelForSequenceClassification", "token_class": "AutoModelForTokenClassification"}
 
 
 def _weights(base: BaseFolder, merge_base: MergeBase | None) -> dict[str, Mapping[Language, str]]:

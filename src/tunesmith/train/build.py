@@ -104,7 +104,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         runtime, emitter,
     )  # fmt: skip
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
-    _refuse_rows_beyond_context(policy, (*inputs.train_rows, *inputs.validation_rows))
+    _refuse_rows_beyond_context(policy, stage, inputs)
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
@@ -150,10 +150,15 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     )
 
 
-def _refuse_rows_beyond_context(policy: Policy, rows: Sequence[Features]) -> None:
-    """A learned beginning takes its places from the context. Errors: train.beyond_context."""
+def _refuse_rows_beyond_context(policy: Policy, stage: StageSpec, inputs: StageInputs) -> None:
+    """A learned beginning takes its places from the context. Errors: train.beyond_context.
+
+    What a text is asked later is not known here; with a task head it is cut to the length of the rows.
+    """
     places, context = places_before(policy.model), context_of(policy.model)
-    longest = max(len(row.token_ids) for row in rows)
+    longest = max(len(row.token_ids) for row in (*inputs.train_rows, *inputs.validation_rows))
+    if inputs.loaded.head is not None:
+        longest = stage.train.max_length
     if places and places + longest > context:
         raise TunesmithError(
             "train.beyond_context", tokens=longest, places=places, context=context, most=context - places
