@@ -23,7 +23,6 @@ TASK_TYPES = {
     "TokenClassification": "TOKEN_CLS",
 }
 """PEFT's word for what a class of transformers does, by the end of the class's name."""
-
 CHANGE_FILES = frozenset({*CONFIGS, *WEIGHTS, *MODEL_FILES})
 """What is opened in the folder of a change."""
 
