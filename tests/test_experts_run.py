@@ -41,6 +41,7 @@ def test_experts_from_a_recipe_to_a_release(tmp_path: Path) -> None:
     moved = {name for name in before if (published[name] != before[name]).any()}
     assert moved and all(".experts." in name or name.endswith(".mlp.gate.weight") for name in moved)
     assert "experts, 2 most used, router" in (work.path / "release_card.md").read_text("utf-8")
+    assert (work.path / "instruct" / "expert_load" / "manifest.json").is_file()
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
 

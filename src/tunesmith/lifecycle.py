@@ -84,6 +84,7 @@ from tunesmith.train.loop import Job, fit
 from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
 from tunesmith.train.teacher import TEACHER, TeacherModel
+from tunesmith.train.used_experts import EXPERT_LOAD
 from tunesmith.train.validation import answered_metric
 from tunesmith.work import LABELS, Work, base_facts, machine_now
 from tunesmith.work import reopen as reopen
@@ -235,7 +236,7 @@ def measure_baseline(work: Work) -> None:
     _ask_probes(work, loaded, "base")
 
 
-@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER)), f"*/{MERGE_BASE}")
+@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER, EXPERT_LOAD)), f"*/{MERGE_BASE}")
 def train(work: Work) -> None:
     """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
     runtime = start_runtime(work.recipe.runtime)

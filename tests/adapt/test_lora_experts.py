@@ -22,6 +22,7 @@ from tunesmith.models.load import load_model, resolve_base
 from tunesmith.models.packed import Features, pack
 from tunesmith.models.policy import Policy
 from tunesmith.models.sampling import GenerateSettings
+from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.models.weights import read_weights
 from tunesmith.objectives.balance import router_load
 from tunesmith.plan.sizes import size_from_config, trained_parameters
@@ -197,10 +198,13 @@ def test_resumes_to_the_same_bytes(base: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(base: Path, tmp_path: Path) -> None:
     first = trained(base, tmp_path / "first", new_experts=2, rank=2)
+    other = tiny_chat_model(tmp_path / "other", spread=0.1, seed=7)
+    with pytest.raises(TunesmithError, match=r"ship\.other_base"):
+        make_job(other, tmp_path / "fit", local(), adapt={"kind": "lora-experts", "start": str(first)})
     for adapt, code in (
         ({"start": str(first), "update": [5]}, "adapt.no_such_lora_expert"),
         ({"start": str(first), "rank": 4}, "adapt.start_differs"),
-        ({"start": str(tmp_path / "nowhere")}, "core.missing_file"),
+        ({"start": str(tmp_path / "nowhere")}, "ship.missing_change"),
     ):
         with pytest.raises(TunesmithError) as caught:
             make_job(base, tmp_path / "fit", local(), adapt={"kind": "lora-experts", **adapt})

@@ -16,6 +16,7 @@ from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import additions_of
+from tunesmith.adapt.saved import check_base
 from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
@@ -38,6 +39,7 @@ from tunesmith.objectives.distill import Distill
 from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
 from tunesmith.recipe.specs.objectives import SupervisedSpec
 from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
@@ -86,11 +88,13 @@ class StageInputs:
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
     """Assemble a fit.
 
-    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized` and of the adaptation.
+    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized`, `check_base` and of the adaptation.
     """
     if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
     check_quantized(stage, form_of(inputs.loaded.model))
+    if isinstance(stage.adapt, LoraExpertsSpec) and stage.adapt.start is not None:
+        check_base(inputs.base, Path(stage.adapt.start))
     spec = stage.train
     loaded = inputs.loaded
     policy = policy_of(loaded.model, loaded.head)
