@@ -88,7 +88,7 @@ class StageInputs:
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
     """Assemble a fit.
 
-    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized`, `check_base` and of the adaptation.
+    Errors: train.nothing_to_train, train.beyond_context, those of `check_quantized`, `check_base` and the adaptation.
     """
     if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
