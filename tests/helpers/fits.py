@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,10 +59,12 @@ def make_job(
     rows: int = 24,
     key: str = "key",
     emitter: Emitter = SILENT,
+    beginning: str = "",
 ) -> Job:
     """A fit of `rows` tickets; `settings` are fields of TrainSpec, `adapt` of the adaptation.
 
     `add_ons` are further fields of the stage (objective, penalties, replay); old rows are tickets of their own.
+    `beginning` is what the system says first in every training row.
     `teacher` is the folder of one.
     """
     loaded = load_model(base, dtype=dtype, quantize=quantize)
@@ -79,7 +82,7 @@ def make_job(
         loaded=loaded,
         base=resolve_base(str(base)),
         task=task,
-        train_rows=[task.encode(each).features for each in examples(rows)],
+        train_rows=[task.encode(_behind(beginning, each)).features for each in examples(rows)],
         validation_rows=[task.encode(each).features for each in examples(6, first=1000)],
         folder=folder,
         conditions=Conditions({"key": key}),
@@ -91,3 +94,7 @@ def make_job(
         },
     )
     return build(stage, inputs, runtime, emitter)
+
+
+def _behind(beginning: str, example: Example) -> Example:
+    return replace(example, messages=(Message("system", beginning), *example.messages)) if beginning else example

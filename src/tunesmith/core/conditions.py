@@ -29,6 +29,10 @@ class Conditions:
     inputs: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
 
+    def and_input(self, name: str, value: str) -> Conditions:
+        """The same conditions and one more input."""
+        return Conditions({**self.inputs, name: value}, self.machine)
+
 
 def machine_conditions(threads: int, processor: str) -> dict[str, str]:
     """What of a machine and its packages changes the last bits of a result."""

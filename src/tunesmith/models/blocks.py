@@ -25,6 +25,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import behind_learned, check_window, document_attention
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
+from tunesmith.models.encoder_blocks import ENCODER_BLOCKS, LastEncoderBlock
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
 from tunesmith.models.lora_experts import mixture_of
 from tunesmith.models.packed import Documents
@@ -187,7 +188,7 @@ def _fits(layer: nn.Module) -> bool:
     )
 
 
-def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """The model's blocks in order; empty where they are not a plain list."""
     body = model.base_model
     layers = getattr(body, "layers", None) or getattr(getattr(body, "encoder", None), "layer", None)
@@ -195,22 +196,25 @@ def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def ends_in_fast_block(model: PreTrainedModel) -> bool:
-    """Whether the decoder gives only the kept positions."""
-    layers = _decoder_layers(model)
-    return len(layers) > 0 and isinstance(layers[-1], FastBlock)
+    """Whether the body gives only the kept positions."""
+    layers = blocks_of(model)
+    return len(layers) > 0 and isinstance(layers[-1], FastBlock | LastEncoderBlock)
 
 
 def late_parts(model: PreTrainedModel) -> list[nn.Module]:
     """Parts of the last block that see only the kept positions; none where it is a plain block."""
-    last = _decoder_layers(model)[-1] if ends_in_fast_block(model) else None
+    last = blocks_of(model)[-1] if ends_in_fast_block(model) else None
+    if isinstance(last, LastEncoderBlock):
+        return [last.attention.self.query, last.attention.output, last.intermediate, last.output]
     return [last.self_attn.o_proj, last.mlp] if isinstance(last, FastBlock) else []
 
 
 def blocks_below_training(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks that only read: nothing in them trains, nor anything before them."""
-    if model.get_input_embeddings().weight.requires_grad or beginning_of(model) is not None:
+    embeddings = getattr(model.base_model, "embeddings", model.get_input_embeddings())
+    if any(each.requires_grad for each in embeddings.parameters()) or beginning_of(model) is not None:
         return []
-    layers = list(_decoder_layers(model))
+    layers = list(blocks_of(model))
     moving = (place for place, each in enumerate(layers) if any(one.requires_grad for one in each.parameters()))
     return layers[: next(moving, len(layers))]
 
@@ -223,8 +227,11 @@ def use_blocks(model: PreTrainedModel, choice: Choice) -> int:
 
     Errors: packed.no_fast_blocks.
     """
-    layers = _decoder_layers(model)
+    layers = blocks_of(model)
     fitting = [] if choice == "plain" else [place for place, layer in enumerate(layers) if _fits(layer)]
+    if choice != "plain" and len(layers) and isinstance(layers[-1], ENCODER_BLOCKS):
+        layers[-1] = LastEncoderBlock(layers[-1])
+        return 1
     if choice == "fast" and not fitting:
         raise TunesmithError("packed.no_fast_blocks", architecture=str(model.config.model_type))
     for place in fitting:

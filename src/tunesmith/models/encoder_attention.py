@@ -36,6 +36,7 @@ class Band:
     places: Tensor  # [D * L], padding points at the document's first token
     padding: Tensor  # [D, 1, 1, L], -inf where a key is padding, else 0
     rows: Tensor  # [tokens of the band], places within D * L that are no padding
+    documents: Tensor  # [D] their numbers in the batch
     length: int
 
 
@@ -51,23 +52,25 @@ def bands(documents: Documents, device: torch.device, dtype: torch.dtype) -> tup
     Errors: packed.packed_only for documents that continue others.
     """
     unread = documents.unread
-    by_length: dict[int, list[tuple[int, int]]] = {}
-    for (first, last), before in documents.chains():
+    by_length: dict[int, list[tuple[int, int, int]]] = {}
+    for number, ((first, last), before) in enumerate(documents.chains()):
         if before and before != ((0, unread),):
             raise TunesmithError("packed.packed_only")
-        by_length.setdefault(padded_length(last - first), []).append((first - unread, last - unread))
-    found = [_band(length, spans, device, dtype) for length, spans in sorted(by_length.items())]
+        by_length.setdefault(padded_length(last - first), []).append((first - unread, last - unread, number))
+    found = [_band(length, each, device, dtype) for length, each in sorted(by_length.items())]
     order = torch.cat([band.places[band.rows] for band in found]) if found else torch.zeros(0, dtype=torch.long)
     return tuple(found), order.argsort()
 
 
-def _band(length: int, spans: list[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Band:
-    first_D, last_D = (torch.tensor(each, device=device)[:, None] for each in zip(*spans, strict=True))
+def _band(length: int, documents: list[tuple[int, int, int]], device: torch.device, dtype: torch.dtype) -> Band:
+    """The band of documents with their first token, the one behind their last, and their number."""
+    first_D, last_D, numbers_D = torch.tensor(documents, device=device)[:, None].unbind(2)
     places_DL = first_D + torch.arange(length, device=device)
     is_padding_DL = places_DL >= last_D
     padding = torch.zeros(is_padding_DL.shape, dtype=dtype, device=device).masked_fill_(is_padding_DL, float("-inf"))
     places = torch.where(is_padding_DL, first_D, places_DL).flatten()
-    return Band(places, padding[:, None, None], (~is_padding_DL).flatten().nonzero()[:, 0], length)
+    rows = (~is_padding_DL).flatten().nonzero()[:, 0]
+    return Band(places, padding[:, None, None], rows, numbers_D[:, 0], length)
 
 
 def encoder_attention(
@@ -116,6 +119,22 @@ def _band_attention(band: Band, tokens_first: list[Tensor], before: Tensor | Non
 def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
     """The same learned keys or values before those of every document, [D, H, P + L, S]."""
     return torch.cat([before_HPS.expand(own_DHLS.shape[0], -1, -1, -1), own_DHLS], dim=2)
+
+
+def attention_at(query_DHS: Tensor, key_THS: Tensor, value_THS: Tensor, documents: Documents, scaling: float) -> Tensor:
+    """What one token of every document takes from all tokens of its document, [D, H, S]."""
+    found, _ = bands(documents, query_DHS.device, query_DHS.dtype)
+    parts: list[Tensor] = []
+    for band in found:
+        queries = query_DHS.index_select(0, band.documents)[:, :, None]
+        keys, values = (
+            each.index_select(0, band.places).unflatten(0, (-1, band.length)).transpose(1, 2)
+            for each in (key_THS, value_THS)
+        )
+        scores_DH1L = (queries * scaling) @ keys.transpose(-1, -2) + band.padding
+        parts.append((torch.softmax(scores_DH1L, dim=-1) @ values)[:, :, 0])
+    order = torch.cat([band.documents for band in found]).argsort()
+    return torch.cat(parts)[order]
 
 
 def _refuse_padding(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:

@@ -53,10 +53,13 @@ class Packed:
     target: Tensor  # [K], or [K, C] where classes do not exclude each other
     weight: Tensor  # [K] float32
     row: Tensor  # [D]
+    below: Tensor | None = None  # [T, W] what the blocks that never change make of the tokens, where that is kept
 
     def to(self, device: torch.device) -> Packed:
         """The same batch on a device."""
-        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Tensor] = {name: part.to(device) for name, part in parts.items() if part is not None}
+        return replace(self, **moved)
 
     @property
     def num_tokens(self) -> int:
@@ -224,6 +227,12 @@ class Documents:
         moved = ((first + length, last + length) for first, last in self.spans)
         parents = (-1, *(parent + 1 for parent in self.parents))
         return Documents(((0, length), *moved), parents, length if unread else 0)
+
+    def one_each(self, keep_K: Tensor) -> bool:
+        """Whether no document continues another, and each has exactly one of these positions, in their order."""
+        if len(keep_K) != len(self.spans) or self.unread or any(parent >= 0 for parent in self.parents):
+            return False
+        return all(first <= place < last for (first, last), place in zip(self.spans, keep_K.tolist(), strict=True))
 
     def chains(self) -> Iterator[tuple[Span, tuple[Span, ...]]]:
         """The span of each document that holds tokens, and the spans of those before it, the first one first."""

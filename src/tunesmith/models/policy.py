@@ -16,6 +16,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import PACKED_ATTENTION
 from tunesmith.models.beginning import decoder_arguments
 from tunesmith.models.blocks import ends_in_fast_block
+from tunesmith.models.halves import upper_half
 from tunesmith.models.linear_loss import LogitLoss, linear_cross_entropy, linear_loss
 from tunesmith.models.packed import Packed
 
@@ -36,6 +37,8 @@ def _check_head(model: PreTrainedModel) -> None:
 class Policy(nn.Module):
     """A causal language model over packed batches.
 
+    `blocks_kept` are the first blocks whose outputs come with the batches (`Packed.below`) and are not run again.
+
     Args:
         model: the causal model; its attention is switched to the packed form, which touches only this instance.
 
@@ -48,6 +51,7 @@ class Policy(nn.Module):
         super().__init__()
         self.check_head(model)
         self.model = model
+        self.blocks_kept = 0
         model.set_attn_implementation(self.attention)
 
     def check_head(self, model: PreTrainedModel) -> None:
@@ -79,6 +83,9 @@ class Policy(nn.Module):
 
     def hidden(self, batch: Packed) -> Tensor:
         """Last hidden states after the final norm at `batch.keep`, [K, W]."""
+        if batch.below is not None and self.blocks_kept:
+            positions = self.positions(batch.position_ids)
+            return upper_half(self.model, batch.below, batch, positions, self.blocks_kept)
         arguments = decoder_arguments(self.model, batch)
         arguments["position_ids"] = self.positions(arguments["position_ids"])
         hidden: Tensor = self.model.base_model(**arguments, use_cache=False).last_hidden_state[0]

@@ -45,6 +45,7 @@ from tunesmith.recipe.specs.objectives import SupervisedSpec
 from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
+from tunesmith.train.activations import kept_activations
 from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
@@ -113,17 +114,26 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
     emitter.emit("blocks", fast=use_blocks(policy.model, spec.blocks))
+    source = _source(stage, inputs, runtime, emitter)
+    planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
+    total_steps = min(planned, spec.max_steps or planned)
+    pack: Pack = inputs.task.pack
+    conditions = inputs.conditions
+    if spec.blocks != "plain" and total_steps > source.windows_per_epoch:
+        rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
+        below = kept_activations(policy, attached.trainable, rows, inputs.base.sha256, runtime, emitter)
+        if below is not None:
+            policy.blocks_kept = below.blocks
+            pack, conditions = below.packing(pack), conditions.and_input("activations", below.sha256)
     if spec.gradient_checkpointing:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
     # What is cut by the memory shares its gradients itself, once a step: DDP must see the same passes on every rank.
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, attached, emitter)
-    source = _source(stage, inputs, runtime, emitter)
-    planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
     judge = _objective(stage, inputs, policy, runtime, emitter)
     objective = _with_balance(judge, stage, policy)
     optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
-    passes = _passes(spec, policy, inputs.task.pack, runtime, optimizer, emitter)
+    passes = _passes(spec, policy, pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
         objective=objective,
@@ -135,7 +145,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         checkpoints=Checkpoints(
             inputs.folder,
             spec.save_total_limit,
-            inputs.conditions,
+            conditions,
             inputs.base.sha256,
             attached.save,
             partial(copy_tokenizer, inputs.base.path),
@@ -150,7 +160,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         penalties=penalties_of(stage.penalties, optimizer.masters, additions, fisher, measured),
         spec=spec,
         peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
-        total_steps=min(planned, spec.max_steps or planned),
+        total_steps=total_steps,
     )
 
 

@@ -64,6 +64,7 @@ class Meter:
         head_trains: whether it moves.
         attention_width: width of the queries times layers.
         read_only, attention_read: of frozen numbers and of that width, what lies in blocks below all that trains.
+        unread, attention_unread: of these, what lies in blocks whose outputs are kept, so that nobody runs them.
         kept_frozen, kept_trained: of these numbers, the ones that only the kept positions meet (last of fast blocks).
         places, virtual: of a learned beginning, and of these the ones that the model reads like tokens.
         network: numbers in the matrices that give the beginning.
@@ -79,6 +80,8 @@ class Meter:
     attention_width: int
     read_only: int = 0
     attention_read: int = 0
+    unread: int = 0
+    attention_unread: int = 0
     kept_frozen: int = 0
     kept_trained: int = 0
     places: int = 0
@@ -109,6 +112,8 @@ class Meter:
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
             read_only=sum(map(_frozen_numbers, below)) + _met(experts_below, trained=False),
             attention_read=config.num_attention_heads * head_size * len(below),
+            unread=sum(map(_frozen_numbers, below[: policy.blocks_kept])),
+            attention_unread=config.num_attention_heads * head_size * policy.blocks_kept,
             places=beginning.length if beginning else 0,
             virtual=beginning.length if isinstance(beginning, VirtualTokens) else 0,
             network=_trained_numbers(beginning) if beginning else 0,
@@ -128,17 +133,19 @@ class Meter:
         if self.places:
             laid = rows.behind(self.places, unread=not self.virtual)
         documents = _lengths(laid)
-        blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * self.read_only) + 6 * self.places * self.network
+        blocks = tokens * (4 * self.frozen + 6 * self.trained - 2 * (self.read_only + self.unread))
+        blocks += 6 * self.places * self.network
         # A product of attention is 2 FLOPs a pair and width; forward has two of them, backward four.
         half = 1 if self.both_ways else 2
         pairs = sum(length * before + length * length / half for length, before in documents)
-        attended = 12 * self.attention_width - 8 * self.attention_read
+        attended = 12 * self.attention_width - 8 * self.attention_read - 4 * self.attention_unread
         needed = blocks + kept * self.head * (6 if self.head_trains else 4) + attended * pairs
         forward, backward = self._attention_products(laid)
         heads = kept * self.head * (8 if self.head_trains else 4)
         skipped = tokens - kept
         flowing_back = self.attention_width - self.attention_read
-        executed = blocks + heads + 2 * (self.attention_width * forward + flowing_back * backward)
+        forward_width = self.attention_width - self.attention_unread
+        executed = blocks + heads + 2 * (forward_width * forward + flowing_back * backward)
         executed -= skipped * ((4 if flowing_back else 2) * self.kept_frozen + 6 * self.kept_trained)
         if self.again:
             executed += tokens * 2 * (self.frozen + self.trained - self.read_only) + 2 * flowing_back * forward
