@@ -87,6 +87,31 @@ ADAPTATIONS: dict[str, tuple[dict[str, object], Callable[[Shape, int], int]]] = 
         {"kind": "lora-experts", "new_experts": 2, "rank": 3},
         lambda shape, rank: shape.layers * 2 * (3 * 3 * (shape.hidden + shape.inner) + shape.hidden),
     ),
+    "virtual tokens": ({"kind": "prompt", "num_virtual_tokens": 6}, lambda shape, rank: 6 * shape.hidden),
+    "virtual tokens by an MLP": (
+        {"kind": "p-tuning", "num_virtual_tokens": 6, "encoder_hidden_size": 8},
+        lambda shape, rank: 6 * shape.hidden + (shape.hidden + 1) * 8 + 9 * 8 + 9 * shape.hidden,
+    ),
+    "virtual tokens by an LSTM": (
+        {
+            "kind": "p-tuning",
+            "num_virtual_tokens": 6,
+            "encoder_hidden_size": 8,
+            "encoder_reparameterization_type": "lstm",
+            "encoder_num_layers": 1,
+        },
+        lambda shape, rank: 6 * shape.hidden + 2 * 32 * (shape.hidden + 8 + 2) + 17 * 16 + 17 * shape.hidden,
+    ),
+    "keys and values": (
+        {"kind": "prefix", "num_virtual_tokens": 6},
+        lambda shape, rank: 6 * shape.layers * 2 * shape.key_value_heads * shape.head,
+    ),
+    "keys and values by a network": (
+        {"kind": "prefix", "num_virtual_tokens": 6, "prefix_projection": True, "encoder_hidden_size": 8},
+        lambda shape, rank: (
+            (keys := shape.key_value_heads * shape.head) * 6 + (keys + 1) * 8 + 9 * shape.layers * 2 * keys
+        ),
+    ),
     "lora of rank 1": ({"rank": 1}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
 }
 
