@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, sha256_file, user_path, verify_folder
+from tunesmith.core.memory import give_back
 from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
@@ -278,6 +279,7 @@ def load_model(
     model.config.name_or_path = model.name_or_path = str(folder)
     if quantize != "none":  # before they go to the device, which never need hold them whole
         quantize_blocks(model, quantize)
+        give_back()  # the heap would hold the dense weights' room for loading threads that have ended
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(tokenizer_folder or folder, folder)
     ends = end_token_ids(folder, tokenizer)

@@ -51,7 +51,7 @@ from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
-from tunesmith.train.memory import reader
+from tunesmith.train.memory import reader, release
 from tunesmith.train.mixing import MixedSource
 from tunesmith.train.old_task import kept_fisher
 from tunesmith.train.optim import MasterOptimizer, default_learning_rate
@@ -96,7 +96,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     """
     if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
-    check_quantized(stage, form_of(inputs.loaded.model))
+    form = form_of(inputs.loaded.model)
+    check_quantized(stage, form)
     if isinstance(stage.adapt, LoraExpertsSpec) and stage.adapt.start is not None:
         check_base(inputs.base, Path(stage.adapt.start))
     spec = stage.train
@@ -112,6 +113,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         runtime, emitter,
     )  # fmt: skip
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
+    if form != "none":
+        release(cycles=True)  # PEFT looks at every weight, which makes it dense once
     _refuse_rows_beyond_context(policy, stage, inputs)
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
