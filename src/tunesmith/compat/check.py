@@ -34,11 +34,12 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay,
+    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task,
     and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
+    _check_forgetting(recipe)
     _check_formats(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
@@ -94,6 +95,12 @@ def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
     whole = train.batch_size != "auto" and train.packing and train.gradient_accumulation_steps == 1
     if not whole or recipe.runtime.kind == "distributed":
         raise TunesmithError("compat.window_term", place=place, term="router_balance")
+
+
+def _check_forgetting(recipe: Recipe) -> None:
+    """Probes ask for the next token, before and after: a model with a head of its own gives none."""
+    if recipe.evaluate.forgetting and recipe.data.task != "chat":
+        raise TunesmithError("compat.forgetting_of_task", task=recipe.data.task)
 
 
 def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
