@@ -24,7 +24,7 @@ TASK_METRICS = {
     "text_class": ("accuracy", "macro_f1", "micro_f1"),
     "token_class": ("entity_f1", "token_accuracy"),
 }
-WITH_HEAD = ("full", "subset", "lora", "prompt", "p-tuning", "prefix")
+WITH_HEAD = ("full", "subset", "lora", "bottleneck", "prompt", "p-tuning", "prefix")
 """Adaptations beside which a task head trains."""
 
 
