@@ -72,7 +72,7 @@ from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import ANSWERS, teacher_of_logits, with_answers
+from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
@@ -212,6 +212,7 @@ def plan(work: Work) -> None:
         work.recipe_folder,
         work.old_features(work.recipe.stages[0]),
         len(work.head.labels) if work.head else 0,
+        config_in_memory(work.recipe, work.recipe.stages[0], work.recipe_folder),
     )
     facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
     found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))

@@ -36,13 +36,12 @@ from tunesmith.evaluate.cost import Cost, cost
 from tunesmith.evaluate.forgetting import change, margins_path, read_margins
 from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
+from tunesmith.evaluate.method import method_of
 from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
 from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
-from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
-from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
 _BASELINE_WORDS = {"base": "card_first_baseline"}
@@ -177,7 +176,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     return TrainingFacts(
         base=recipe.model.base,
         base_licence=str(manifest.get("base_licence") or ""),
-        method=_method(recipe),
+        method=method_of(recipe),
         trained_parameters=int(counts["trainable"]),
         total_parameters=int(counts["total"]),
         epochs=stage.train.epochs,
@@ -228,33 +227,6 @@ def _merge(events: list[Event]) -> MergeFacts | None:
 def _last(events: list[Event], kind: str) -> dict[str, float]:
     found = [event for event in events if event.kind == kind]
     return {name: float(value) for name, value in found[-1].values.items() if isinstance(value, int | float)}
-
-
-def _method(recipe: Recipe) -> str:
-    """The method in the field's own words, the same in every language."""
-    adapt = recipe.stages[-1].adapt
-    if isinstance(adapt, LoraSpec):
-        variants = {"rsLoRA": adapt.use_rslora, "DoRA": adapt.use_dora}
-        names = [name for name, used in variants.items() if used]
-        names += [adapt.init_lora_weights] if adapt.init_lora_weights != "default" else []
-        quantize = recipe.model.quantize
-        kind = "LoRA" if quantize == "none" else f"QLoRA ({quantize})"
-        return ", ".join([kind, f"rank {adapt.rank}", *names])
-    if isinstance(adapt, SubsetSpec):
-        stated = [*adapt.parts, *adapt.parameters]
-        stated += [f"first_layer {adapt.first_layer}"] if adapt.first_layer is not None else []
-        return ", ".join([adapt.kind, *stated])
-    if isinstance(adapt, BeginningSpec):
-        return ", ".join([adapt.kind, f"{adapt.num_virtual_tokens} virtual tokens"])
-    if isinstance(adapt, ExpertsSpec):
-        named = ", ".join(map(str, adapt.experts)) if isinstance(adapt.experts, list) else adapt.experts
-        which = named if adapt.most_used is None else f"{adapt.most_used} most used"
-        return f"experts, {which}" + (", router" if adapt.router else "")
-    if isinstance(adapt, LoraExpertsSpec):
-        return ", ".join(["LoRA experts", f"{adapt.new_experts} new", *(f"{each} updated" for each in adapt.update)])
-    if isinstance(adapt, BottleneckSpec):
-        return f"bottleneck adapter, {adapt.places}, size {adapt.size}"
-    return adapt.kind
 
 
 def _data(path: Path, recipe: Recipe) -> DataFacts:
