@@ -136,6 +136,6 @@ def test_doctor_calibrates_and_keeps_the_figures(
 def test_doctor_looks_at_the_machine(call: Program) -> None:
     found = call("doctor", "--json").json["findings"]
     names = [each["name"] for each in found]  # type: ignore[attr-defined]
-    assert {"Python", "torch", "cores", "free memory", "may write", "smollm2-135m"} <= set(names)
+    assert {"Python", "torch", "cores", "free memory", "may write", "smollm2-135m", "minilm-l6"} <= set(names)
     mended = [each for each in found if each["state"] != "good"]  # type: ignore[attr-defined]
     assert all(each["mend"] for each in mended)

@@ -171,7 +171,6 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     seconds = sum(float(each.values["seconds"] or 0) for each in ends)
     tokens = sum(float(each.values["tokens"] or 0) for each in ends)
     best = end["best_step"]
-    origin = manifest.get("base_origin")
     useful, kernel, waste = _efficiency(events)
     return TrainingFacts(
         base=recipe.model.base,
@@ -184,7 +183,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else None,
         best_step=int(best) if best else None,
-        base_quantization=str(origin.get("quantization", "")) if isinstance(origin, dict) else "",
+        base_quantization=rounded_to(manifest.get("base_origin")),
         device=recipe.runtime.device,
         dtype=recipe.model.dtype,
         useful_utilisation=useful,
@@ -194,6 +193,11 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         merge=_merge(events),
         losses=curve_from_events(events, int(best) if best else None),
     )
+
+
+def rounded_to(origin: object) -> str:
+    """The format whose rounding the base's weights went through; empty where they are as they were published."""
+    return str(origin.get("quantization", "")) if isinstance(origin, dict) and origin.get("lossy") else ""
 
 
 def _efficiency(events: list[Event]) -> tuple[float, float, float] | tuple[None, None, None]:

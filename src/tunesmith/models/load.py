@@ -37,6 +37,7 @@ from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
+from tunesmith.models.head_kind import refuse_head
 from tunesmith.models.heads import Head, head_names, set_dropout
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
@@ -148,7 +149,9 @@ def _from_bundle(known: KnownModel) -> BaseFolder:
             expected=bundle.sha256,
             command=bundle.install,
         )
-    folder = import_gguf(path, name=known.name, licence=known.licence)
+    folder = path.parent
+    if path.suffix == ".gguf":
+        folder = import_gguf(path, name=known.name, licence=known.licence)
     return describe_folder(folder, name=known.name, licence=known.licence, source="bundled")
 
 
@@ -272,8 +275,9 @@ def load_model(
         quantize: how the linear layers of the blocks are held, for a model whose weights stay as they are.
 
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
-        models.tokens_without_rows, and those of `contents` and `quantize_blocks`.
+        models.tokens_without_rows, models.gives_classes, and those of `contents` and `quantize_blocks`.
     """
+    refuse_head(folder)
     model, info = _from_pretrained(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention)
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
