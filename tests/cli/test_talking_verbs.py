@@ -47,8 +47,9 @@ def test_explain_knows_every_code(call: Program) -> None:
 
 def test_methods_are_those_of_the_specs(call: Program) -> None:
     found = call("methods", "--json").json
-    assert found["adapt"] == ["full", "subset", "lora"]
-    assert found["objective"] == ["supervised"]
+    assert {"full", "subset", "lora"} <= set(found["adapt"])  # type: ignore[call-overload]
+    assert "supervised" in found["objective"]  # type: ignore[operator]
+    assert found["task"] == ["chat", "text_class", "token_class"]
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
 
 
