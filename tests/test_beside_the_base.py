@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_project import write_tiny_recipe
 from typer.testing import CliRunner
 
 from tunesmith import lifecycle, proof
+from tunesmith.adapt.published import load_published
 from tunesmith.cli.main import app
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Events
@@ -50,6 +52,19 @@ def test_the_lock_says_what_is_published_and_the_card_knows_it(work: lifecycle.W
     card = (work.path / "release_card.md").read_text("utf-8")
     assert "adapter" in card and "bottleneck adapter, houlsby, size 8" in card
     assert proof.verify(work) is not None
+
+
+def test_the_lines_of_the_card_give_the_same_model(work: lifecycle.Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, base = work.path / "ship" / "adapter", str(work.base().path)
+    code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(folder)
+    found: dict[str, object] = {}
+    exec(compile(code.replace("BASE", base), "card", "exec"), found)
+    ours, _ = load_published(folder, base=base, dtype=torch.float32)
+    ids = torch.arange(3, 30)[None]
+    with torch.inference_mode():
+        theirs = found["model"](input_ids=ids, use_cache=False).logits  # type: ignore[operator]
+        torch.testing.assert_close(theirs, ours.model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_merged_formats_are_refused_before_anything_runs(work: lifecycle.Work) -> None:

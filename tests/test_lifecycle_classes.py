@@ -158,6 +158,27 @@ def test_one_label_is_nothing_to_tell_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("base", "task", "places"), [("encoder", "token_class", "houlsby"), ("decoder", "text_class", "parallel")]
+)
+def test_a_bottleneck_is_published_with_its_head_beside_the_base(
+    base: str, task: str, places: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ADAPTS, "bottleneck", f"{{kind: bottleneck, size: 8, places: {places}}}")
+    seen: list[Event] = []
+    work = lifecycle.start(write_recipe(tmp_path, base, task, "bottleneck"), (), tmp_path / "runs", (seen.append,))
+    lifecycle.run_to_release(work)
+    losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
+    assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
+    assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
+    folder = work.path / "ship" / "adapter"
+    parity = json.loads((folder / "parity.json").read_text("utf-8"))
+    assert parity["ok"] is True and parity["judge"].startswith("plain torch")
+    card = (folder / "README.md").read_text("utf-8")
+    assert "register_forward_hook" in card and "PeftModel" not in card and "library_name: transformers" in card
+    assert proof.verify(work) is not None
+
+
+@pytest.mark.parametrize(
     ("base", "task", "adapt"),
     [
         ("encoder", "text_class", "{kind: prefix, num_virtual_tokens: 6}"),

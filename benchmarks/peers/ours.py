@@ -45,11 +45,19 @@ def train(job: Job) -> Figures:
         "train_loss": statistics.fmean(losses),
         "needed_flops": progress.needed_flops,
         "executed_flops": progress.executed_flops,
+        "weights_gb": _held_bytes(stage) / 1e9,
     }
     if rows.held_out:
         change = checkpoint_paths(Path(job.scratch) / "sft")[-1]
         figures["held_out_losses"] = adapter_losses(job.base_folder, str(change), rows.held_out)
     return figures
+
+
+def _held_bytes(stage: Fit) -> int:
+    """Bytes of the weights that stand still; those of a base in codes are buffers."""
+    kept = stage.policy.state_dict().keys()
+    codes = sum(each.nbytes for name, each in stage.policy.named_buffers() if name in kept)
+    return codes + sum(each.nbytes for each in stage.policy.parameters() if not each.requires_grad)
 
 
 def peak(job: Job) -> Figures:
@@ -96,7 +104,7 @@ def stage_of(job: Job, rows: Rows, task: type[ChatTask] = ChatTask, listeners: t
     torch.set_num_threads(recipe.runtime.threads or available_cores())
     base = resolve_base(recipe.model.base)
     inputs = StageInputs(
-        loaded=load_model(base.path, dtype=DTYPES[recipe.model.dtype]),
+        loaded=load_model(base.path, dtype=DTYPES[recipe.model.dtype], quantize=recipe.model.quantize),
         base=base,
         task=task.of_folder(base.path, recipe.stages[0].train.max_length),
         train_rows=_features(rows.train),

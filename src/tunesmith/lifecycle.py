@@ -42,16 +42,16 @@ from tunesmith.evaluate.answers import (
     drawn_questions,
     read_result,
     score_answers,
+    tell_by_source,
     write_result,
 )
 from tunesmith.evaluate.card import write_cards
 from tunesmith.evaluate.collect import collect_facts
 from tunesmith.evaluate.decide import Verdict, decide
 from tunesmith.evaluate.examine import examine
-from tunesmith.evaluate.forgetting import margins_path, measure_margins, write_margins
+from tunesmith.evaluate.forgetting import ask_probes
 from tunesmith.evaluate.labels import BASELINES
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
-from tunesmith.evaluate.probes import probe_file, read_probes
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
 from tunesmith.models.heads import Head, policy_of
@@ -72,7 +72,7 @@ from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import ANSWERS, teacher_of_logits, with_answers
+from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
@@ -212,6 +212,7 @@ def plan(work: Work) -> None:
         work.recipe_folder,
         work.old_features(work.recipe.stages[0]),
         len(work.head.labels) if work.head else 0,
+        config_in_memory(work.recipe, work.recipe.stages[0], work.recipe_folder),
     )
     facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
     found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))
@@ -233,7 +234,7 @@ def measure_baseline(work: Work) -> None:
     _answer(work, loaded, "base")
     if work.recipe.evaluate.examples:
         _answer(work, loaded, "base_with_examples", work.examples("train")[: work.recipe.evaluate.examples])
-    _ask_probes(work, loaded, "base")
+    ask_probes(work.run, work.recipe_folder, work.recipe.evaluate.forgetting, loaded, "base", work.events)
 
 
 @_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER, EXPERT_LOAD)), f"*/{MERGE_BASE}")
@@ -260,7 +261,7 @@ def evaluate(work: Work) -> None:
     """The tuned model, merged or with its change beside it, as it will ship, on the questions that the base got."""
     tuned = load_tuned(work)
     _answer(work, tuned, "tuned")
-    _ask_probes(work, tuned, "tuned")
+    ask_probes(work.run, work.recipe_folder, work.recipe.evaluate.forgetting, tuned, "tuned", work.events)
 
 
 @_stage("ship", f"ship/*/{MANIFEST}", f"ship/*/{PARITY}")
@@ -375,19 +376,7 @@ def _keep_answers(work: Work, label: str, answers: Answers) -> None:
     write_result(path, result, questions)
     work.run.record_files(path)
     work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
-
-
-def _ask_probes(work: Work, loaded: Loaded, label: str) -> None:
-    """Score the choices of every probe and keep the margins; what an earlier call has kept stays."""
-    for place, stated in enumerate(work.recipe.evaluate.forgetting):
-        path = margins_path(work.path, place, label)
-        if path.exists() and work.run.recorded(path):
-            continue
-        probes = read_probes(probe_file(stated, work.recipe_folder))
-        found = measure_margins(loaded, probes, work.events)
-        write_margins(path, found)
-        work.run.record_files(path)
-        work.events.emit("probed", model=label, probe=stated, rows=len(probes), margin=found.mean, right=found.accuracy)
+    tell_by_source(result, questions, work.examples("test"), label, work.events)
 
 
 def _machine(recipe: Recipe) -> Machine:
@@ -437,6 +426,7 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
         old_rows=work.old_features(stage),
         kept=work.path / stage.name,
         teacher=teacher,
+        tasks={each.row: each.origin.source for split in ("train", "validation") for each in work.examples(split)},
     )
     return build(stage, inputs, runtime, emitter)
 

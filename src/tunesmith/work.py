@@ -22,7 +22,7 @@ from tunesmith.data import prepare as data_room
 from tunesmith.data.table import to_examples
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head, resolve_base
-from tunesmith.models.nf4 import require_nf4
+from tunesmith.models.nf4 import nf4_library, require_nf4
 from tunesmith.models.packed import Features
 from tunesmith.models.texts import texts_sha256
 from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
@@ -215,4 +215,5 @@ def reopen(path: Path, listeners: tuple[Listener, ...]) -> Work:
 def machine_now(recipe: Recipe) -> dict[str, str]:
     """This machine as a locked recipe uses it."""
     threads = recipe.runtime.threads or available_cores()
-    return machine_conditions(threads, place_of(torch.device(recipe.runtime.device)).processor)
+    machine = machine_conditions(threads, place_of(torch.device(recipe.runtime.device)).processor)
+    return machine | (nf4_library() if recipe.model.quantize == "nf4" else {})

@@ -182,6 +182,24 @@ def test_the_balance_loss_evens_the_load_and_is_no_part_of_the_validation(qwen: 
     assert uneven[1.0] < uneven[None]
 
 
+@pytest.mark.parametrize("experts", ["all", [1, 2]], ids=["all", "some"])
+def test_activations_computed_again_change_nothing(qwen: Path, tmp_path: Path, experts: object) -> None:
+    ends = []
+    for again in (False, True):
+        job = make_job(
+            qwen,
+            tmp_path / str(again),
+            local(),
+            adapt={"kind": "experts", "experts": experts, "router": True},
+            add_ons={"penalties": {"router_balance": 0.5}},
+            settings={"gradient_checkpointing": again},
+            rows=8,
+        )
+        fit(job)
+        ends.append((checkpoint_paths(tmp_path / str(again))[-1] / "experts_model.safetensors").read_bytes())
+    assert ends[0] == ends[1]
+
+
 def test_what_does_not_exist_is_refused(base: Path, qwen: Path, tmp_path: Path) -> None:
     cases = [
         (base, {"kind": "experts"}, {}, "adapt.no_experts"),

@@ -186,6 +186,23 @@ def test_the_balance_loss_knows_their_router(base: Path, tmp_path: Path) -> None
     assert uneven[1.0] < uneven[None]
 
 
+def test_activations_computed_again_change_nothing(base: Path, tmp_path: Path) -> None:
+    ends = []
+    for again in (False, True):
+        job = make_job(
+            base,
+            tmp_path / str(again),
+            local(),
+            adapt={"kind": "lora-experts", "new_experts": 3, "rank": 2},
+            add_ons={"penalties": {"router_balance": 0.5}},
+            settings={"gradient_checkpointing": again},
+            rows=8,
+        )
+        fit(job)
+        ends.append((checkpoint_paths(tmp_path / str(again))[-1] / WEIGHTS).read_bytes())
+    assert ends[0] == ends[1]
+
+
 def test_resumes_to_the_same_bytes(base: Path, tmp_path: Path) -> None:
     ends = []
     for name, stops in (("whole", (None,)), ("broken", (2, None))):

@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "prompt": {"kind": "prompt", "num_virtual_tokens": 4},
     "prefix": {"kind": "prefix", "num_virtual_tokens": 4},
     "bottleneck": {"kind": "bottleneck", "places": "houlsby"},
+    "lora experts": {"kind": "lora-experts"},
     "bottleneck beside": {"kind": "bottleneck", "places": "parallel"},
 }
 

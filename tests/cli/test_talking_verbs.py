@@ -47,8 +47,9 @@ def test_explain_knows_every_code(call: Program) -> None:
 
 def test_methods_are_those_of_the_specs(call: Program) -> None:
     found = call("methods", "--json").json
-    assert found["adapt"] == ["full", "subset", "lora"]
-    assert found["objective"] == ["supervised"]
+    assert {"full", "subset", "lora"} <= set(found["adapt"])  # type: ignore[call-overload]
+    assert "supervised" in found["objective"]  # type: ignore[operator]
+    assert found["task"] == ["chat", "text_class", "token_class"]
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
 
 
@@ -136,6 +137,6 @@ def test_doctor_calibrates_and_keeps_the_figures(
 def test_doctor_looks_at_the_machine(call: Program) -> None:
     found = call("doctor", "--json").json["findings"]
     names = [each["name"] for each in found]  # type: ignore[attr-defined]
-    assert {"Python", "torch", "cores", "free memory", "may write", "smollm2-135m"} <= set(names)
+    assert {"Python", "torch", "cores", "free memory", "may write", "smollm2-135m", "minilm-l6"} <= set(names)
     mended = [each for each in found if each["state"] != "good"]  # type: ignore[attr-defined]
     assert all(each["mend"] for each in mended)

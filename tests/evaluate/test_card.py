@@ -12,6 +12,7 @@ from card_samples import sample_curve, sample_facts
 from tunesmith.core.events import Event
 from tunesmith.evaluate.card import render_html, render_markdown, write_cards
 from tunesmith.evaluate.card_facts import ExampleRow, SourceFacts
+from tunesmith.evaluate.collect import rounded_to
 from tunesmith.evaluate.loss_plot import LossCurve, curve_from_events, loss_svg
 from tunesmith.messages import set_language
 
@@ -168,8 +169,21 @@ def test_what_is_unknown_is_said() -> None:
 def test_cards_are_written(tmp_path: Path) -> None:
     page, text = write_cards(tmp_path / "run", sample_facts())
     assert (page.name, text.name) == ("release_card.html", "release_card.md")
-    assert "4 bits" in page.read_text("utf-8")
-    assert "4 比特" in text.read_text("utf-8")
+    assert "rounded to that format" in page.read_text("utf-8")
+    assert "已按该格式舍入" in text.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"source": "bundled", "quantization": "Q4_1", "lossy": True}, "Q4_1"),
+        ({"source": "gguf", "quantization": "BF16", "lossy": False}, ""),
+        ({"source": "folder", "quantization": "none", "lossy": False}, ""),
+        (None, ""),
+    ],
+)
+def test_only_a_base_that_lost_bits_is_said_to_be_rounded(origin: object, expected: str) -> None:
+    assert rounded_to(origin) == expected
 
 
 # ------------------------------------------------------------------------------------------ loss plot

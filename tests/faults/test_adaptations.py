@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import LlamaConfig
 
 from tunesmith.core.files import read_json
 from tunesmith.models.tiny import tiny_chat_model
+from tunesmith.recipe.specs.model import Quantize
 from tunesmith.train.loop import fit
 
 
@@ -87,6 +89,33 @@ ADAPTATIONS: dict[str, tuple[dict[str, object], Callable[[Shape, int], int]]] = 
         {"kind": "lora-experts", "new_experts": 2, "rank": 3},
         lambda shape, rank: shape.layers * 2 * (3 * 3 * (shape.hidden + shape.inner) + shape.hidden),
     ),
+    "virtual tokens": ({"kind": "prompt", "num_virtual_tokens": 6}, lambda shape, rank: 6 * shape.hidden),
+    "virtual tokens by an MLP": (
+        {"kind": "p-tuning", "num_virtual_tokens": 6, "encoder_hidden_size": 8},
+        lambda shape, rank: 6 * shape.hidden + (shape.hidden + 1) * 8 + 9 * 8 + 9 * shape.hidden,
+    ),
+    "virtual tokens by an LSTM": (
+        {
+            "kind": "p-tuning",
+            "num_virtual_tokens": 6,
+            "encoder_hidden_size": 8,
+            "encoder_reparameterization_type": "lstm",
+            "encoder_num_layers": 1,
+        },
+        lambda shape, rank: 6 * shape.hidden + 2 * 32 * (shape.hidden + 8 + 2) + 17 * 16 + 17 * shape.hidden,
+    ),
+    "keys and values": (
+        {"kind": "prefix", "num_virtual_tokens": 6},
+        lambda shape, rank: 6 * shape.layers * 2 * shape.key_value_heads * shape.head,
+    ),
+    "keys and values by a network": (
+        {"kind": "prefix", "num_virtual_tokens": 6, "prefix_projection": True, "encoder_hidden_size": 8},
+        lambda shape, rank: (
+            (keys := shape.key_value_heads * shape.head) * 6 + (keys + 1) * 8 + 9 * shape.layers * 2 * keys
+        ),
+    ),
+    "lora beside nf4": ({"quantize": "nf4"}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
+    "lora beside int8": ({"quantize": "int8"}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
     "lora of rank 1": ({"rank": 1}, lora(*ATTENTION, "gate_proj", "up_proj", "down_proj")),
 }
 
@@ -102,12 +131,23 @@ def hashes(policy: nn.Module) -> dict[str, str]:
 @pytest.mark.parametrize("name", ADAPTATIONS)
 def test_what_is_frozen_stays_and_what_is_trained_moves(tmp_path: Path, tally: Tally, name: str) -> None:
     base = tiny_chat_model(tmp_path / "base", spread=0.1)
-    adapt, formula = ADAPTATIONS[name]
+    stated, formula = ADAPTATIONS[name]
+    adapt = {key: value for key, value in stated.items() if key != "quantize"}
+    quantize = cast(Quantize, stated.get("quantize", "none"))
     ways = [(torch.bfloat16, "auto", "adamw"), (torch.float32, "plain", "sgd"), (torch.float32, "auto", "adamw"),
             (torch.bfloat16, "plain", "adamw")]  # fmt: skip
     for place, (dtype, blocks, optimizer) in enumerate(ways[: tally.amount(1, 4)]):
         settings = {"blocks": blocks, "optimizer": optimizer, "learning_rate": 0.05, "max_grad_norm": 1e9}
-        job = make_job(base, tmp_path / str(place), local(), settings=settings, adapt=adapt, dtype=dtype, rows=12)
+        job = make_job(
+            base,
+            tmp_path / str(place),
+            local(),
+            settings=settings,
+            adapt=adapt,
+            dtype=dtype,
+            rows=12,
+            quantize=quantize,
+        )
         trained = {each for each, parameter in job.policy.named_parameters() if parameter.requires_grad}
         assert trained == set(job.optimizer.masters)
         before = hashes(job.policy)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from faults_tally import Tally
-from faults_training import PLANTS, Watch, all_finite, local
-from fits import make_job
+from faults_training import PLANTS, Watch, all_finite
+from fits import local, make_job
 
 from tunesmith.cli.failures import failure_of
 from tunesmith.cli.manner import choose_manner

@@ -10,8 +10,8 @@ import pytest
 import torch
 from faults_ranks import PairFit, Pairs
 from faults_tally import Tally
-from faults_training import PLANTS, Watch, far_apart, local, masters
-from fits import examples, make_job
+from faults_training import PLANTS, Watch, far_apart, masters
+from fits import examples, local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from chat_templates import DEEPSEEK_R1, GLM_OPEN, SHAPES, Shape, tokenizer_for
 from faults_tally import Tally
-from faults_training import Watch, local
-from fits import examples, make_job
+from faults_training import Watch
+from fits import examples, local, make_job
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults_tally import Tally
-from faults_training import local
-from fits import examples, make_job
+from fits import examples, local, make_job
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -40,7 +40,8 @@ class Pairs:
     """The test's end."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"PYTHONPATH": str(_HELPERS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        path = os.pathsep.join([str(_HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._parent = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -75,13 +76,14 @@ def _serve() -> None:
 
     for line in sys.stdin:
         wanted = PairFit(**json.loads(line))
-        port = _free_port()
+        port = free_port()
         children = [_child(wanted, rank, port) for rank in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         print(json.dumps(codes), flush=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     import socket
 
     with socket.socket() as probe:

@@ -80,7 +80,7 @@ def test_an_undeclared_library_is_found(tmp_path: Path) -> None:
     assert undeclared_imports(read_package(tmp_path)) == ["a.py:3: surprising_library is imported but not declared"]
 
 
-def test_the_bundled_model_is_held_by_one_hash() -> None:
+def test_every_bundled_model_is_held_by_one_hash() -> None:
     text = (ROOT / "requirements-models.txt").read_text(encoding="utf-8")
     bundles = [model.bundle for model in catalog.KNOWN if model.bundle]
     assert {(each.distribution, each.version, each.wheel_sha256) for each in bundles} == set(

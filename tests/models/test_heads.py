@@ -63,6 +63,17 @@ def test_scores_and_gradients_are_those_of_the_plain_model(architecture: str, ta
             torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-8, atol=1e-9, msg=name)
 
 
+def test_a_batch_trains_that_a_validation_has_seen() -> None:
+    settings = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = AutoConfig.for_model("bert", **settings, num_attention_heads=4, pad_token_id=0, num_labels=3)
+    policy = ClassPolicy(AutoModelForSequenceClassification.from_config(config))
+    batch = pack(rows("text_class", first=True), share=False)
+    with torch.inference_mode():
+        policy(batch)
+    policy(batch).sum().backward()
+    assert policy.head.grad is not None
+
+
 def test_several_labels_are_decisions_of_their_own(tmp_path: Path) -> None:
     loaded = load_with_head(tiny_encoder(tmp_path / "e"), Head("text_class", LABELS, several=True), dtype=torch.float64)
     items = [Features(0, (3, 4, 5), (1.0, 0.0, 0.0), ((0, 2),)), Features(1, (6, 7), (1.0, 0.0), ((),))]

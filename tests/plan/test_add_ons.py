@@ -36,6 +36,7 @@ def test_bytes_of_penalties() -> None:
     assert held_bytes(SIZE, stage(adapt=full)) == held_bytes(SIZE, stage(adapt=full, penalties={"l1": 1.0})) == 0
     assert held_bytes(SIZE, stage(adapt=full, penalties={"l2_sp": 1.0})) == 4 * SIZE.parameters
     assert held_bytes(SIZE, stage(adapt=full, penalties={**ewc, "l2_sp": 1.0})) == 12 * SIZE.parameters
+    assert held_bytes(SIZE, stage(adapt=full), SIZE, "bfloat16") == 2 * SIZE.parameters, "a teacher in memory"
     spec = stage(adapt=lora, penalties=ewc)
     assert held_bytes(SIZE, spec) == 4 * SIZE.block_parameters, (
         "the addition's start is zero, F is of the layers' weights"

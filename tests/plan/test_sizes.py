@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models import nf4
@@ -21,7 +27,7 @@ from tunesmith.plan.sizes import (
     trained_parameters,
     weight_bytes,
 )
-from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 
 _KEYS = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
@@ -144,3 +150,28 @@ def test_a_config_of_another_kind_has_a_code(change: dict[str, object]) -> None:
     with pytest.raises(TunesmithError) as caught:
         size_from_config({**SMOLLM2, **change})
     assert (caught.value.code, caught.value.facts["key"]) == ("plan.unknown_size", next(iter(change)))
+
+
+@pytest.mark.parametrize("task", ["text_class", "token_class"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "qwen2", "qwen3", "llama"])
+def test_every_weight_of_a_model_with_a_head_is_counted(kind: str, task: str) -> None:
+    """Biases, norms, pooler and head included, as transformers makes them."""
+    shape = {
+        "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 64,
+        "max_position_embeddings": 40, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if kind in ("qwen2", "qwen3", "llama"):
+        shape |= {"num_key_value_heads": 2, "head_dim": 8} | ({"attention_bias": True} if kind == "llama" else {})
+    config = AutoConfig.for_model(kind, **shape, num_labels=3)
+    makers = {"text_class": AutoModelForSequenceClassification, "token_class": AutoModelForTokenClassification}
+    model = makers[task].from_config(config)
+    size = size_from_config(config.to_dict(), "none", 3, task == "token_class")
+    assert size.parameters == sum(each.numel() for each in model.parameters())
+    biases = sum(each.numel() for name, each in model.named_parameters() if name.endswith(".bias"))
+    own = sum(each.numel() for name, each in model.named_parameters() if name.split(".")[0] in ("classifier", "score"))
+    own_biases = sum(
+        each.numel()
+        for name, each in model.named_parameters()
+        if name.split(".")[0] in ("classifier", "score") and name.endswith(".bias")
+    )
+    assert trained_parameters(size, SubsetSpec(parts=["bias"])) == biases - own_biases + own

@@ -11,6 +11,7 @@ from tunesmith.messages import LANGUAGES, render, set_language
 from tunesmith.recipe.load import load_recipe, parse_recipe
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.adapt import FullSpec, LoraSpec
+from tunesmith.recipe.specs.objectives import SupervisedSpec
 
 MODEL = "model: {base: m}\n"
 DATA = "data: {sources: [{path: a.jsonl}]}\n"
@@ -264,3 +265,11 @@ def test_overrides_that_cannot_be(override: str, code: str) -> None:
 def test_parsing_never_changes_its_input_and_is_a_function() -> None:
     assert parse_recipe(BASE, ["name=x"]) == parse_recipe(BASE, ["name=x"]) != parse_recipe(BASE)
     assert isinstance(parse_recipe(BASE), Recipe)
+
+
+def test_an_objective_without_a_kind_is_supervised() -> None:
+    assert parse_recipe(stage("objective: {label_smoothing: 0.1}")).stages[0].objective == SupervisedSpec(
+        label_smoothing=0.1
+    )
+    assert refused(stage("objective: {temperature: 2.0}")).code == "recipe.unknown_key"
+    assert refused(stage("objective: 3")).code == "recipe.bad_value"

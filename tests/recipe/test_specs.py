@@ -171,3 +171,12 @@ def test_the_schema_accepts_what_loads_and_names_what_does_not() -> None:
         assert list(validator.iter_errors({**yaml.safe_load(BASE), **wrong})), wrong
     properties = schema["properties"]
     assert isinstance(properties, dict) and all(each.get("description") for each in properties.values())
+
+
+def test_the_lock_states_every_default_and_no_table_that_is_not_there() -> None:
+    stage = yaml.safe_load(parse_recipe(BASE).as_yaml())["stages"][0]
+    assert not {"penalties", "replay", "groups"} & stage.keys() and stage["train"]["max_steps"] is None
+    stated = parse_recipe(BASE, ["stages.0.replay={sources: [{path: o.jsonl}]}", "stages.0.penalties={l2: 1.0}"])
+    stage = yaml.safe_load(stated.as_yaml())["stages"][0]
+    assert stage["replay"]["share"] == 0.2 and stage["penalties"]["l1"] is None and "ewc" not in stage["penalties"]
+    assert parse_recipe(stated.as_yaml()) == stated

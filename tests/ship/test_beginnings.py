@@ -120,5 +120,6 @@ def test_other_tensors_are_refused(trained: Trained, tmp_path: Path) -> None:
         folder = tmp_path / name
         shutil.copytree(tmp_path / "change", folder)
         save_file(tensors, folder / "adapter_model.safetensors")
-        with pytest.raises(TunesmithError, match=r"ship\.adapter_keys"):
+        with pytest.raises(TunesmithError) as error:
             load_evaluated(trained.base, folder)
+        assert error.value.code == ("ship.not_finite" if name == "no numbers" else "ship.adapter_keys")

@@ -119,6 +119,7 @@ def test_a_run_beside_a_quantised_base(tmp_path: Path, quantize: Quantize) -> No
         assert all(f"{loss:.4f}" in text for loss in (choice.loss_original, choice.loss_dequantized)), page
         assert quantize in text, page
     assert "QLoRA" in (work.path / "release_card.md").read_text("utf-8")
+    assert ("bitsandbytes" in lifecycle.machine_now(work.recipe)) is (quantize == "nf4")
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
 

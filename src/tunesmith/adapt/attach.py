@@ -56,5 +56,5 @@ def attach(
     if isinstance(spec, ExpertsSpec):
         return attach_experts(policy, spec, base_name, load)
     if isinstance(spec, BottleneckSpec):
-        return attach_bottleneck(policy, spec, seed, base_name)
+        return attach_bottleneck(policy, spec, seed, base_name, new)
     return attach_lora(policy, spec, seed, base_name, new)

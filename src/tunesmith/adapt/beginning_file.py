@@ -120,7 +120,7 @@ def published_beginning(change: Path) -> dict[str, object]:
 def put_on_beginning(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
     """Put a saved beginning before everything that the model reads.
 
-    Errors: ship.adapter_setting, ship.adapter_keys, packed.beginning_window, models.broken_weights.
+    Errors: ship.adapter_setting, ship.adapter_keys, ship.not_finite, packed.beginning_window, models.broken_weights.
     """
     settings = beginning_settings(change, has_head=bool(new))
     _hold_to(model, change, settings)
@@ -128,8 +128,11 @@ def put_on_beginning(model: PreTrainedModel, change: Path, new: Collection[str] 
     refuse_other_keys(change, [NUMBERS, *map(name_on_disk, new)], stored)
     _put_head(model, change, {name: stored[name_on_disk(name)] for name in new})
     numbers_PN, length = stored[NUMBERS], settings.num_virtual_tokens
-    if numbers_PN.shape != (length, settings.numbers) or not bool(torch.isfinite(numbers_PN).all()):
+    if numbers_PN.shape != (length, settings.numbers):
         raise other_keys(change, [], [f"{NUMBERS} {tuple(numbers_PN.shape)}"])
+    for name, tensor in stored.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TunesmithError("ship.not_finite", path=str(change), tensor=name)
     encoder = nn.Embedding(*numbers_PN.shape, _weight=numbers_PN.float().to(model.device), _freeze=True)
     beginning: Beginning
     if settings.kind == "PREFIX_TUNING":

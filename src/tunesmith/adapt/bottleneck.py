@@ -3,7 +3,8 @@
 On disk, in a form of our own, since PEFT knows none of them:
 
     bottleneck_config.json          size, places, non_linearity, scale, and the base by name
-    bottleneck_model.safetensors    layers.<block>.<attention|mlp>.<down|up>.<weight|bias>
+    bottleneck_model.safetensors    layers.<block>.<attention|mlp>.<down|up>.<weight|bias>, and a new task head's own
+                                    tensors under the names that the model has for them
 """
 
 from __future__ import annotations
@@ -37,15 +38,23 @@ class BottleneckAttached:
 
     mergeable = False
 
-    def __init__(self, policy: Policy, placed: Mapping[str, Bottleneck], spec: BottleneckSpec, base_name: str) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        placed: Mapping[str, Bottleneck],
+        spec: BottleneckSpec,
+        base_name: str,
+        new: frozenset[str],
+    ) -> None:
         own = {id(parameter): name for name, parameter in policy.named_parameters()}
         self._on_disk = {own[id(each)]: name for name, each in _parameters(placed).items()}
+        self._on_disk |= {name: name.removeprefix("model.") for name in new}
         self._parameters = {name: each for name, each in policy.named_parameters() if name in self._on_disk}
         self._settings = {**settings_of(spec), "base_model_name_or_path": base_name}
         self.trainable = frozenset(self._parameters)
 
     def delta(self) -> dict[str, Tensor]:
-        """Both matrices and both biases of every bottleneck."""
+        """Both matrices and both biases of every bottleneck, and a new head."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def load(self, delta: Mapping[str, Tensor]) -> None:
@@ -70,15 +79,17 @@ def settings_of(spec: BottleneckSpec) -> dict[str, object]:
     }
 
 
-def attach_bottleneck(policy: Policy, spec: BottleneckSpec, seed: int, base_name: str) -> BottleneckAttached:
-    """Put bottlenecks on a policy; before the first step nothing has changed.
+def attach_bottleneck(
+    policy: Policy, spec: BottleneckSpec, seed: int, base_name: str, new: frozenset[str] = frozenset()
+) -> BottleneckAttached:
+    """Put bottlenecks on a policy; before the first step nothing has changed. `new` are names of a task head's.
 
     Errors: adapt.no_place, packed.unknown_architecture.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         placed = _place(policy.model, spec.places, spec.size, spec.non_linearity, spec.counts)
-    attached = BottleneckAttached(policy, placed, spec, base_name)
+    attached = BottleneckAttached(policy, placed, spec, base_name, new)
     named_trainable(policy, attached.trainable)
     return attached
 
@@ -111,7 +122,8 @@ def put_on_bottleneck(model: PreTrainedModel, change: Path, new: Collection[str]
     stored = read_tensors(change / BOTTLENECK_WEIGHTS)
     places, size = cast(Places, settings["places"]), cast(int, settings["size"])
     placed = _place(model, places, size, str(settings["non_linearity"]), float(cast(float, settings["scale"])))
-    parameters = _parameters(placed)
+    own = dict(model.named_parameters())
+    parameters = {**_parameters(placed), **{name: own[name] for name in new}}
     refuse_other_keys(change, parameters, stored)
     for name, parameter in parameters.items():
         if stored[name].shape != parameter.shape:

@@ -69,14 +69,14 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
 
 def _show(work: Work, rows: int) -> list[dict[str, object]]:
     """Print the rows; returns their tokens with weights for JSON."""
-    from tunesmith.tasks.xray import as_terminal_text, pieces
+    from tunesmith.tasks.xray import as_terminal_text, heading, pieces
 
     found: list[dict[str, object]] = []
     for example in work.examples("train")[:rows]:
         encoded = work.task.encode(example)
         if not manner().as_json:
             console().print()
-            console().print(f"#{example.row}", style="bold")
+            console().print(heading(work.task, encoded), style="bold", markup=False)
             console().print(as_terminal_text(work.task, encoded))
         tokens = [{"text": each.text, "weight": each.weight} for each in pieces(work.task, encoded)]
         found.append({"row": example.row, "tokens": tokens})

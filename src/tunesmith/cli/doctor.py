@@ -25,7 +25,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import user_path
 from tunesmith.core.process import available_cores
 from tunesmith.messages import render, say
-from tunesmith.models.catalog import KNOWN, bundled_file, cache_folder, find
+from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, cache_folder, find
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.specs.serve import ServeSpec
 
@@ -82,7 +82,7 @@ def _machine() -> Iterator[Finding]:
     yield _calibration()
     yield _memory()
     yield _disk()
-    yield _bundled_model()
+    yield from (_bundled_model(each) for each in KNOWN if each.bundle is not None)
     yield _judge()
     yield _writable(cache_folder())
     yield _writable(Path.cwd())
@@ -145,8 +145,7 @@ def _disk() -> Finding:
     return Finding(say("cli.doctor_disk"), "warning" if few else "good", f"{free:.1f} GiB", mend)
 
 
-def _bundled_model() -> Finding:
-    model = next(each for each in KNOWN if each.bundle is not None)
+def _bundled_model(model: KnownModel) -> Finding:
     try:
         return Finding(model.name, "good", str(bundled_file(model)))
     except TunesmithError as error:

@@ -16,6 +16,7 @@ from tunesmith.core.files import MANIFEST, verify_folder
 from tunesmith.core.run import LOCK
 from tunesmith.core.types import Message
 from tunesmith.messages import say
+from tunesmith.models.head_kind import head_kind, refuse_head
 from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def published_folder(path: Path) -> Path:
         if (run / "ship" / kind / MANIFEST).is_file():
             return run / "ship" / kind
     raise TunesmithError("cli.not_shipped", path=str(run))
+
+
+def folder_with_head(named: str) -> Path | None:
+    """The model folder behind a name, if its model gives classes: of a run, or as it lies; None for one that writes.
+
+    Errors: those of `published_folder`.
+    """
+    path = Path(named)
+    if not path.is_dir():
+        return None
+    folder = published_folder(path)
+    return folder if not stands_beside_a_base(folder) and head_kind(folder) is not None else None
 
 
 def base_of(folder: Path, stated: str | None) -> str | None:
@@ -61,11 +74,13 @@ def open_model(named: str, base: str | None = None, max_length: int = 1 << 30) -
     Args:
         base: where the base of an adapter is found.
 
-    Errors: those of `published_folder`, `resolve_base`, `load_model` and `load_published`.
+    Errors: models.gives_classes, those of `published_folder`, `resolve_base`, `load_model` and `load_published`.
     """
     path = Path(named)
     is_run = path.is_dir() and not (path / "config.json").is_file()
     folder = published_folder(path) if is_run else None
+    if folder is not None and not stands_beside_a_base(folder):
+        refuse_head(folder)
     system = _system_message(folder.resolve().parents[1]) if folder is not None else ""
     ready()
     tell(say("cli.loading"), "dim")

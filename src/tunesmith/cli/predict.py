@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.models import Asked, open_model, question
+from tunesmith.cli.models import Asked, folder_with_head, open_model, question
 from tunesmith.cli.options import BaseOption
+from tunesmith.cli.predict_classes import PROMPT_COLUMNS, Row, classes_of_rows
 from tunesmith.cli.terminal import Terminal
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Events
@@ -24,7 +25,6 @@ from tunesmith.messages import say
 if TYPE_CHECKING:
     from tunesmith.models.generate import Progress
 
-PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "message", "text", "input")
 ROLES = ("system", "user", "assistant", "tool")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="cli.arg_file", show_default=False)]
@@ -34,7 +34,6 @@ ColumnOption = Annotated[
     str | None, typer.Option("--column", metavar="NAME", help="cli.opt_column", show_default=False)
 ]
 LengthOption = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="cli.opt_max_new_tokens")]
-Row = Mapping[str, object]
 
 
 def predict(
@@ -46,11 +45,16 @@ def predict(
     if target.exists():
         raise TunesmithError("recipe.exists", path=str(target))
     rows = read_rows(file)
-    asked_for = [conversation(row, number, column, str(file)) for number, row in enumerate(rows, 1)]
-    asked = open_model(model, base)
-    with Terminal() as listener:
-        texts = _answers(asked, asked_for, max_new_tokens, Events(None, (listener,)))
-    lines = [json.dumps({**row, "answer": text}, ensure_ascii=False) for row, text in zip(rows, texts, strict=True)]
+    folder = folder_with_head(model)
+    if folder is not None:
+        answered = classes_of_rows(folder, rows, column, str(file))
+    else:
+        asked_for = [conversation(row, number, column, str(file)) for number, row in enumerate(rows, 1)]
+        asked = open_model(model, base)
+        with Terminal() as listener:
+            texts = _answers(asked, asked_for, max_new_tokens, Events(None, (listener,)))
+        answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in answered]
     write_atomic(target, "".join(line + "\n" for line in lines))
     tell(say("cli.predicted", rows=len(rows), path=str(target)))
     answer({"rows": len(rows), "out": str(target)})

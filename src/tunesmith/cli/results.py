@@ -14,7 +14,8 @@ from tunesmith.core.files import read_json
 from tunesmith.core.run import METRICS
 from tunesmith.messages import say
 
-MODELS = ("base", "base_with_examples", "tuned")
+MODELS = ("majority", "naive_bayes", "dictionary", "base", "base_with_examples", "tuned")
+"""Results that a run may have, the plainest first."""
 CARD = "release_card.html"
 
 

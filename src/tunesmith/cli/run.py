@@ -27,6 +27,7 @@ def run(
     tell()
     tell(say(f"cli.verdict_{verdict.decision}"), "bold")
     tell(say("cli.card", path=str(work.path / CARD)))
-    tell(say("cli.try_serve", path=str(work.path)))
+    hint = "serve" if work.recipe.data.task == "chat" else "predict"
+    tell(say(f"cli.try_{hint}", path=str(work.path)))
     card, speed = str(work.path / CARD), efficiency(work.path)
     answer({"run": str(work.path), "verdict": verdict.decision, "card": card, "metrics": figures, "efficiency": speed})

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.adapt.files import stands_beside_a_base
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.models import base_of, published_folder
 from tunesmith.cli.options import BaseOption
@@ -17,6 +18,7 @@ from tunesmith.core.events import Events
 from tunesmith.core.run import LOCK
 from tunesmith.messages import say
 from tunesmith.models.catalog import cache_folder
+from tunesmith.models.head_kind import refuse_head
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.serve.access import check_access
@@ -35,6 +37,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM."""
     folder = published_folder(model)
+    if not stands_beside_a_base(folder):
+        refuse_head(folder)
     spec = settings_of(folder, host, port)
     stated = key or os.environ.get("TUNESMITH_KEY") or None
     check_access(spec.host, spec.port, stated)

@@ -6,9 +6,14 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.model import Quantize
+from tunesmith.recipe.specs.objectives import MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
 
-ROWS_OF_OBJECTIVE = {"supervised": ("chat", "text_class", "multi_label", "token_class"), "distill": ("chat",)}
+ROWS_OF_OBJECTIVE = {
+    "supervised": ("chat", "text_class", "multi_label", "token_class"),
+    "distill": ("chat",),
+    "multitask": ("chat",),
+}
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
 HELD_BY_EWC = ("full", "subset", "lora")
@@ -19,7 +24,7 @@ TASK_METRICS = {
     "text_class": ("accuracy", "macro_f1", "micro_f1"),
     "token_class": ("entity_f1", "token_accuracy"),
 }
-WITH_HEAD = ("full", "subset", "lora", "prompt", "p-tuning", "prefix")
+WITH_HEAD = ("full", "subset", "lora", "bottleneck", "prompt", "p-tuning", "prefix")
 """Adaptations beside which a task head trains."""
 
 
@@ -29,10 +34,12 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, and those of `check_quantized`.
+    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task,
+    and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
+    _check_forgetting(recipe)
     _check_formats(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
@@ -42,6 +49,7 @@ def check(recipe: Recipe) -> None:
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
         _check_balance(recipe, stage, place)
+        _check_tasks(recipe, stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -87,6 +95,27 @@ def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
     whole = train.batch_size != "auto" and train.packing and train.gradient_accumulation_steps == 1
     if not whole or recipe.runtime.kind == "distributed":
         raise TunesmithError("compat.window_term", place=place, term="router_balance")
+
+
+def _check_forgetting(recipe: Recipe) -> None:
+    """Probes ask for the next token, before and after: a model with a head of its own gives none."""
+    if recipe.evaluate.forgetting and recipe.data.task != "chat":
+        raise TunesmithError("compat.forgetting_of_task", task=recipe.data.task)
+
+
+def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """A task is a source: there are several, and whatever names one names one of them."""
+    if not isinstance(stage.objective, MultitaskSpec):
+        return
+    known = [source.name or source.path for source in recipe.data.sources]
+    if len(set(known)) < 2:
+        raise TunesmithError("compat.one_task", place=place)
+    named = [*stage.objective.weights, *(source.name or source.path for source in recipe.data.validation_sources)]
+    for name in named:
+        if name not in known:
+            raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
+    if stage.replay is not None:
+        raise TunesmithError("compat.multitask_replay", place=place)
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:

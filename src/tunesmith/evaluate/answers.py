@@ -151,6 +151,19 @@ def score_answers(answers: Answers, questions: Sequence[Question], spec: Evaluat
     return Result(answers, score(spec.metrics, answers.texts, [each.wanted for each in questions]))
 
 
+def tell_by_source(
+    result: Result, questions: Sequence[Question], examples: Sequence[Example], label: str, emitter: Emitter
+) -> None:
+    """The mean scores of each source's rows as events (`result_of_source`), where the questions are of several."""
+    sources = {example.row: example.origin.source for example in examples}
+    places: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        places.setdefault(sources[question.row], []).append(place)
+    for source, own in places.items() if len(places) > 1 else ():
+        means = {name: sum(rows[at] for at in own) / len(own) for name, rows in result.scores.rows.items()}
+        emitter.emit("result_of_source", model=label, source=source, rows=len(own), **means)
+
+
 def write_result(path: Path, result: Result, questions: Sequence[Question]) -> None:
     """Keep a result as JSON: values, and every row with its answer and scores."""
     rows = [

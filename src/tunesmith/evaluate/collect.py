@@ -36,13 +36,12 @@ from tunesmith.evaluate.cost import Cost, cost
 from tunesmith.evaluate.forgetting import change, margins_path, read_margins
 from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
+from tunesmith.evaluate.method import method_of
 from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
 from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
-from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
-from tunesmith.recipe.specs.beginnings import BeginningSpec
 
 _SHOWN_EXAMPLES = 4
 _BASELINE_WORDS = {"base": "card_first_baseline"}
@@ -172,12 +171,11 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     seconds = sum(float(each.values["seconds"] or 0) for each in ends)
     tokens = sum(float(each.values["tokens"] or 0) for each in ends)
     best = end["best_step"]
-    origin = manifest.get("base_origin")
     useful, kernel, waste = _efficiency(events)
     return TrainingFacts(
         base=recipe.model.base,
         base_licence=str(manifest.get("base_licence") or ""),
-        method=_method(recipe),
+        method=method_of(recipe),
         trained_parameters=int(counts["trainable"]),
         total_parameters=int(counts["total"]),
         epochs=stage.train.epochs,
@@ -185,7 +183,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else None,
         best_step=int(best) if best else None,
-        base_quantization=str(origin.get("quantization", "")) if isinstance(origin, dict) else "",
+        base_quantization=rounded_to(manifest.get("base_origin")),
         device=recipe.runtime.device,
         dtype=recipe.model.dtype,
         useful_utilisation=useful,
@@ -195,6 +193,11 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         merge=_merge(events),
         losses=curve_from_events(events, int(best) if best else None),
     )
+
+
+def rounded_to(origin: object) -> str:
+    """The format whose rounding the base's weights went through; empty where they are as they were published."""
+    return str(origin.get("quantization", "")) if isinstance(origin, dict) and origin.get("lossy") else ""
 
 
 def _efficiency(events: list[Event]) -> tuple[float, float, float] | tuple[None, None, None]:
@@ -228,33 +231,6 @@ def _merge(events: list[Event]) -> MergeFacts | None:
 def _last(events: list[Event], kind: str) -> dict[str, float]:
     found = [event for event in events if event.kind == kind]
     return {name: float(value) for name, value in found[-1].values.items() if isinstance(value, int | float)}
-
-
-def _method(recipe: Recipe) -> str:
-    """The method in the field's own words, the same in every language."""
-    adapt = recipe.stages[-1].adapt
-    if isinstance(adapt, LoraSpec):
-        variants = {"rsLoRA": adapt.use_rslora, "DoRA": adapt.use_dora}
-        names = [name for name, used in variants.items() if used]
-        names += [adapt.init_lora_weights] if adapt.init_lora_weights != "default" else []
-        quantize = recipe.model.quantize
-        kind = "LoRA" if quantize == "none" else f"QLoRA ({quantize})"
-        return ", ".join([kind, f"rank {adapt.rank}", *names])
-    if isinstance(adapt, SubsetSpec):
-        stated = [*adapt.parts, *adapt.parameters]
-        stated += [f"first_layer {adapt.first_layer}"] if adapt.first_layer is not None else []
-        return ", ".join([adapt.kind, *stated])
-    if isinstance(adapt, BeginningSpec):
-        return ", ".join([adapt.kind, f"{adapt.num_virtual_tokens} virtual tokens"])
-    if isinstance(adapt, ExpertsSpec):
-        named = ", ".join(map(str, adapt.experts)) if isinstance(adapt.experts, list) else adapt.experts
-        which = named if adapt.most_used is None else f"{adapt.most_used} most used"
-        return f"experts, {which}" + (", router" if adapt.router else "")
-    if isinstance(adapt, LoraExpertsSpec):
-        return ", ".join(["LoRA experts", f"{adapt.new_experts} new", *(f"{each} updated" for each in adapt.update)])
-    if isinstance(adapt, BottleneckSpec):
-        return f"bottleneck adapter, {adapt.places}, size {adapt.size}"
-    return adapt.kind
 
 
 def _data(path: Path, recipe: Recipe) -> DataFacts:

@@ -21,8 +21,9 @@ from torch import Tensor
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
 from tunesmith.core.files import read_json, write_json
+from tunesmith.core.run import Run
 from tunesmith.evaluate.intervals import CONFIDENCE, Interval, paired_gain
-from tunesmith.evaluate.probes import Candidate, Probe
+from tunesmith.evaluate.probes import Candidate, Probe, probe_file, read_probes
 from tunesmith.models.load import Loaded
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.policy import Policy
@@ -141,6 +142,24 @@ def change_over_seeds(one: Sequence[Margins], other: Sequence[Margins], seed: in
 def margins_path(run_path: Path, place: int, label: str) -> Path:
     """Where a run keeps the margins of a model ("base" or "tuned") on a probe, by its place in the recipe."""
     return run_path / "evaluate" / f"probe-{place}-{label}.json"
+
+
+def ask_probes(run: Run, folder: Path, stated: Sequence[str], loaded: Loaded, label: str, emitter: Emitter) -> None:
+    """Score the choices of every probe of a recipe and keep the margins; what an earlier call has kept stays.
+
+    Args:
+        folder: where the recipe's paths start.
+        label: of the model, "base" or "tuned".
+    """
+    for place, each in enumerate(stated):
+        path = margins_path(run.path, place, label)
+        if not (path.exists() and run.recorded(path)):
+            found = measure_margins(loaded, read_probes(probe_file(each, folder)), emitter)
+            write_margins(path, found)
+            run.record_files(path)
+            emitter.emit(
+                "probed", model=label, probe=each, rows=len(found.margins), margin=found.mean, right=found.accuracy
+            )
 
 
 def write_margins(path: Path, found: Margins) -> None:

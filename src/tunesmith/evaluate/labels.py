@@ -21,7 +21,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import Tensor
 
-from tunesmith.core.events import Emitter
+from tunesmith.core.events import SILENT, Emitter
 from tunesmith.core.types import Example
 from tunesmith.evaluate.answers import TIMED_ALONE, Answers, Question
 from tunesmith.evaluate.entities import entities_of
@@ -78,11 +78,14 @@ def _batches(task: ClassTask, questions: Sequence[Question]) -> list[list[int]]:
     return batches
 
 
-def label_scores(policy: ClassPolicy, task: ClassTask, questions: Sequence[Question]) -> list[Tensor]:
-    """Scores of every question in their order, [K, C] each."""
+def label_scores(
+    policy: ClassPolicy, task: ClassTask, questions: Sequence[Question], emitter: Emitter = SILENT, *, label: str = ""
+) -> list[Tensor]:
+    """Scores of every question in their order, [K, C] each. Arguments: see `label_all`."""
     found: dict[int, Tensor] = {}
     for places in _batches(task, questions):
         found.update(zip(places, _scores(policy, task, [questions[each] for each in places]), strict=True))
+        emitter.emit("progress", what=label, done=len(found), total=len(questions))
     return [found[place] for place in range(len(questions))]
 
 

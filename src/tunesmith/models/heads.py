@@ -10,7 +10,7 @@ W width, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,15 @@ from transformers.models.auto.modeling_auto import (
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.seed import derive_seed
+from tunesmith.models.allowed import read_allowed
 from tunesmith.models.attention import PACKED_ATTENTION
 from tunesmith.models.encoder_attention import PACKED_ENCODER_ATTENTION
+from tunesmith.models.head_kind import HeadTask, head_kind
 from tunesmith.models.linear_loss import LogitLoss
 from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import is_encoder
 
-HeadTask = Literal["text_class", "token_class"]
 _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta")
 """Architectures that count positions from the one behind the padding token's number."""
 
@@ -51,6 +52,16 @@ class Head:
             kind = "multi_label" if self.several else "single_label"
             stated["problem_type"] = f"{kind}_classification"
         return stated
+
+
+def stated_head(folder: Path) -> Head | None:
+    """The head that a model folder's configuration states with its labels; None without one."""
+    kind, stated = head_kind(folder), read_allowed(folder, "config.json").values
+    numbered = stated.get("id2label")
+    if kind is None or not isinstance(numbered, dict):
+        return None
+    labels = tuple(str(numbered[number]) for number in sorted(numbered, key=int))
+    return Head(kind, labels, stated.get("problem_type") == "multi_label_classification")
 
 
 def class_name(architecture: str, head: Head) -> str:

@@ -32,10 +32,12 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, sha256_file, user_path, verify_folder
+from tunesmith.core.memory import give_back
 from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.gguf_import import import_gguf, read_origin
+from tunesmith.models.head_kind import refuse_head
 from tunesmith.models.heads import Head, head_names, set_dropout
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
@@ -147,7 +149,9 @@ def _from_bundle(known: KnownModel) -> BaseFolder:
             expected=bundle.sha256,
             command=bundle.install,
         )
-    folder = import_gguf(path, name=known.name, licence=known.licence)
+    folder = path.parent
+    if path.suffix == ".gguf":
+        folder = import_gguf(path, name=known.name, licence=known.licence)
     return describe_folder(folder, name=known.name, licence=known.licence, source="bundled")
 
 
@@ -271,13 +275,15 @@ def load_model(
         quantize: how the linear layers of the blocks are held, for a model whose weights stay as they are.
 
     Errors: models.broken_weights, models.weights_do_not_fit, models.load_failed, models.no_end_token,
-        models.tokens_without_rows, and those of `contents` and `quantize_blocks`.
+        models.tokens_without_rows, models.gives_classes, and those of `contents` and `quantize_blocks`.
     """
+    refuse_head(folder)
     model, info = _from_pretrained(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention)
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
     if quantize != "none":  # before they go to the device, which never need hold them whole
         quantize_blocks(model, quantize)
+        give_back()  # the heap would hold the dense weights' room for loading threads that have ended
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(tokenizer_folder or folder, folder)
     ends = end_token_ids(folder, tokenizer)

@@ -11,6 +11,7 @@ the same weights have the same codes on every device.
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Protocol, cast
 
@@ -52,6 +53,11 @@ def require_nf4() -> None:
     """Refuse NF4 before anything is computed. Errors: models.bitsandbytes_missing."""
     if find_spec("bitsandbytes") is None:
         raise TunesmithError("models.bitsandbytes_missing")
+
+
+def nf4_library() -> dict[str, str]:
+    """Name and version of what quantises: another one may give other codes."""
+    return {"bitsandbytes": version("bitsandbytes")}
 
 
 @cache

@@ -105,7 +105,7 @@ class Policy(nn.Module):
         return linear_cross_entropy(self.hidden(batch), self.head, batch.target, label_smoothing)
 
     def logits(self, batch: Packed) -> Tensor:
-        """Logits at `batch.keep`, [K, V] float32: for measuring, not for training."""
+        """Logits at `batch.keep`, [K, V] float32 or wider: for measuring, not for training."""
         head = self.model.get_output_embeddings()
-        logits_KV: Tensor = head(self.hidden(batch)).float()
-        return logits_KV
+        logits_KV: Tensor = head(self.hidden(batch))
+        return logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32))

@@ -31,14 +31,15 @@ class Balanced:
 
     def loss(self, policy: nn.Module, batch: Packed) -> dict[str, Tensor]:
         """The objective's sums, and the balance loss of this pass."""
-        uneven: dict[int, Tensor] = {}
+        said: dict[int, tuple[Tensor, Tensor]] = {}
 
         def seen(layer: int, logits_TE: Tensor, choices_TK: Tensor) -> None:
-            uneven[layer] = balance(logits_TE, choices_TK)
+            said[layer] = logits_TE, choices_TK  # nothing is computed here: a block may be computed again, this not
 
         with watching_routers(policy, seen):
             terms = self._objective.loss(policy, batch)
-        return {**terms, BALANCE: self._weight * torch.stack(list(uneven.values())).mean()}
+        uneven = [balance(logits_TE, choices_TK) for logits_TE, choices_TK in said.values()]
+        return {**terms, BALANCE: self._weight * torch.stack(uneven).mean()}
 
     def state(self) -> dict[str, object]:
         """That of the objective."""

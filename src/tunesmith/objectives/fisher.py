@@ -11,11 +11,12 @@ not where it is sure (Kunstner et al. 2019, 1905.12558); it is what much code ca
 A LoRA addition moves its layer's weight W_OI, so the gradient of W is what is squared: of a row's inputs X_TI and the
 gradients Y_TO of its outputs it is Y^T X. W itself need not train, and may be stored in 4 bits.
 
-Shape letters: T tokens of a row, K positions with loss, V vocabulary, O outputs, I inputs.
+Shape letters: T tokens of a row, K positions with loss, C tokens of the vocabulary or classes, O outputs, I inputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.low_rank import LowRank
@@ -78,13 +79,24 @@ def fisher_diagonal(
 
 def _log_likelihood(policy: Policy, batch: Packed, labels: str, generator: torch.Generator) -> Tensor:
     """Log-likelihood of the labels at all positions together, weighted as in training."""
-    logits_KV: Tensor = policy.model.get_output_embeddings()(policy.hidden(batch))
-    logits_KV = logits_KV.to(_wide(logits_KV))
+    scores_KC = policy.logits(batch)
+    if batch.target.ndim == 2:  # classes that do not exclude each other
+        return _of_decisions(scores_KC, batch, labels, generator)
     target_K = batch.target
     if labels == "sampled":
-        shares_KV = torch.softmax(logits_KV.detach(), dim=-1).cpu()
-        target_K = torch.multinomial(shares_KV, 1, generator=generator)[:, 0].to(batch.target.device)
-    return -(cross_entropy(logits_KV, target_K, reduction="none") * batch.weight).sum()
+        shares_KC = torch.softmax(scores_KC.detach(), dim=-1).cpu()
+        target_K = torch.multinomial(shares_KC, 1, generator=generator)[:, 0].to(batch.target.device)
+    return -(cross_entropy(scores_KC, target_K, reduction="none") * batch.weight).sum()
+
+
+def _of_decisions(scores_KC: Tensor, batch: Packed, labels: str, generator: torch.Generator) -> Tensor:
+    """The same of C yes-or-no decisions, whose losses are averaged in training: their squared gradients are, too."""
+    wanted_KC = batch.target.to(scores_KC.dtype)
+    if labels == "sampled":
+        shares_KC = torch.sigmoid(scores_KC.detach()).cpu()
+        wanted_KC = torch.bernoulli(shares_KC, generator=generator).to(scores_KC)
+    losses_K = binary_cross_entropy_with_logits(scores_KC, wanted_KC, reduction="none").sum(-1)
+    return -(losses_K * batch.weight).sum() / math.sqrt(scores_KC.shape[1])
 
 
 @contextmanager

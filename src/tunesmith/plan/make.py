@@ -50,7 +50,8 @@ class Prepared:
     """What the data stage left: encoded rows by split, training rows as text, and rows by fate (the ledger's sums).
 
     `folder` is where the paths of the recipe start; `old` are encoded rows of older tasks, by what the stage wants with
-    them; `classes` is how many labels the rows have, 0 where they have none.
+    them; `classes` is how many labels the rows have, 0 where they have none; `teacher` is the configuration of one that
+    stands in memory.
     """
 
     rows: Mapping[SplitName, Sequence[Row]]
@@ -59,6 +60,7 @@ class Prepared:
     folder: Path
     old: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     classes: int = 0
+    teacher: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
     stage = recipe.stages[0]
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    size = size_from_config(base.config, recipe.model.quantize, prepared.classes)
+    of_tokens = recipe.data.task == "token_class"
+    size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens)
+    teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
     lengths = [len(row.token_ids) for row in train_rows]
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
     loss_tokens = sum(row.learned for row in epoch_rows)
@@ -92,7 +96,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     validation_lengths = [len(row.token_ids) for row in validation_rows]
     epoch_lengths = [len(row.token_ids) for row in epoch_rows]
     load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
-    load = replace(load, held_bytes=held_bytes(size, stage))
+    load = replace(load, held_bytes=held_bytes(size, stage, teacher, machine.dtype))
     load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))
     texts = [text for each in prepared.examples[:_TEXTS_LOOKED_AT] for text in _texts(each)]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))

@@ -65,7 +65,9 @@ class ModelSize:
     """Dimensions of a model. `head` is H; `tied` says that input and output embedding are one matrix.
 
     `quantize` says how the linear layers of its blocks are held while it trains; `positions` are the places of a
-    learned position embedding, `classes` those of a task head, if there is one.
+    learned position embedding, `classes` those of a task head, if there is one, and `of_tokens` says that it gives them
+    to tokens. `body` is what the names of an encoder begin with. Of a decoder, `attention_biases` are how many of its
+    query, key, value and output layers have one, and `head_norm` the width of the norms of queries and keys.
     """
 
     layers: int
@@ -80,6 +82,11 @@ class ModelSize:
     is_encoder: bool = False
     positions: int = 0
     classes: int = 0
+    of_tokens: bool = False
+    body: str = ""
+    attention_biases: int = 0
+    mlp_biases: bool = False
+    head_norm: int = 0
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every linear layer of one block, by name; of experts only what stands beside them."""
@@ -122,24 +129,24 @@ class ModelSize:
 
     @property
     def parameters(self) -> int:
-        """All parameters, norms included, biases not."""
-        norms = self.hidden * (2 * self.layers + 1)
-        spare = self.layers * self.experts.spare(self.hidden)
-        head = 0 if self.tied and not self.classes else self.head
-        return self.block_parameters + spare + self.embedding + head + norms
+        """All parameters; of an encoder with those of its task head."""
+        return sum(each.numbers for each in _weights(self))
 
     def attention_flops(self, seen_length: float) -> float:
         """a: FLOPs of a token's attention in the forward pass."""
         return (4 if self.is_encoder else 2) * seen_length * self.query_width * self.layers
 
 
-def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", classes: int = 0) -> ModelSize:
+def size_from_config(
+    config: Mapping[str, object], quantize: Quantize = "none", classes: int = 0, of_tokens: bool = False
+) -> ModelSize:
     """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma, and those with experts) or
     of a BERT.
 
     Args:
         quantize: how the linear layers of its blocks are held while it trains.
         classes: of a task head; 0 where the output embedding is the head.
+        of_tokens: whether that head gives classes to tokens.
 
     Errors: plan.unknown_size when a dimension is missing.
     """
@@ -154,7 +161,9 @@ def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", 
 
     hidden, heads = number("hidden_size"), number("num_attention_heads")
     head_size = number("head_dim", hidden // heads)
-    is_encoder = config.get("model_type") in _ENCODERS
+    kind = config.get("model_type")
+    is_encoder = kind in _ENCODERS
+    has_bias = bool(config.get("attention_bias", False))
     experts, beside_experts = experts_from_config(config)
     return ModelSize(
         layers=number("num_hidden_layers"),
@@ -169,6 +178,11 @@ def size_from_config(config: Mapping[str, object], quantize: Quantize = "none", 
         is_encoder=is_encoder,
         positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
         classes=classes,
+        of_tokens=of_tokens,
+        body=("bert" if kind == "bert" else "roberta") if is_encoder else "",
+        attention_biases=3 if kind in ("qwen2", "qwen2_moe") else 4 if has_bias else 0,
+        mlp_biases=bool(config.get("mlp_bias", False)),
+        head_norm=head_size if kind in ("qwen3", "qwen3_moe") else 0,
     )
 
 
@@ -252,7 +266,7 @@ def _lora_layers(size: ModelSize, adapt: LoraSpec) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Weight:
-    """One weight of a decoder under the name that transformers gives it; `layer` is None outside the blocks."""
+    """One weight of a model under the name that transformers gives it; `layer` is None outside the blocks."""
 
     name: str
     parts: frozenset[str]
@@ -260,31 +274,85 @@ class _Weight:
     layer: int | None = None
 
 
+def _linear(name: str, part: str, inputs: int, outputs: int, bias: bool, layer: int | None = None) -> Iterator[_Weight]:
+    yield _Weight(f"{name}.weight", frozenset({part}), inputs * outputs, layer)
+    if bias:
+        yield _Weight(f"{name}.bias", frozenset({part, "bias"}), outputs, layer)
+
+
+def _norm(name: str, width: int, bias: bool, layer: int | None = None) -> Iterator[_Weight]:
+    yield _Weight(f"{name}.weight", frozenset({"norm"}), width, layer)
+    if bias:
+        yield _Weight(f"{name}.bias", frozenset({"norm", "bias"}), width, layer)
+
+
 def _weights(size: ModelSize) -> Iterator[_Weight]:
+    """Every weight that trains or could."""
+    yield from _encoder_weights(size) if size.is_encoder else _decoder_weights(size)
+    yield from _own_head(size)
+
+
+def _decoder_weights(size: ModelSize) -> Iterator[_Weight]:
     ends = {"embedding", "head"} if size.tied and not size.classes else {"embedding"}
     yield _Weight("model.embed_tokens.weight", frozenset(ends), size.embedding)
+    biased = ("q_proj", "k_proj", "v_proj", "o_proj")[: size.attention_biases]
     for layer in range(size.layers):
         block = f"model.layers.{layer}"
-        for name, (inputs, outputs) in size.linears().items():
+        for name, pair in size.linears().items():
             room, part = ("self_attn", "attention") if name in _ATTENTION else ("mlp", "mlp")
-            yield _Weight(f"{block}.{room}.{name}.weight", frozenset({part}), inputs * outputs, layer)
+            bias = name in biased if part == "attention" else size.mlp_biases
+            yield from _linear(f"{block}.{room}.{name}", part, *pair, bias, layer)
         if size.experts.count:
             one = size.experts.numbers(size.hidden) * size.experts.count // 3
             experts = frozenset({"mlp", "experts"})
             yield _Weight(f"{block}.mlp.experts.gate_up_proj", experts, 2 * one, layer)
             yield _Weight(f"{block}.mlp.experts.down_proj", experts, one, layer)
             yield _Weight(f"{block}.mlp.gate.weight", frozenset({"router"}), size.hidden * size.experts.count, layer)
+        for name in ("q_norm", "k_norm") if size.head_norm else ():
+            yield from _norm(f"{block}.self_attn.{name}", size.head_norm, False, layer)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            yield _Weight(f"{block}.{name}.weight", frozenset({"norm"}), size.hidden, layer)
-    yield _Weight("model.norm.weight", frozenset({"norm"}), size.hidden)
-    if size.classes or not size.tied:
+            yield from _norm(f"{block}.{name}", size.hidden, False, layer)
+    yield from _norm("model.norm", size.hidden, False)
+    if not size.tied and not size.classes:
         yield _Weight("lm_head.weight", frozenset({"head"}), size.head)
 
 
+def _encoder_weights(size: ModelSize) -> Iterator[_Weight]:
+    embeddings = f"{size.body}.embeddings"
+    yield _Weight(f"{embeddings}.word_embeddings.weight", frozenset({"embedding"}), size.vocabulary * size.hidden)
+    yield _Weight(f"{embeddings}.position_embeddings.weight", frozenset({"embedding"}), size.positions * size.hidden)
+    yield from _norm(f"{embeddings}.LayerNorm", size.hidden, True)
+    for layer in range(size.layers):
+        block = f"{size.body}.encoder.layer.{layer}"
+        for name, pair in size.linears().items():
+            part = "attention" if name in _ATTENTION else "mlp"
+            room = "attention.self." if name in ("query", "key", "value") else ""
+            yield from _linear(f"{block}.{room}{name}", part, *pair, True, layer)
+        for name in ("attention.output", "output"):
+            yield from _norm(f"{block}.{name}.LayerNorm", size.hidden, True, layer)
+    if size.classes and not size.of_tokens and size.body == "bert":
+        yield from _linear("bert.pooler.dense", "head", size.hidden, size.hidden, True)
+
+
+def _own_head(size: ModelSize) -> Iterator[_Weight]:
+    """A task head, which the base has no weights for; nothing where the output embedding is the head."""
+    if not size.classes:
+        return
+    square, classes = (size.hidden, size.hidden), (size.hidden, size.classes)
+    if not size.is_encoder:
+        yield from _linear("score", "head", *classes, size.of_tokens)
+    elif size.body == "roberta" and not size.of_tokens:
+        yield from _linear("classifier.dense", "head", *square, True)
+        yield from _linear("classifier.out_proj", "head", *classes, True)
+    else:
+        yield from _linear("classifier", "head", *classes, True)
+
+
 def _moving(size: ModelSize, adapt: SubsetSpec) -> list[_Weight]:
-    """The weights of a subset; biases count as nothing."""
-    first = (adapt.first_layer or 0) % size.layers
-    return [each for each in _weights(size) if adapt.moves(each.name, each.parts, each.layer, first)]
+    """The weights of a subset, and a task head of its own, which moves in any case."""
+    first, new = (adapt.first_layer or 0) % size.layers, {each.name for each in _own_head(size)}
+    moves = (each for each in _weights(size) if each.name in new or adapt.moves(each.name, each.parts, each.layer, first))
+    return list(moves)
 
 
 def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
@@ -293,7 +361,7 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
         return size.parameters
     if isinstance(adapt, SubsetSpec):
         return sum(each.numbers for each in _moving(size, adapt))
-    own_head = size.head if size.classes else 0
+    own_head = sum(each.numbers for each in _own_head(size))
     if isinstance(adapt, BeginningSpec):
         return beginning_parameters(size, adapt) + own_head
     if isinstance(adapt, BottleneckSpec):

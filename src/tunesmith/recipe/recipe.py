@@ -44,6 +44,15 @@ class StageSpec(Spec):
     replay: ReplaySpec | None = Field(None, description="Old rows among the new ones; none: only new ones.")
     train: TrainSpec = Field(TrainSpec(), description="How.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_supervised_unless_it_says(cls, values: object) -> object:
+        """An objective without a kind is the usual one with other settings."""
+        stated = values.get("objective") if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(stated, dict) and "kind" not in stated:
+            return {**values, "objective": {"kind": SupervisedSpec().kind, **stated}}
+        return values
+
     @property
     def old_sources(self) -> dict[str, list[SourceSpec]]:
         """Sources of rows of older tasks, by what the stage wants with them: ewc, replay."""

@@ -3,6 +3,7 @@ its model card prints."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,10 @@ from tunesmith.adapt.saved import kind_of
 from tunesmith.core.files import read_json
 from tunesmith.models.load import BaseFolder, load_model
 from tunesmith.models.weights import read_tensors
+
+_IN_A_BLOCK = re.compile(r".*\.layers?\.(?P<block>\d+)\.(?P<part>.+)")
+_AFTER = {"attention": ("self_attn.o_proj", "attention.output.dense"), "mlp": ("mlp", "output.dense")}
+"""What gives the outputs that bottlenecks read, in decoders and in encoders."""
 
 Judge = Callable[[PreTrainedModel, Path], nn.Module]
 
@@ -73,10 +78,16 @@ def _by_hooks(model: PreTrainedModel, folder: Path) -> nn.Module:
 
         module.register_forward_hook(hook)
 
-    for number, block in enumerate(model.get_decoder().layers):
-        adds(block.mlp, f"layers.{number}.mlp")
-        if places == "houlsby":
-            adds(block.self_attn.o_proj, f"layers.{number}.attention")
+    for path, module in list(model.named_modules()):
+        found = _IN_A_BLOCK.fullmatch(path)
+        if found and found["part"] in _AFTER["mlp"]:
+            adds(module, f"layers.{found['block']}.mlp")
+        if found and found["part"] in _AFTER["attention"] and places == "houlsby":
+            adds(module, f"layers.{found['block']}.attention")
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in tensors.keys() & own.keys():  # a task head
+            own[name].copy_(tensors[name])
     return model
 
 

@@ -27,7 +27,7 @@ from tunesmith.models.heads import ClassPolicy, Head
 from tunesmith.models.load import BaseFolder, load_with_head
 from tunesmith.models.safetensors_header import read_header
 from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
-from tunesmith.ship.adapter_judge import put_on_by_others
+from tunesmith.ship.adapter_judge import judge_name, put_on_by_others
 from tunesmith.ship.evaluated import load_evaluated_classes
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
@@ -145,6 +145,7 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "tensors_moved": moved,
         "task": shipping.head.task,
         "labels": list(shipping.head.labels),
+        "max_length": shipping.max_length,
         "base": shipping.base.name,
         "base_revision": shipping.base.revision,
         "base_source": shipping.base.origin.source,
@@ -194,7 +195,7 @@ class ClassGate:
             Check("tensors_of_another_format", other_dtypes(folder) if is_whole else 0, 0, "at_most"),
             self._metric(answers),
         )
-        judge = f"{'transformers' if is_whole else 'PEFT'}, torch {torch.__version__}, float32"
+        judge = f"{'transformers' if is_whole else judge_name(folder)}, torch {torch.__version__}, float32"
         return Parity(
             shipping.format,
             judge,
@@ -214,7 +215,7 @@ class ClassGate:
         """The base with a change and its head as other code puts both on it."""
         loaded = load_with_head(self._shipping.base.path, self._shipping.head, dtype=torch.float32)
         stored = read_header(folder / kind_of(folder).weights)
-        missing = sum(not any(each.endswith(f".{name}") for each in stored) for name in loaded.new)
+        missing = sum(not any(f".{each}".endswith(f".{name}") for each in stored) for name in loaded.new)
         return put_on_by_others(loaded.model, folder), missing
 
     def _metric(self, answers: Sequence[str]) -> Check:

@@ -82,12 +82,19 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
         **_weights(base, None),
         "parity": both("ship.card_class_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
-        "run": both("ship.card_class_run" if is_whole else "ship.card_class_run_beside", **facts),
+        "run": both(_class_run(folder, is_whole), **facts),
         "licence": both("ship.card_licence", **facts),
     }
     bodies = ["\n\n".join(section[language] for section in sections.values()) for language in LANGUAGES]
-    page = _head(base, parity.format if is_whole else "peft", _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
+    form = parity.format if is_whole else _form(folder, parity)
+    page = _head(base, form, _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
     write_atomic(folder / "README.md", page)
+
+
+def _class_run(folder: Path, is_whole: bool) -> str:
+    if is_whole:
+        return "ship.card_class_run"
+    return "ship.card_class_run_bottleneck" if kind_of(folder).name == "bottleneck" else "ship.card_class_run_beside"
 
 
 _PIPELINES = {"text_class": "text-classification", "token_class": "token-classification"}

@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import MANIFEST, sha256_file, user_path
+from tunesmith.core.files import MANIFEST, read_json, sha256_file, user_path
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import LOCK, Run
 from tunesmith.data.formats.read import Note
@@ -41,6 +41,15 @@ def teacher_of_logits(recipe: Recipe, stage: StageSpec, folder: Path) -> Teacher
     """
     spec = stage.objective
     return _model(recipe, spec, folder) if isinstance(spec, DistillSpec) and spec.level == "logits" else None
+
+
+def config_in_memory(recipe: Recipe, stage: StageSpec, folder: Path) -> dict[str, object] | None:
+    """The configuration of a teacher that stands in memory through the training; None where none does."""
+    spec = stage.objective
+    if not isinstance(spec, DistillSpec) or spec.top_k is not None:
+        return None
+    teacher = teacher_of_logits(recipe, stage, folder)
+    return read_json(teacher.folder / "config.json") if teacher is not None else None
 
 
 def with_answers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,17 @@ class Asked(Protocol):
         """The tokens, where they are asked one by one."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Classes that a model gives, and how probable it takes each to be: the labels of a text, or the tag of each token.
+
+    A token that has no piece within the length limit has no probability: the model has not seen it.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float | None, ...]
+
+
 class ClassTask:
     """A tokenizer and a set of labels; one class a task below it says where classes stand in a row."""
 
@@ -65,6 +77,14 @@ class ClassTask:
 
     def read(self, asked: Asked) -> Features:
         """The row without its classes, every place where the model answers marked."""
+        raise NotImplementedError
+
+    def is_cut(self, asked: Asked) -> bool:
+        """Whether some of it lies behind the length limit."""
+        raise NotImplementedError
+
+    def judge(self, scores_KC: Tensor, asked: Asked) -> Judged:
+        """The model's label or labels, with their probabilities."""
         raise NotImplementedError
 
     def answer(self, scores_KC: Tensor, asked: Asked) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tunesmith.core.types import Example
 from tunesmith.models.packed import Features
 from tunesmith.tasks.base import Encoded
-from tunesmith.tasks.classes import Asked, ClassTask
+from tunesmith.tasks.classes import Asked, ClassTask, Judged
 
 
 class TextClassTask(ClassTask):
@@ -25,6 +25,10 @@ class TextClassTask(ClassTask):
         """The text, its place of answer marked."""
         return self._encoded(asked.row, asked.text, (0,)).features
 
+    def is_cut(self, asked: Asked) -> bool:
+        """Whether the text is longer than the limit."""
+        return self._encoded(asked.row, asked.text, (0,)).cut_tokens > 0
+
     def _encoded(self, row: int, text: str, classes: tuple[int, ...]) -> Encoded:
         ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
         cut = 0
@@ -36,10 +40,19 @@ class TextClassTask(ClassTask):
 
     def answer(self, scores_KC: Tensor, asked: Asked) -> str:
         """The label of the highest score; where there may be several, those that are more likely than not."""
+        labels = self.judge(scores_KC, asked).labels
+        return in_words(labels) if self.head.several else labels[0]
+
+    def judge(self, scores_KC: Tensor, asked: Asked) -> Judged:
+        """As `answer`: classes that exclude each other share one probability, others have one each."""
         scores_C = scores_KC[0]
-        if not self.head.several:
-            return self.head.labels[int(scores_C.argmax())]
-        return in_words([self.head.labels[place] for place in (scores_C > 0).nonzero()[:, 0].tolist()])
+        if self.head.several:
+            shares_C, chosen = scores_C.sigmoid(), (scores_C > 0).nonzero()[:, 0].tolist()
+        else:
+            shares_C, chosen = scores_C.softmax(-1), [int(scores_C.argmax())]
+        return Judged(
+            tuple(self.head.labels[place] for place in chosen), tuple(float(shares_C[place]) for place in chosen)
+        )
 
     def unusable(self, example: Example) -> str:
         """A row has one label unless several are allowed."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tunesmith.core.types import Example
 from tunesmith.models.packed import Features
 from tunesmith.tasks.base import Encoded
-from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask
+from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask, Judged
 
 
 class TokenClassTask(ClassTask):
@@ -29,6 +29,10 @@ class TokenClassTask(ClassTask):
         """The tokens, their places of answer marked."""
         ids, places, _ = self._pieces(asked.tokens)
         return self._features(asked.row, ids, places, ((0,),) * len(places))
+
+    def is_cut(self, asked: Asked) -> bool:
+        """Whether the tokens have more pieces than the limit."""
+        return self._pieces(asked.tokens)[2] > 0
 
     def _features(
         self, row: int, ids: Sequence[int], places: dict[int, int], classes: tuple[tuple[int, ...], ...]
@@ -56,8 +60,15 @@ class TokenClassTask(ClassTask):
 
     def answer(self, scores_KC: Tensor, asked: Asked) -> str:
         """A tag for every token, with blanks between; `O` for one that has no piece."""
+        return " ".join(self.judge(scores_KC, asked).labels)
+
+    def judge(self, scores_KC: Tensor, asked: Asked) -> Judged:
+        """As `answer`, every tag with its probability."""
         tags = [OUTSIDE] * len(asked.tokens)
+        probabilities: list[float | None] = [None] * len(asked.tokens)
         _, places, _ = self._pieces(asked.tokens)
-        for token, best in zip(places.values(), scores_KC.argmax(-1).tolist(), strict=True):
-            tags[token] = self.head.labels[best]
-        return " ".join(tags)
+        shares_KC = scores_KC.softmax(-1)
+        for place, token in enumerate(places.values()):
+            best = int(scores_KC[place].argmax())
+            tags[token], probabilities[token] = self.head.labels[best], float(shares_KC[place, best])
+        return Judged(tuple(tags), tuple(probabilities))

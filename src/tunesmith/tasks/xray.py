@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tunesmith.messages import both, say
 from tunesmith.tasks.base import Encoded, Task
+from tunesmith.tasks.classes import ClassTask
 from tunesmith.tasks.mask_gate import SourceShare
 
 _TRAINED_STYLE = "black on green"
@@ -66,6 +67,14 @@ def as_terminal_text(task: Task, item: Encoded) -> Text:
     return text
 
 
+def heading(task: Task, item: Encoded) -> str:
+    """The number of a row, and its classes where the task has some."""
+    number, found = f"#{item.features.row}", item.features.classes
+    if not isinstance(task, ClassTask):
+        return number
+    return f"{number}  {'  '.join(', '.join(task.head.labels[each] for each in classes) or '-' for classes in found)}"
+
+
 def share_lines(sources: Mapping[str, SourceShare]) -> list[str]:
     """A line a source: rows, tokens, share of trained tokens, cut tokens."""
     return [
@@ -85,7 +94,10 @@ def as_page(task: Task, items: Sequence[Encoded], sources: Mapping[str, SourceSh
         f"<td>{one.share:.1%}</td><td>{one.cut}</td></tr>"
         for name, one in sources.items()
     )
-    rows = "".join(f"<h3>#{item.features.row}</h3><pre>{_marked(task, item)}</pre>" for item in items)
+    rows = "".join(
+        f"<h3>{html.escape(heading(task, item).translate(_VISIBLE))}</h3><pre>{_marked(task, item)}</pre>"
+        for item in items
+    )
     return _PAGE.substitute(
         title="X-ray · 掩码透视", legend_en=legend["en"], legend_zh=legend["zh"], table=table, rows=rows
     )

@@ -36,12 +36,13 @@ from tunesmith.models.texts import TOKENIZER_FILES
 from tunesmith.objectives.balance import Balanced
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.distill import Distill
+from tunesmith.objectives.multitask import Multitask
 from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
-from tunesmith.recipe.specs.objectives import SupervisedSpec
+from tunesmith.recipe.specs.objectives import MultitaskSpec, SupervisedSpec
 from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
@@ -51,7 +52,8 @@ from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.loop import Job
-from tunesmith.train.memory import reader
+from tunesmith.train.memory import reader, release
+from tunesmith.train.mixing import MixedSource
 from tunesmith.train.old_task import kept_fisher
 from tunesmith.train.optim import MasterOptimizer, default_learning_rate
 from tunesmith.train.passes import FittedPasses, FixedPasses, Pack, Passes
@@ -82,6 +84,8 @@ class StageInputs:
     """Encoded rows of older tasks, by what the stage wants with them: ewc, replay."""
     kept: Path | None = None
     """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
+    tasks: Mapping[int, str] = field(default_factory=dict)
+    """The task of every training and validation row, by the row's number."""
     teacher: TeacherModel | None = None
     """Whose distribution is learned; nobody's, or one whose answers are the rows."""
 
@@ -93,7 +97,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     """
     if not any(row.learned for row in inputs.train_rows):
         raise TunesmithError("train.nothing_to_train")
-    check_quantized(stage, form_of(inputs.loaded.model))
+    form = form_of(inputs.loaded.model)
+    check_quantized(stage, form)
     if isinstance(stage.adapt, LoraExpertsSpec) and stage.adapt.start is not None:
         check_base(inputs.base, Path(stage.adapt.start))
     spec = stage.train
@@ -109,6 +114,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         runtime, emitter,
     )  # fmt: skip
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
+    if form != "none":
+        release(cycles=True)  # PEFT looks at every weight, which makes it dense once
     _refuse_rows_beyond_context(policy, stage, inputs)
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
@@ -184,6 +191,8 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
     spec = stage.objective
     if isinstance(spec, SupervisedSpec):
         return Supervised(spec)
+    if isinstance(spec, MultitaskSpec):
+        return Multitask(spec, inputs.tasks)
     if spec.level == "sequence":
         return Supervised(SupervisedSpec())
     if inputs.teacher is None:
@@ -209,6 +218,11 @@ def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Obj
 
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
     window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
+    if isinstance(stage.objective, MultitaskSpec):
+        mixed = MixedSource(inputs.train_rows, inputs.tasks, window, stage.objective.sampling_temperature, seed)
+        for task, rows in mixed.rows_by_task.items():
+            emitter.emit("note", code="train.task", task=task, rows=rows)
+        return mixed
     if stage.replay is None:
         return Source(inputs.train_rows, window, seed)
     emitter.emit("note", code="train.replay", old=stage.replay.old_rows(window), rows=window)

@@ -75,7 +75,7 @@ def read_token_class(row: Row, _keys: TurnKeys) -> Record:
     named = first_of(row, TOKENS)
     if named is None:
         return _from_entities(row)
-    tokens = _words(row[named], "bad_tokens")
+    tokens = tokens_of(row[named])
     stated = first_of(row, TAGS)
     if stated is None:
         raise RowDefect("missing_columns")
@@ -83,6 +83,16 @@ def read_token_class(row: Row, _keys: TurnKeys) -> Record:
     if len(tags) != len(tokens) or not all(_TAG.fullmatch(tag) for tag in tags):
         raise RowDefect("bad_tags")
     return Record("token_class", tokens=tokens, labels=tags)
+
+
+def tokens_of(value: object) -> tuple[str, ...]:
+    """A list of tokens, or tokens with blanks between. Raises RowDefect."""
+    return _words(value, "bad_tokens")
+
+
+def word_places(text: str) -> list[tuple[int, int]]:
+    """(first, end) of every word of a text: its tokens, where it comes without."""
+    return [match.span() for match in _WORD.finditer(text)]
 
 
 def _words(value: object, otherwise: Reason) -> tuple[str, ...]:
@@ -98,7 +108,7 @@ def _from_entities(row: Row) -> Record:
     text, named = _text(row), first_of(row, ENTITIES)
     if named is None:
         raise RowDefect("missing_columns")
-    found = [(match.start(), match.end()) for match in _WORD.finditer(text)]
+    found = word_places(text)
     tags = [OUTSIDE] * len(found)
     for first, last, label in sorted(_places(from_text(row[named]), len(text))):
         inside = [place for place, (begin, end) in enumerate(found) if begin < last and end > first]

@@ -62,5 +62,27 @@ class DistillSpec(Spec):
         return self
 
 
-ObjectiveSpec = Annotated[SupervisedSpec | DistillSpec, Field(discriminator="kind")]
+class MultitaskSpec(Spec):
+    """Several tasks at once, one a source of data.sources: each has a loss, a weight and a share of the rows."""
+
+    kind: Literal["multitask"] = Field("multitask", description="Cross-entropy task by task, one a source.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over all tokens.")
+    sampling_temperature: float = Field(
+        1.0,
+        ge=1,
+        le=1e6,
+        description="Tasks come in proportion to rows^(1/T): 1 by size, more evens them out (1910.10683).",
+    )
+    weights: dict[str, float] = Field(
+        {}, description="Weight of a task's loss by the name of its source; 1 if unstated."
+    )
+
+    @model_validator(mode="after")
+    def _weights_are_positive(self) -> Self:
+        if any(not 0 < weight <= 1e6 for weight in self.weights.values()):
+            raise ValueError("task_weights")
+        return self
+
+
+ObjectiveSpec = Annotated[SupervisedSpec | DistillSpec | MultitaskSpec, Field(discriminator="kind")]
 """How one stage is trained."""

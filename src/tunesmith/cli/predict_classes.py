@@ -1,0 +1,114 @@
+"""Rows of a file to a model that gives classes: each comes back with its label, labels or tags and how probable they
+are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.cli.manner import tell
+from tunesmith.cli.terminal import Terminal
+from tunesmith.cli.work import ready
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Events
+from tunesmith.core.files import MANIFEST, verify_folder
+from tunesmith.core.types import Message
+from tunesmith.data.defects import RowDefect
+from tunesmith.data.formats.labelled import TEXTS, TOKENS, tokens_of, word_places
+from tunesmith.data.formats.layouts import first_of
+from tunesmith.messages import say
+from tunesmith.models.head_kind import head_kind
+
+if TYPE_CHECKING:
+    from tunesmith.tasks.classes import Judged
+
+Row = Mapping[str, object]
+PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "message", "text", "input")
+_TEXT_COLUMNS = tuple(dict.fromkeys([*TEXTS, *PROMPT_COLUMNS]))
+_LONGEST = 1 << 30
+
+
+def classes_of_rows(folder: Path, rows: Sequence[Row], column: str | None, path: str) -> list[dict[str, object]]:
+    """The rows with `answer` and `score`: a label and its probability, or lists of them; tokens where they are tagged.
+
+    Args:
+        folder: a model with a head, as it was published.
+        column: the column that holds what is asked; None looks for one.
+        path: the file of the rows, for errors.
+
+    Errors: cli.predict_no_question, cli.predict_tokens, models.no_head, and those of loading.
+    """
+    by_token = head_kind(folder) == "token_class"
+    asked = [_asked(row, number, column, path, by_token) for number, row in enumerate(rows, 1)]
+    judged, several = _judge(folder, asked)
+    found: list[dict[str, object]] = []
+    for row, question, one in zip(rows, asked, judged, strict=True):
+        scores = [None if each is None else round(each, 4) for each in one.probabilities]
+        listed = by_token or several
+        tokens = {"tokens": list(question[1])} if by_token else {}
+        answer: object = list(one.labels) if listed else one.labels[0]
+        found.append({**row, **tokens, "answer": answer, "score": scores if listed else scores[0]})
+    return found
+
+
+def _asked(row: Row, number: int, column: str | None, path: str, by_token: bool) -> tuple[str, tuple[str, ...]]:
+    """The text of a row, and its tokens where those are asked: its words, if only a text is there.
+
+    Errors: cli.predict_no_question, cli.predict_tokens.
+    """
+    columns = [column] if column else [*_TEXT_COLUMNS]
+    texts = (row.get(name) for name in columns)
+    text = next((each for each in texts if isinstance(each, str) and each.strip()), "")
+    if not by_token:
+        if not text:
+            raise TunesmithError("cli.predict_no_question", path=path, row=number, columns=", ".join(columns))
+        return text, ()
+    tokens = _stated_tokens(row, column) or tuple(text[first:last] for first, last in word_places(text))
+    if not tokens:
+        listed = ", ".join([column] if column else TOKENS)
+        raise TunesmithError("cli.predict_tokens", path=path, row=number, columns=", ".join(columns), tokens=listed)
+    return " ".join(tokens), tokens
+
+
+def _stated_tokens(row: Row, column: str | None) -> tuple[str, ...]:
+    """The tokens that a row has by itself: a list, or a column of tokens in whatever form training reads."""
+    named = column or first_of(row, TOKENS)
+    value = row.get(named or "")
+    if value is None or not (isinstance(value, list) or named in TOKENS):
+        return ()
+    try:
+        return tokens_of(value)
+    except RowDefect:
+        return ()
+
+
+def _judge(folder: Path, asked: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[list[Judged], bool]:
+    """What the model says of each, and whether a text may have several labels."""
+    facts = verify_folder(folder) if (folder / MANIFEST).is_file() else {}
+    ready()
+    tell(say("cli.loading"), "dim")
+    import torch
+
+    from tunesmith.evaluate.answers import Question
+    from tunesmith.evaluate.labels import label_scores
+    from tunesmith.models.heads import ClassPolicy, stated_head
+    from tunesmith.models.load import load_with_head
+    from tunesmith.tasks.registry import class_task_of
+
+    head = stated_head(folder)
+    if head is None:
+        raise TunesmithError("models.no_head", path=str(folder))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_with_head(folder, head, dtype=torch.float32, device=device)
+    longest = facts.get("max_length")
+    task = class_task_of(folder, head, longest if isinstance(longest, int) else _LONGEST, folder)
+    questions = [Question(row, (Message("user", text),), "", "", tokens) for row, (text, tokens) in enumerate(asked)]
+    with Terminal() as listener:
+        scores = label_scores(
+            ClassPolicy(loaded.model, head.several).eval(), task, questions, Events(None, (listener,)), label="predict"
+        )
+    cut = sum(task.is_cut(each) for each in questions)
+    if cut:
+        tell(say("cli.predict_cut", rows=cut, tokens=task.max_length), "yellow")
+    return [task.judge(part, question) for part, question in zip(scores, questions, strict=True)], head.several
