@@ -13,9 +13,11 @@ from transformers import (
 )
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models import nf4
+from tunesmith.models import halves, nf4
 from tunesmith.models.catalog import find
 from tunesmith.models.quantized import Form, quantize_blocks
+from tunesmith.models.sites import ENCODERS
+from tunesmith.plan import sizes
 from tunesmith.plan.sizes import (
     NF4_BLOCK,
     NF4_GROUP,
@@ -175,3 +177,8 @@ def test_every_weight_of_a_model_with_a_head_is_counted(kind: str, task: str) ->
         if name.split(".")[0] in ("classifier", "score") and name.endswith(".bias")
     )
     assert trained_parameters(size, SubsetSpec(parts=["bias"])) == biases - own_biases + own
+
+
+def test_the_names_of_architectures_are_those_of_the_models() -> None:
+    assert set(sizes._SPLIT) == set(halves._SPLIT)
+    assert set(sizes._ENCODERS) == set(ENCODERS)

@@ -116,6 +116,7 @@ def test_the_three_figures() -> None:
     [
         LoraSpec(rank=4),
         LoraSpec(rank=4, target_modules="attention"),
+        LoraSpec(rank=4, first_layer=-1),
         FullSpec(),
         SubsetSpec(first_layer=-1),
         SubsetSpec(parts=["mlp"]),
@@ -131,13 +132,16 @@ def test_the_three_figures() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("again", [False, True])
-def test_the_formulas_are_those_of_the_forecast(base: Path, tmp_path: Path, adapt: AdaptSpec, again: bool) -> None:
-    job = make_job(base, tmp_path / "fit", local(), adapt=adapt.model_dump())
+@pytest.mark.parametrize("epochs", [1.0, 2.0])
+def test_the_formulas_are_those_of_the_forecast(
+    base: Path, tmp_path: Path, adapt: AdaptSpec, again: bool, epochs: float
+) -> None:
+    job = make_job(base, tmp_path / "fit", local(), adapt=adapt.model_dump(), settings={"epochs": epochs})
     size = size_from_config(json.loads((base / "config.json").read_text("utf-8")))
     batch = pack([row(96, 30), row(40, 10, first=7)])
     seen = (96 * 96 + 40 * 40) / 136
     needed = job.meter(0).of_batch(batch).needed
-    told = 136 * flops_per_token(size, adapt, seen, 40 / 136) + beginning_flops(size, adapt)
+    told = 136 * flops_per_token(size, adapt, seen, 40 / 136, kept=epochs > 1) + beginning_flops(size, adapt)
     assert needed == pytest.approx(told, rel=1e-12)
     if again:
         meter = replace(job.meter(0), again=True)

@@ -221,7 +221,8 @@ def forecast(
     steps = steps_of(load, train)
     epochs = min(train.epochs, steps * train.rows_per_step / max(1, load.rows))
     tokens = round(epochs * load.tokens)
-    step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing)
+    kept = train.blocks != "plain" and epochs > 1
+    step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing, kept)
     step_flops += beginning_flops(size, adapt, train.gradient_checkpointing) / max(1, load.tokens_at_once)
     forward = forward_flops_per_token(size, load.seen_length + 2 * places_before(adapt), load.loss_share)
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))

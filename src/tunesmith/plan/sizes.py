@@ -12,6 +12,8 @@ token sees on average, f = share of tokens that carry loss, a = attention FLOPs 
     a subset                  2 N + 2 N_above + 2 N_trained + 4 H f (6 where the head trains) + a + 2 a_above
                               (above: blocks from the first that trains on; below it nothing flows back)
     checkpointed activations  + 2 N + a
+    kept activations          - 2 N_below - a_below                (of blocks below all that ever moves, where there is
+                              more than one epoch: they are run once for every row, before the first step)
     a learned beginning       4 N + 4 H f + 3 a(s + 2 P)           (P places, all of which every token sees), and once a
                               micro-batch that of P tokens without loss, where they are read, and 6 P N_network
     an encoder                a counts twice (a token sees all s of its document); H is classes x hidden where a head
@@ -55,6 +57,8 @@ _ADAM_BYTES = 16
 """A trained number in training: float32 master, gradient and the two moments of Adam."""
 _ENCODERS = ("bert", "roberta", "xlm-roberta")
 """As in models/sites.py, which needs torch; a test keeps them equal."""
+_SPLIT = (*_ENCODERS, "llama", "mistral", "qwen2", "qwen3")
+"""As in models/halves.py."""
 _LOGITS_AT_ONCE = 256
 """Positions whose logits stand in memory together (the chunk of the loss)."""
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "attention.output.dense"})
@@ -66,8 +70,9 @@ class ModelSize:
 
     `quantize` says how the linear layers of its blocks are held while it trains; `positions` are the places of a
     learned position embedding, `classes` those of a task head, if there is one, and `of_tokens` says that it gives them
-    to tokens. `body` is what the names of an encoder begin with. Of a decoder, `attention_biases` are how many of its
-    query, key, value and output layers have one, and `head_norm` the width of the norms of queries and keys.
+    to tokens. `splits` says that its blocks can be run in two halves. `body` is what the names of an encoder begin
+    with. Of a decoder, `attention_biases` are how many of its query, key, value and output layers have one, and
+    `head_norm` the width of the norms of queries and keys.
     """
 
     layers: int
@@ -83,6 +88,7 @@ class ModelSize:
     positions: int = 0
     classes: int = 0
     of_tokens: bool = False
+    splits: bool = False
     body: str = ""
     attention_biases: int = 0
     mlp_biases: bool = False
@@ -179,6 +185,7 @@ def size_from_config(
         positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
         classes=classes,
         of_tokens=of_tokens,
+        splits=kind in _SPLIT,
         body=("bert" if kind == "bert" else "roberta") if is_encoder else "",
         attention_biases=3 if kind in ("qwen2", "qwen2_moe") else 4 if has_bias else 0,
         mlp_biases=bool(config.get("mlp_bias", False)),
@@ -351,7 +358,9 @@ def _own_head(size: ModelSize) -> Iterator[_Weight]:
 def _moving(size: ModelSize, adapt: SubsetSpec) -> list[_Weight]:
     """The weights of a subset, and a task head of its own, which moves in any case."""
     first, new = (adapt.first_layer or 0) % size.layers, {each.name for each in _own_head(size)}
-    moves = (each for each in _weights(size) if each.name in new or adapt.moves(each.name, each.parts, each.layer, first))
+    moves = (
+        each for each in _weights(size) if each.name in new or adapt.moves(each.name, each.parts, each.layer, first)
+    )
     return list(moves)
 
 
@@ -376,14 +385,23 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
     return adapter_parameters(size, adapt) + lengths + own_head
 
 
+def blocks_below(size: ModelSize, adapt: AdaptSpec) -> int:
+    """Blocks below everything that ever moves."""
+    if isinstance(adapt, LoraSpec):
+        return size.layers - _lora_blocks(size, adapt)
+    if not isinstance(adapt, SubsetSpec):
+        return 0
+    moving = _moving(size, adapt)
+    if any("embedding" in each.parts or ".embeddings." in each.name for each in moving):
+        return 0
+    return min((each.layer for each in moving if each.layer is not None), default=size.layers)
+
+
 def _subset_flops(
     size: ModelSize, adapt: SubsetSpec, attention: float, loss_share: float, checkpointing: bool
 ) -> float:
     moving = _moving(size, adapt)
-    lowest = min((each.layer for each in moving if each.layer is not None), default=size.layers)
-    if any("embedding" in each.parts for each in moving):
-        lowest = 0
-    above = (size.layers - lowest) / size.layers
+    above = (size.layers - blocks_below(size, adapt)) / size.layers
     trained = sum(each.numbers for each in moving if each.parts & {"attention", "mlp"})
     head = 6 if any("head" in each.parts for each in moving) else 4
     flops = 2 * size.block_parameters * (1 + above) + 2 * trained + head * size.head * loss_share
@@ -392,10 +410,23 @@ def _subset_flops(
 
 
 def flops_per_token(
-    size: ModelSize, adapt: AdaptSpec, seen_length: float, loss_share: float, checkpointing: bool = False
+    size: ModelSize,
+    adapt: AdaptSpec,
+    seen_length: float,
+    loss_share: float,
+    checkpointing: bool = False,
+    kept: bool = False,
 ) -> float:
-    """FLOPs of forward and backward for one token, by the formulas above."""
+    """FLOPs of forward and backward for one token, by the formulas above; `kept` says that activations are."""
     attention = size.attention_flops(seen_length + 2 * places_before(adapt))
+    below = blocks_below(size, adapt) / size.layers if kept and size.splits else 0.0
+    flops = _flops_of_all_blocks(size, adapt, attention, loss_share, checkpointing)
+    return flops - below * (2 * size.block_parameters + attention)
+
+
+def _flops_of_all_blocks(
+    size: ModelSize, adapt: AdaptSpec, attention: float, loss_share: float, checkpointing: bool
+) -> float:
     if isinstance(adapt, SubsetSpec):
         return _subset_flops(size, adapt, attention, loss_share, checkpointing)
     passes = 6 if isinstance(adapt, FullSpec) else 4
@@ -409,7 +440,8 @@ def flops_per_token(
         flops += 6 * trained_parameters(size, adapt)
     if isinstance(adapt, ExpertsSpec) and size.experts.count:  # rows taken to go round evenly
         flops += 2 * trained_parameters(size, adapt) * size.experts.active / size.experts.count
-    return flops + (2 * size.block_parameters + attention if checkpointing else 0)
+    above = 1 - blocks_below(size, adapt) / size.layers
+    return flops + (above * (2 * size.block_parameters + attention) if checkpointing else 0)
 
 
 def places_before(adapt: AdaptSpec) -> int:
