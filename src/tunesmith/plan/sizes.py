@@ -351,7 +351,9 @@ def _own_head(size: ModelSize) -> Iterator[_Weight]:
 def _moving(size: ModelSize, adapt: SubsetSpec) -> list[_Weight]:
     """The weights of a subset, and a task head of its own, which moves in any case."""
     first, new = (adapt.first_layer or 0) % size.layers, {each.name for each in _own_head(size)}
-    moves = (each for each in _weights(size) if each.name in new or adapt.moves(each.name, each.parts, each.layer, first))
+    moves = (
+        each for each in _weights(size) if each.name in new or adapt.moves(each.name, each.parts, each.layer, first)
+    )
     return list(moves)
 
 
