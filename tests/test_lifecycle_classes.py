@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from tunesmith import lifecycle, proof
+from tunesmith.cli.models import base_of, folder_with_head
+from tunesmith.cli.predict_classes import classes_of_rows
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
@@ -208,3 +210,10 @@ def test_a_learned_beginning_is_published_with_its_head_beside_the_base(
     assert certificate is not None and certificate.equal
     card = (work.path / "ship" / "adapter" / "README.md").read_text("utf-8")
     assert "PeftModel.from_pretrained" in card and "library_name: peft" in card
+    folder = folder_with_head(str(work.path))
+    assert folder is not None
+    asked = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text("utf-8").splitlines()]
+    found = classes_of_rows(folder, asked, None, "test.jsonl", base_of(folder, None))
+    kept = json.loads((work.path / "evaluate" / "tuned.json").read_text("utf-8"))["rows"]
+    said = [" ".join(each["answer"]) if task == "token_class" else each["answer"] for each in found]  # type: ignore[arg-type]
+    assert said == [row["answer"] for row in kept]

@@ -26,14 +26,16 @@ data:
   test_sources: [{{path: test.jsonl}}]
 stages:
   - name: classify
-    adapt: {{kind: lora, rank: 4}}
-    train: {{epochs: 2, learning_rate: 2e-2, batch_size: 8, max_length: 256}}
+    adapt: {adapt}
+    train: {{epochs: 2, learning_rate: 2e-2, batch_size: 8, max_length: 96}}
 runtime: {{threads: 1, device: cpu}}
 """
+LORA, PREFIX = "{kind: lora, rank: 4}", "{kind: prefix, num_virtual_tokens: 4}"
 KINDS = {
-    "text": ("text_class", "rows: text_class", text_rows, tiny_encoder),
-    "several": ("text_class", "rows: multi_label", several_rows, tiny_chat_model),
-    "token": ("token_class", "rows: token_class", token_rows, tiny_encoder),
+    "text": ("text_class", "rows: text_class", text_rows, tiny_encoder, LORA),
+    "several": ("text_class", "rows: multi_label", several_rows, tiny_chat_model, LORA),
+    "beside": ("text_class", "rows: multi_label", several_rows, tiny_encoder, PREFIX),
+    "token": ("token_class", "rows: token_class", token_rows, tiny_encoder, LORA),
 }
 
 
@@ -41,12 +43,12 @@ KINDS = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     """The answers of `run --json` by kind, and what each said without it the second time."""
     answers: dict[str, dict[str, object]] = {}
-    for name, (task, kind, rows, make) in KINDS.items():
+    for name, (task, kind, rows, make, adapt) in KINDS.items():
         folder = tmp_path_factory.mktemp(name)
         make(folder / "base", spread=0.1)
         for split, count in (("train", 40), ("validation", 8), ("test", 12)):
             write_rows(folder / f"{split}.jsonl", rows(count, split))  # type: ignore[arg-type]
-        (folder / "recipe.yaml").write_text(RECIPE.format(name=name, task=task, rows=kind), "utf-8")
+        (folder / "recipe.yaml").write_text(RECIPE.format(name=name, task=task, rows=kind, adapt=adapt), "utf-8")
         arguments = ["run", str(folder / "recipe.yaml"), "--runs", str(folder / "runs")]
         result = CliRunner().invoke(app, [*arguments, "--json"])
         assert result.exit_code == 0, result.output
@@ -98,14 +100,15 @@ def test_predict_says_what_the_evaluation_has_kept(
         assert all(share is None or 0 < share <= 1 for share in scores)
         if kind == "text":
             assert row["answer"] == answer
-        elif kind == "several":
+        elif kind in ("several", "beside"):
             assert row["answer"] == json.loads(answer) and all(share > 0.5 for share in scores)
         else:
             assert row["answer"] == answer.split() and len(scores) == len(row["tokens"])  # type: ignore[arg-type]
     moved = tmp_path / "moved"
-    shutil.copytree(run / "ship" / "safetensors", moved)
+    shutil.copytree(run / "ship" / ("adapter" if kind == "beside" else "safetensors"), moved)
     questions = Path(shutil.copyfile(questions, tmp_path / "again.jsonl"))
-    assert predicted(call, moved, questions) == found
+    more = ("--base", str(run.parents[2] / "base")) if kind == "beside" else ()
+    assert predicted(call, moved, questions, *more) == found
 
 
 def test_a_text_is_cut_into_words_as_in_training(
@@ -129,7 +132,7 @@ def test_csv_rows_and_what_is_cut_off(call: Program, runs: dict[str, dict[str, o
         csv.writer(file).writerows([["id", "tokens"], ["1", "broken lamp"], ["2", " ".join(["lamp"] * 200)]])
     run = folder_of(runs, "token")
     done = call("predict", questions, "--model", run, "--out", tmp_path / "o.jsonl")
-    assert "1 rows are longer than the 128 tokens" in done.out
+    assert "1 rows are longer than the 96 tokens" in done.out
     short, long = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text("utf-8").splitlines())
     assert short["id"] == "1" and short["tokens"] == ["broken", "lamp"] and None not in short["score"]
     assert long["answer"][-1] == "O" and long["score"][-1] is None and long["score"][0] is not None
@@ -155,8 +158,8 @@ def test_rows_without_a_question_are_refused(
 
 @pytest.mark.parametrize("verb", ["chat", "serve"])
 def test_nobody_talks_with_it(call: Program, runs: dict[str, dict[str, object]], verb: str) -> None:
-    run = folder_of(runs, "text")
-    for named in (run, run / "ship" / "safetensors"):
+    run, beside = folder_of(runs, "text"), folder_of(runs, "beside")
+    for named in (run, run / "ship" / "safetensors", beside, beside / "ship" / "adapter"):
         refused = call(verb, named)
         assert refused.code == 2 and refused.err.startswith("models.gives_classes")
         assert "tunesmith predict FILE --model" in refused.err

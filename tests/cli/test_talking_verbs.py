@@ -50,6 +50,7 @@ def test_methods_are_those_of_the_specs(call: Program) -> None:
     assert {"full", "subset", "lora"} <= set(found["adapt"])  # type: ignore[call-overload]
     assert "supervised" in found["objective"]  # type: ignore[operator]
     assert found["task"] == ["chat", "text_class", "token_class"]
+    assert found["quantize"] == ["none", "nf4", "int8"]
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import logging
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
@@ -54,3 +58,16 @@ def test_preparing_needs_nothing_heavy() -> None:
     code = "import sys, tunesmith.core.process as p; p.prepare(); print(p.hold_memory(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(sys.platform.startswith("linux")), "False"]
+
+
+def test_a_library_that_would_fetch_a_kernel_finds_no_way_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = ModuleType("kernels")
+    monkeypatch.setitem(sys.modules, "kernels", theirs)
+    process._no_code_from_a_hub()
+    assert sys.modules["kernels"] is theirs, "what somebody has imported himself stays his"
+    monkeypatch.delitem(sys.modules, "kernels")
+    process._no_code_from_a_hub()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("kernels")
+    assert find_spec("kernels") is None
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)

@@ -172,7 +172,7 @@ def test_every_yaml_snippet_is_checked() -> None:
 @pytest.mark.parametrize("snippet", snippets("jsonl"), ids=lambda each: f"{each.page}-{each.tag}")
 def test_rows_have_the_layout_that_they_show(snippet: Snippet, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(snippet.text, "utf-8")
-    wanted = snippet.tag if snippet.tag in ("text", "preference", "kto") else "chat"
+    wanted = snippet.tag if snippet.tag in ("text", "preference", "kto", "text_class", "token_class") else "chat"
     ledger = Ledger()
     reading = Reading(wanted, None, 1)  # type: ignore[arg-type]
     frame, report = read_source(SourceSpec(path="rows.jsonl"), "train", tmp_path, reading, ledger)

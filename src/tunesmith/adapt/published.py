@@ -9,7 +9,8 @@ import torch
 from tunesmith.adapt.saved import check_base, put_on
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, read_manifest
-from tunesmith.models.load import BaseFolder, Loaded, load_model, resolve_base
+from tunesmith.models.heads import Head
+from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head, resolve_base
 from tunesmith.models.texts import TOKENIZER
 
 _FOUND_BY_NAME = ("bundled", "hub", "modelscope")
@@ -17,7 +18,12 @@ _FOUND_BY_NAME = ("bundled", "hub", "modelscope")
 
 
 def load_published(
-    folder: Path, *, base: str | None, dtype: torch.dtype, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    base: str | None,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    head: Head | None = None,
 ) -> tuple[Loaded, BaseFolder]:
     """The base that a folder with a change is for, with the change put on it, and where that base lies.
 
@@ -25,14 +31,18 @@ def load_published(
         folder: a published adapter, or one of others in PEFT's form. Its tokenizer and template are taken where it has
             them.
         base: where the base is found; none leaves it to the folder's manifest.
+        head: the task head that the change brings.
 
     Errors: adapt.base_needed, ship.other_base, those of `resolve_base`, `load_model` and `put_on`.
     """
     found = find_base(folder, base)
     check_base(found, folder)
     texts = folder if (folder / TOKENIZER).is_file() else found.path
-    loaded = load_model(found.path, dtype=dtype, device=device, tokenizer_folder=texts)
-    put_on(loaded.model, folder)
+    if head is None:
+        loaded = load_model(found.path, dtype=dtype, device=device, tokenizer_folder=texts)
+    else:
+        loaded = load_with_head(found.path, head, dtype=dtype, device=device)
+    put_on(loaded.model, folder, loaded.new)
     return loaded, found
 
 

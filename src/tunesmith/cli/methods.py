@@ -14,6 +14,7 @@ from tunesmith.recipe.load import recipe_schema
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
+from tunesmith.recipe.specs.model import ModelSpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.recipe.specs.ship import ShipSpec
 
@@ -27,6 +28,7 @@ def methods(schema: SchemaOption = False) -> None:
         return
     found = {
         "adapt": _kinds(StageSpec, "adapt"),
+        "quantize": _choices(ModelSpec, "quantize"),
         "objective": _kinds(StageSpec, "objective"),
         "runtime": _choices(RuntimeSpec, "kind"),
         "task": _choices(DataSpec, "task"),

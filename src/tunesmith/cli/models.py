@@ -47,7 +47,7 @@ def folder_with_head(named: str) -> Path | None:
     if not path.is_dir():
         return None
     folder = published_folder(path)
-    return folder if not stands_beside_a_base(folder) and head_kind(folder) is not None else None
+    return folder if head_kind(folder) is not None else None
 
 
 def base_of(folder: Path, stated: str | None) -> str | None:
@@ -79,7 +79,7 @@ def open_model(named: str, base: str | None = None, max_length: int = 1 << 30) -
     path = Path(named)
     is_run = path.is_dir() and not (path / "config.json").is_file()
     folder = published_folder(path) if is_run else None
-    if folder is not None and not stands_beside_a_base(folder):
+    if folder is not None:
         refuse_head(folder)
     system = _system_message(folder.resolve().parents[1]) if folder is not None else ""
     ready()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.models import Asked, folder_with_head, open_model, question
+from tunesmith.cli.models import Asked, base_of, folder_with_head, open_model, question
 from tunesmith.cli.options import BaseOption
 from tunesmith.cli.predict_classes import PROMPT_COLUMNS, Row, classes_of_rows
 from tunesmith.cli.terminal import Terminal
@@ -47,7 +47,7 @@ def predict(
     rows = read_rows(file)
     folder = folder_with_head(model)
     if folder is not None:
-        answered = classes_of_rows(folder, rows, column, str(file))
+        answered = classes_of_rows(folder, rows, column, str(file), base_of(folder, base))
     else:
         asked_for = [conversation(row, number, column, str(file)) for number, row in enumerate(rows, 1)]
         asked = open_model(model, base)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.adapt.files import stands_beside_a_base
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.models import base_of, published_folder
 from tunesmith.cli.options import BaseOption
@@ -37,8 +36,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM."""
     folder = published_folder(model)
-    if not stands_beside_a_base(folder):
-        refuse_head(folder)
+    refuse_head(folder)
     spec = settings_of(folder, host, port)
     stated = key or os.environ.get("TUNESMITH_KEY") or None
     check_access(spec.host, spec.port, stated)

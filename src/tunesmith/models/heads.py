@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import read_manifest
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.allowed import read_allowed
 from tunesmith.models.attention import PACKED_ATTENTION
@@ -55,8 +56,14 @@ class Head:
 
 
 def stated_head(folder: Path) -> Head | None:
-    """The head that a model folder's configuration states with its labels; None without one."""
-    kind, stated = head_kind(folder), read_allowed(folder, "config.json").values
+    """The head that a model folder states with its labels: in its configuration, or in the manifest of a change that
+    was published beside its base. None without one."""
+    kind = head_kind(folder)
+    if kind is not None and not (folder / "config.json").is_file():
+        facts = read_manifest(folder)
+        listed = facts.get("labels")
+        return Head(kind, tuple(map(str, listed)), bool(facts.get("several"))) if isinstance(listed, list) else None
+    stated = read_allowed(folder, "config.json").values
     numbered = stated.get("id2label")
     if kind is None or not isinstance(numbered, dict):
         return None

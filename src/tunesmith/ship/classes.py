@@ -145,6 +145,7 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "tensors_moved": moved,
         "task": shipping.head.task,
         "labels": list(shipping.head.labels),
+        "several": shipping.head.several,
         "max_length": shipping.max_length,
         "base": shipping.base.name,
         "base_revision": shipping.base.revision,
