@@ -11,7 +11,7 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting bench-qlora clean
+.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -55,6 +55,9 @@ bench-forgetting: $(VENV)/.installed-dev ## what EWC and replay keep, long, in p
 
 bench-qlora: $(VENV)/.installed-dev ## QLoRA beside LoRA: exact answers, memory, speed; 40 minutes / QLoRA 与 LoRA 对比，约 40 分钟
 	@$(BIN)/python -m benchmarks.qlora $(ARGS)
+
+bench-classes: $(VENV)/.installed-bench ## texts and tokens with classes beside Trainer and naive Bayes / 分类任务与 Trainer、朴素贝叶斯对比
+	@$(BIN)/python -m benchmarks.classes $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
