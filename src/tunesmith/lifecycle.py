@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.adapt.base import frozen_digest
-from tunesmith.adapt.saved import kind_of, put_beside
+from tunesmith.adapt.saved import put_beside
 from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, read_events
@@ -302,7 +302,7 @@ def test_questions(work: Work) -> list[Question]:
 def load_tuned(work: Work) -> Loaded:
     """The base with the best change of the last stage, as the artefacts have it: merged into its weights, or put on."""
     base, change = work.base(), _proven_change(work)
-    if kind_of(change).mergeable:
+    if work.recipe.stages[-1].adapt.mergeable:
         return merge_into(work.load(base), base, change, _instead(work, base))
     return put_beside(work.load(base), base, change)
 
@@ -337,7 +337,7 @@ def _choose_merge_base(work: Work) -> None:
 
 def _is_merged_by_measurement(work: Work) -> bool:
     """Whether there are two bases to choose from; what is not merged stands beside the original one."""
-    return work.recipe.model.quantize != "none" and kind_of(work.change).mergeable
+    return work.recipe.model.quantize != "none" and work.recipe.stages[-1].adapt.mergeable
 
 
 def merge_base(work: Work) -> MergeBase | None:

@@ -120,6 +120,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from tunesmith.core.events import SILENT
+from tunesmith.core.process import prepare
+prepare()
 from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.serve.server import open_service
 server = open_service(Path(sys.argv[1]), ServeSpec(port=0), sys.argv[2], SILENT, sys.argv[3])

@@ -108,9 +108,10 @@ def put_beside(loaded: Loaded, base: BaseFolder, change: Path) -> Loaded:
 
 
 def check_base(base: BaseFolder, change: Path) -> None:
-    """Refuse a change that was trained on other weights. Errors: ship.other_base, ship.missing_change."""
-    kind = kind_of(change)
+    """Refuse a change that was trained on other weights. Errors: ship.other_base, ship.missing_change, and those of
+    `verify_folder` where the folder has a manifest: its bytes are proven before anything in it is read."""
     stated = verify_folder(change).get("base_sha256") if (change / MANIFEST).is_file() else None
+    kind = kind_of(change)
     if stated is not None and stated != base.sha256:
         raise TunesmithError(
             "ship.other_base", path=str(change), trained=str(stated)[:12], given=base.sha256[:12], base=base.name
