@@ -124,6 +124,8 @@ CONFIG_KEYS: Mapping[str, Check] = {
     "vocab_size": _whole(2**22),
     "num_hidden_layers": _whole(1024),
     "num_labels": _whole(_MOST_LABELS),
+    # a BERT that looks back only is no encoder
+    **_keys("is_decoder add_cross_attention", lambda value: value is False),
     "type_vocab_size": _whole(1024),
     **_keys("hidden_size intermediate_size moe_intermediate_size shared_expert_intermediate_size", _whole(2**18)),
     **_keys("num_experts num_local_experts num_experts_per_tok decoder_sparse_step", _whole(2**14)),
