@@ -143,6 +143,7 @@ def test_csv_rows_and_what_is_cut_off(call: Program, runs: dict[str, dict[str, o
     [
         ("text", {"nothing": 1}, "cli.predict_no_question"),
         ("text", {"text": "  "}, "cli.predict_no_question"),
+        ("text", {"text": "a \ud800"}, "cli.predict_broken"),
         ("token", {"tokens": []}, "cli.predict_tokens"),
         ("token", {"tokens": [1, 2]}, "cli.predict_tokens"),
         ("token", {"text": " "}, "cli.predict_tokens"),
@@ -151,7 +152,8 @@ def test_csv_rows_and_what_is_cut_off(call: Program, runs: dict[str, dict[str, o
 def test_rows_without_a_question_are_refused(
     call: Program, runs: dict[str, dict[str, object]], kind: str, row: dict[str, object], code: str, tmp_path: Path
 ) -> None:
-    questions = write_rows(tmp_path / "q.jsonl", [row])
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    questions = tmp_path / "q.jsonl"
     assert call("predict", questions, "--model", folder_of(runs, kind), "--json").error == code
     assert [each.name for each in tmp_path.iterdir()] == ["q.jsonl"]
 

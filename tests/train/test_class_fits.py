@@ -90,6 +90,17 @@ def test_checkpointed_activations_change_nothing(bases: dict[str, Path], body: s
     near(masters(tmp_path / "again"), masters(tmp_path / "kept"), 1e-6)
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_a_head_alone_learns_what_it_would_without_kept_activations(
+    bases: dict[str, Path], body: str, tmp_path: Path
+) -> None:
+    for blocks in ("auto", "plain"):
+        settings = {"optimizer": "sgd", "blocks": blocks}
+        head_alone = {"kind": "subset", "parts": ["head"]}
+        fit(make_class_job(bases[body], tmp_path / blocks, local(), "token_class", settings=settings, adapt=head_alone))
+    near(masters(tmp_path / "auto"), masters(tmp_path / "plain"), 1e-5)
+
+
 RANK_PROGRAM = """
 import sys, torch
 from pathlib import Path

@@ -98,8 +98,20 @@ def _json_rows(text: str, path: Path) -> list[Row]:
         if not isinstance(row, dict):
             reason = say("cli.not_an_object")
             raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=reason)
+        if _has_half_character(row):
+            reason = say("data.reason_lone_surrogate")
+            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=reason)
         rows.append(row)
     return rows
+
+
+def _has_half_character(row: Row) -> bool:
+    """Whether a lone surrogate stands in the row: JSON can spell it, but no tokenizer reads it and no file takes it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def conversation(row: Row, number: int, column: str | None, path: str) -> list[Message] | str:

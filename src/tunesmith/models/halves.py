@@ -37,7 +37,9 @@ def never_moving_blocks(model: PreTrainedModel, moving: Collection[str]) -> int:
     outside = [name.removeprefix(body) for name in moving if layer_of(name) is None and name.startswith(body)]
     if not all(name.startswith(_ABOVE) for name in outside):
         return 0
-    return min(layers, default=len(blocks_of(model)))
+    # a fast last block gives what is asked of it alone, not every token's output: it is always computed
+    most = len(blocks_of(model)) - ends_in_fast_block(model)
+    return min([*layers, most])
 
 
 def lower_half(model: PreTrainedModel, batch: Packed, position_ids: Tensor, blocks: int) -> Tensor:
