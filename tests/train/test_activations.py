@@ -13,9 +13,8 @@ from fits import local, make_job
 from torch import Tensor
 
 from tunesmith.core.conditions import Conditions
-from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
-from tunesmith.core.files import folder_hashes
+from tunesmith.core.files import folder_hashes, verify_folder
 from tunesmith.messages import say
 from tunesmith.models.blocks import blocks_of
 from tunesmith.models.heads import Head, HeadTask
@@ -25,6 +24,7 @@ from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.tasks.classes import label_set
 from tunesmith.tasks.registry import class_task_of
+from tunesmith.train import activations
 from tunesmith.train import build as build_room
 from tunesmith.train.build import StageInputs, build
 from tunesmith.train.checkpoint import checkpoint_paths
@@ -124,7 +124,7 @@ def test_the_lower_blocks_are_not_run_again(encoder: Path, tmp_path: Path, monke
     assert with_kept.of_batch(batch).executed < 0.6 * plain.of_batch(replace(batch, below=None)).executed
 
 
-def test_a_later_fit_finds_them_and_one_that_was_touched_is_refused(
+def test_a_later_fit_finds_them_and_damaged_ones_are_computed_again(
     encoder: Path, own_cache: Path, tmp_path: Path
 ) -> None:
     class_job(encoder, tmp_path / "first", "text_class", [])
@@ -138,8 +138,22 @@ def test_a_later_fit_finds_them_and_one_that_was_touched_is_refused(
         assert "2" in say(code, **facts)  # type: ignore[arg-type]
     path = folder / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(TunesmithError, match=r"core\.hash_differs"):
-        class_job(encoder, tmp_path / "third", "text_class", [])
+    events.clear()
+    class_job(encoder, tmp_path / "third", "text_class", events)
+    assert notes(events) == ["train.activations_damaged", "train.activations"]
+    verify_folder(folder)
+
+
+def test_without_room_the_blocks_are_run_every_time(
+    encoder: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(activations, "free_disk_bytes", lambda _: 1000)
+    job = class_job(encoder, tmp_path / "run", "text_class", events)
+    assert notes(events) == ["train.activations_no_room"] and not own_cache.exists()
+    assert isinstance(job.policy, Policy) and job.policy.blocks_kept == 0
+    (told,) = [event.values for event in events if event.kind == "note"]
+    assert "2" in say("train.activations_no_room", **{k: v for k, v in told.items() if k != "code"})  # type: ignore[arg-type]
 
 
 def test_a_resume_ends_with_the_same_bytes_also_without_the_cache(

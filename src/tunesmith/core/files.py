@@ -102,16 +102,17 @@ def require_space(path: Path, needed: int) -> None:
 
     Errors: core.too_little_space.
     """
-    if needed > _free_bytes(path):
+    if needed > free_disk_bytes(path):
         raise TunesmithError("core.too_little_space", path=str(path), **_room(path, needed))
 
 
 def _room(path: Path, needed: int) -> dict[str, int]:
     """What is needed and what is free, in whole MB on the safe side."""
-    return {"needed_mb": -(-needed // 2**20), "free_mb": _free_bytes(path) // 2**20}
+    return {"needed_mb": -(-needed // 2**20), "free_mb": free_disk_bytes(path) // 2**20}
 
 
-def _free_bytes(path: Path) -> int:
+def free_disk_bytes(path: Path) -> int:
+    """Free bytes on the disk where a path is, or would be."""
     return shutil.disk_usage(_existing_parent(path)).free
 
 

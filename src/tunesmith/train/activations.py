@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import folder_bytes, remove_folder
+from tunesmith.core.files import folder_bytes, free_disk_bytes, remove_folder, verify_folder
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.catalog import cache_folder
@@ -91,12 +92,17 @@ def kept_activations(
     blocks = never_moving_blocks(policy.model, names) if beginning_of(policy.model) is None else 0
     tokens = sum(len(row.token_ids) for row in rows)
     needed = below_bytes(policy.model, tokens)
-    if not blocks or runtime.agree(needed > _SHARE_OF_MEMORY * free_memory_bytes()):
+    if not blocks:
+        return None
+    if runtime.agree(needed > _SHARE_OF_MEMORY * free_memory_bytes() or needed > free_disk_bytes(cache_folder())):
+        emitter.emit("note", code="train.activations_no_room", blocks=blocks, megabytes=needed >> 20)
         return None
     started = time.perf_counter()
     facts = _facts(policy, rows, blocks, base_sha256)
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder() / "activations" / name
+    if runtime.rank == 0:
+        _drop_damaged(folder, emitter)
     found = folder.exists()
     tensors, sha256 = kept_tensors(folder, facts, lambda: {"hidden": _computed(policy, rows, blocks, emitter)}, runtime)
     if runtime.rank == 0:
@@ -106,6 +112,16 @@ def kept_activations(
         megabytes=needed >> 20, seconds=round(time.perf_counter() - started, 1),
     )  # fmt: skip
     return Activations(blocks, tensors["hidden"], _begins(rows), sha256)
+
+
+def _drop_damaged(folder: Path, emitter: Emitter) -> None:
+    """What can be computed again is, where its bytes are not those that were written."""
+    try:
+        if folder.exists():
+            verify_folder(folder)
+    except TunesmithError as error:
+        emitter.emit("note", code="train.activations_damaged", path=str(folder), reason=error.code)
+        remove_folder(folder)
 
 
 def _begins(rows: Sequence[Features]) -> dict[int, int]:
