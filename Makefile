@@ -11,7 +11,7 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes clean
+.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -29,6 +29,11 @@ test-faults: $(VENV)/.installed-dev ## the whole table of faults, long; writes f
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore tests/faults/service -n auto --dist worksteal \
 		$(FAULTS) $(ARGS); others=$$?; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/service $(FAULTS) --faults-add $(ARGS) && exit $$others
+
+test-matrix: $(VENV)/.installed-dev ## what goes with what, every pair tried, long; writes the file of the docs / 逐对试验哪些可以一起用
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/matrix -n auto --dist worksteal --matrix full \
+		--matrix-file src/tunesmith/compat/matrix.json $(ARGS)
+	@$(BIN)/python docs/build_reference.py
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."

@@ -1,6 +1,7 @@
-"""Write the generated pages: the recipe reference from the specs, the errors from the catalogue.
+"""Write the generated pages: the recipe reference from the specs, the errors from the catalogue, and what goes with
+what from the support matrix.
 
-python docs/build_reference.py            write docs/{en,zh}/{recipe,errors}.md
+python docs/build_reference.py            write docs/{en,zh}/{recipe,errors,matrix}.md
 python docs/build_reference.py --check    exit code 1 when a page is not current
 """
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from tunesmith.compat.matrix import MARKS, TABLES, support_matrix
 from tunesmith.messages import LANGUAGES, Language, error_codes, explain
 from tunesmith.recipe.recipe import Recipe
 from tunesmith.recipe.specs.adapt import AdaptSpec
@@ -137,12 +139,30 @@ def errors_page(language: Language) -> str:
     return "\n".join(lines) + "\n"
 
 
+def matrix_page(language: Language) -> str:
+    """The page of what goes with what: tables of marks, then what each mark says."""
+    words, matrix = WORDS[language], support_matrix()
+    lines = [f"# {words['matrix']}", "", words["matrix_intro"], ""]
+    for result in MARKS:
+        lines.append(f"- {matrix.mark(result)} {words[f'matrix_{result}']}")
+    lines += [f"- {matrix.mark(code)} {words['matrix_refused']} `{code}`" for code in matrix.codes]
+    for axis, column_axes in TABLES:
+        columns = matrix.columns(column_axes)
+        with_what = words["matrix_and"].join(words[f"axis_{each}"] for each in column_axes)
+        lines += ["", f"## {words[f'axis_{axis}']} × {with_what}", ""]
+        lines += [f"| {words[f'axis_{axis}']} | " + " | ".join(value for _, value in columns) + " |"]
+        lines += ["|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {value} | " + " | ".join(signs) + " |" for value, signs in matrix.rows(axis, columns)]
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page with its text."""
     made: dict[Path, str] = {}
     for language in LANGUAGES:
         made[FOLDER / language / "recipe.md"] = recipe_page(language)
         made[FOLDER / language / "errors.md"] = errors_page(language)
+        made[FOLDER / language / "matrix.md"] = matrix_page(language)
     return made
 
 

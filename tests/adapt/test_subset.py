@@ -9,9 +9,13 @@ import torch
 from fits import local, make_job
 from safetensors.torch import load_file
 
+from tunesmith.adapt.subset import attach_subset
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.load import resolve_base
+from tunesmith.models.heads import Head, policy_of
+from tunesmith.models.load import load_with_head, resolve_base
+from tunesmith.models.tiny import tiny_encoder
 from tunesmith.models.weights import read_weights
+from tunesmith.recipe.specs.adapt import SubsetSpec
 from tunesmith.ship.evaluated import load_evaluated
 from tunesmith.ship.merge import merge
 from tunesmith.train.checkpoint import checkpoint_paths
@@ -70,3 +74,15 @@ def test_what_the_model_does_not_have_is_refused(
     with pytest.raises(TunesmithError) as error:
         make_job(base, tmp_path / "fit", local(), adapt={"kind": "subset", **settings})
     assert error.value.code == code
+
+
+def test_the_last_block_of_an_encoder_leaves_the_norm_of_the_embedding(tmp_path: Path) -> None:
+    """It lies below all blocks: nothing flows back to it."""
+    head = Head("text_class", ("a", "b"))
+    loaded = load_with_head(tiny_encoder(tmp_path / "encoder"), head, dtype=torch.float32)
+    policy = policy_of(loaded.model, head)
+    for settings in ({"first_layer": -1}, {"parts": ["norm"], "first_layer": -1}):
+        names = attach_subset(policy, SubsetSpec(**settings), "base").trainable
+        assert names and not any(".embeddings." in name or ".layer.0." in name for name in names)
+    names = attach_subset(policy, SubsetSpec(parts=["norm"]), "base").trainable
+    assert {"model.bert.embeddings.LayerNorm.weight", "model.bert.embeddings.LayerNorm.bias"} <= names

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_project import Program
 
+from tunesmith.compat.matrix import support_matrix
 from tunesmith.messages import error_codes
 from tunesmith.recipe.load import load_recipe
 
@@ -52,6 +53,20 @@ def test_methods_are_those_of_the_specs(call: Program) -> None:
     assert found["task"] == ["chat", "text_class", "token_class"]
     assert found["quantize"] == ["none", "nf4", "int8"]
     assert "gguf-q8_0" in found["format"]  # type: ignore[operator]
+
+
+def test_methods_print_the_matrix_of_the_file(call: Program) -> None:
+    found = call("methods", "--json").json["matrix"]
+    matrix = support_matrix()
+    assert found == matrix.as_json()
+    told = call("methods").out
+    for axis, values in matrix.axes.items():
+        assert all(value in told for value in values), axis
+    assert all(code in told for code in matrix.codes)
+    columns = matrix.columns(("task", "runtime"))
+    lines = {line.strip() for line in told.splitlines()}
+    for value, signs in matrix.rows("adapt", columns):
+        assert any(line.startswith(value) and line.endswith("  ".join(signs)) for line in lines), value
 
 
 def test_the_schema_of_a_recipe_is_printed_for_editors(call: Program) -> None:

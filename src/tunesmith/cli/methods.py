@@ -1,4 +1,4 @@
-"""`tunesmith methods`: what exists in this release, read from the recipe's own specs."""
+"""`tunesmith methods`: what exists in this release, read from the recipe's own specs, and what goes with what."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from tunesmith.cli.manner import answer, tell
+from tunesmith.compat.matrix import MARKS, TABLES, Matrix, support_matrix
 from tunesmith.messages import say
 from tunesmith.recipe.load import recipe_schema
 from tunesmith.recipe.recipe import StageSpec
@@ -39,7 +40,27 @@ def methods(schema: SchemaOption = False) -> None:
     tell(say("cli.methods_intro"))
     for axis, values in found.items():
         tell(f"  {say(f'cli.axis_{axis}')}: {', '.join(values)}")
-    answer(dict(found))
+    tell()
+    tell(say("cli.matrix_intro"))
+    _tell_matrix(support_matrix())
+    answer({**found, "matrix": support_matrix().as_json()})
+
+
+def _tell_matrix(matrix: Matrix) -> None:
+    """The tables of the matrix, their columns numbered, and what the signs say."""
+    for axis, columns in TABLES:
+        found = matrix.columns(columns)
+        width = max(len(value) for value in matrix.axes[axis])
+        tell()
+        tell(f"  {say(f'cli.axis_{axis}')}")
+        for number, (_, value) in enumerate(found, 1):
+            tell(f"    {number:>2} {value}")
+        tell("    " + " " * width + "".join(f"{number:>3}" for number in range(1, len(found) + 1)))
+        for value, signs in matrix.rows(axis, found):
+            tell(f"    {value:<{width}}" + "".join(f"{sign:>3}" for sign in signs))
+    tell()
+    for result in (*MARKS, *matrix.codes):
+        tell(f"  {matrix.mark(result)} {say(f'cli.matrix_{result}') if result in MARKS else result}")
 
 
 def _choices(spec: type[BaseModel], field: str) -> list[str]:

@@ -137,10 +137,10 @@ def parts_of(model: PreTrainedModel) -> dict[str, frozenset[str]]:
         parts |= {_OF_EXPERTS[each] for each in modules if each in _OF_EXPERTS and "mlp" in modules}
         if ROUTER in parts:
             parts -= {"mlp", EXPERTS}
-        if not parts and ".embeddings." in name and "norm" not in name.lower():
-            parts.add(EMBEDDING)  # positions, kinds of segments
         if not parts and "norm" in modules[-1].lower():
             parts.add(NORM)
+        if ".embeddings." in name:
+            parts.add(EMBEDDING)  # positions, kinds of segments, the norm above them
         if name.endswith(".bias"):
             parts.add(BIAS)
         found[name] = frozenset(parts)

@@ -288,9 +288,10 @@ def _linear(name: str, part: str, inputs: int, outputs: int, bias: bool, layer: 
 
 
 def _norm(name: str, width: int, bias: bool, layer: int | None = None) -> Iterator[_Weight]:
-    yield _Weight(f"{name}.weight", frozenset({"norm"}), width, layer)
+    parts = frozenset({"norm", "embedding"} if ".embeddings." in name else {"norm"})
+    yield _Weight(f"{name}.weight", parts, width, layer)
     if bias:
-        yield _Weight(f"{name}.bias", frozenset({"norm", "bias"}), width, layer)
+        yield _Weight(f"{name}.bias", parts | {"bias"}, width, layer)
 
 
 def _weights(size: ModelSize) -> Iterator[_Weight]:

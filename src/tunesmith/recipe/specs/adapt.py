@@ -74,8 +74,8 @@ class SubsetSpec(Spec):
     def moves(self, name: str, parts: frozenset[str], layer: int | None, first: int) -> bool:
         """Whether a parameter of the model moves.
 
-        Its part and its block must both fit, or its name a pattern. The embedding lies below all blocks: where only a
-        first block is stated it stays, also where it is the head.
+        Its part and its block must both fit, or its name a pattern. The embedding and its norm lie below all blocks:
+        where a first block is stated they stay, unless the embedding, or the head that it may be, is named.
 
         Args:
             name: as the model has it.
@@ -90,7 +90,8 @@ class SubsetSpec(Spec):
         wanted = not self.parts or bool(parts & set(self.parts))
         if layer is not None:
             return wanted and layer >= first
-        return wanted and (bool(self.parts) or first == 0 or "embedding" not in parts)
+        is_above = first == 0 or "embedding" not in parts
+        return wanted and (is_above or bool({"embedding", "head"} & set(self.parts)))
 
 
 class BottleneckSpec(Spec):
