@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from tunesmith import lifecycle
-from tunesmith.core.events import read_events
-from tunesmith.core.process import peak_memory_bytes
+from tunesmith.core.process import peak_memory_bytes, prepare
+
+prepare()  # as the program does, before torch is imported
+
+from tunesmith import lifecycle  # noqa: E402
+from tunesmith.core.events import read_events  # noqa: E402
 
 
 def main() -> None:
