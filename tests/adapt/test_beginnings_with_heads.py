@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from class_rows import random_features
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -32,17 +33,7 @@ PREFIX = PrefixSpec(num_virtual_tokens=4)
 
 
 def rows(task: HeadTask, encoder: bool) -> list[Features]:
-    draw = torch.Generator().manual_seed(3)
-    found = []
-    for number, length in enumerate(LENGTHS):
-        ids = tuple(torch.randint(3, 60, (length,), generator=draw).tolist())
-        if task == "token_class":
-            found.append(Features(number, ids, (1.0,) * length, tuple((place % 3,) for place in range(length))))
-        else:
-            place = 0 if encoder else length - 1
-            weights = tuple(float(each == place) for each in range(length))
-            found.append(Features(number, ids, weights, ((number % 3,),)))
-    return found
+    return random_features(task, encoder, LENGTHS)
 
 
 def with_head(folder: Path, task: HeadTask) -> Loaded:

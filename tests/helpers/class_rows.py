@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from tunesmith.core.types import Example, Origin, SplitName
 from tunesmith.data.samples.tickets import generate_tickets
+from tunesmith.models.packed import Features
 
 
 def text_rows(count: int, split: SplitName = "train", seed: int = 1) -> list[dict[str, object]]:
@@ -59,3 +63,18 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     """The rows as a jsonl file."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path
+
+
+def random_features(task: str, first: bool, lengths: Sequence[int]) -> list[Features]:
+    """Rows of random tokens and one of three classes: of every token, or at the row's first or last one."""
+    draw = torch.Generator().manual_seed(3)
+    found = []
+    for number, length in enumerate(lengths):
+        ids = tuple(torch.randint(3, 60, (length,), generator=draw).tolist())
+        if task == "token_class":
+            found.append(Features(number, ids, (1.0,) * length, tuple((place % 3,) for place in range(length))))
+        else:
+            place = 0 if first else length - 1
+            weights = tuple(float(each == place) for each in range(length))
+            found.append(Features(number, ids, weights, ((number % 3,),)))
+    return found

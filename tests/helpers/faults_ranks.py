@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,14 +37,14 @@ class PairFit:
     """With `batch_size: auto`: tokens of a micro-batch at most; 0 leaves it to the program."""
 
 
-class Pairs:
-    """The test's end."""
+class WarmParent:
+    """A process that has imported everything and forks two ranks for each line it reads; this is the test's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: str) -> None:
         path = os.pathsep.join([str(_HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._parent = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def __enter__(self) -> Self:
@@ -57,11 +58,22 @@ class Pairs:
         self._parent.stdout.close()
         self._parent.wait(timeout=60)
 
+    def ask(self, wanted: Mapping[str, object]) -> object:
+        """The exit codes of both ranks."""
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        print(json.dumps(wanted), file=self._parent.stdin, flush=True)
+        return json.loads(self._parent.stdout.readline())
+
+
+class Pairs(WarmParent):
+    """Fits by two ranks."""
+
+    def __init__(self) -> None:
+        super().__init__(__file__)
+
     def fit(self, wanted: PairFit) -> dict[str, object]:
         """What rank 0 tells: losses by step, which steps were applied, alarms, and the error if there was one."""
-        assert self._parent.stdin is not None and self._parent.stdout is not None
-        print(json.dumps(asdict(wanted)), file=self._parent.stdin, flush=True)
-        codes = json.loads(self._parent.stdout.readline())
+        codes = self.ask(asdict(wanted))
         assert codes == [0, 0], f"ranks ended with {codes}"
         value: dict[str, object] = json.loads(Path(wanted.folder, "rank0.json").read_text("utf-8"))
         return value

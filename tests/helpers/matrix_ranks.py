@@ -8,47 +8,28 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from faults_ranks import WarmParent
 from matrix_axes import Point
 
 _HELPERS = Path(__file__).parent
 
 
-class Ranks:
-    """The test's end."""
+class Ranks(WarmParent):
+    """Points tried by two ranks."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join([str(_HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self._parent = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        assert self._parent.stdin is not None and self._parent.stdout is not None
-        self._parent.stdin.close()
-        self._parent.stdout.close()
-        self._parent.wait(timeout=60)
+        super().__init__(__file__)
 
     def check(self, point: Point, bases: Path, folder: Path) -> str:
         """The result of a point, the same on both ranks."""
-        assert self._parent.stdin is not None and self._parent.stdout is not None
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {"point": asdict(point), "bases": str(bases), "folder": str(folder)}
-        print(json.dumps(wanted), file=self._parent.stdin, flush=True)
-        codes = json.loads(self._parent.stdout.readline())
+        codes = self.ask(wanted)
         told = [Path(folder, f"rank{rank}.txt") for rank in range(2)]
         results = [path.read_text("utf-8") if path.exists() else "nothing" for path in told]
         assert codes == [0, 0] and results[0] == results[1], "\n".join(results)

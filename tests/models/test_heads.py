@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from class_rows import random_features
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -21,17 +22,7 @@ LABELS = ("a", "b", "c")
 
 
 def rows(task: HeadTask, first: bool) -> list[Features]:
-    draw = torch.Generator().manual_seed(3)
-    found = []
-    for number, length in enumerate(LENGTHS):
-        ids = tuple(torch.randint(3, 60, (length,), generator=draw).tolist())
-        if task == "token_class":
-            found.append(Features(number, ids, (1.0,) * length, tuple((place % 3,) for place in range(length))))
-        else:
-            place = 0 if first else length - 1
-            weights = tuple(float(each == place) for each in range(length))
-            found.append(Features(number, ids, weights, ((number % 3,),)))
-    return found
+    return random_features(task, first, LENGTHS)
 
 
 @pytest.mark.parametrize("task", ["text_class", "token_class"])

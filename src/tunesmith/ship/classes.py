@@ -33,12 +33,10 @@ from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
 from tunesmith.ship.merge import merge
 from tunesmith.ship.model_card import write_class_card
-from tunesmith.ship.parity import PARITY, Check, Parity, refuse_beyond_limits
+from tunesmith.ship.parity import FLOAT32_GAP, PARITY, Check, Parity, refuse_beyond_limits
 from tunesmith.ship.stored_types import other_dtypes, stated_dtype
 from tunesmith.tasks.classes import ClassTask
 from tunesmith.tasks.registry import class_task_of
-
-_FLOAT32_GAP = 0.02
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ class ClassGate:
             Check("rows_with_other_ids", differing, 0, "at_most"),
             Check("weights_of_the_head_missing", missing, 0, "at_most"),
             Check("top1_agreement", same / max(1, positions), shipping.limits.top1_safetensors, "at_least"),
-            gap if rounded else Check("largest_logit_gap", max(gaps), _FLOAT32_GAP, "at_most"),
+            gap if rounded else Check("largest_logit_gap", max(gaps), FLOAT32_GAP, "at_most"),
             Check("tensors_of_another_format", other_dtypes(folder) if is_whole else 0, 0, "at_most"),
             self._metric(answers),
         )

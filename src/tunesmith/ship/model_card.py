@@ -33,18 +33,11 @@ def write_model_card(
     """
     template = ChatTemplate(tokenizer)
     form = _form(folder, parity)
-    facts: dict[str, str | int | float] = {
-        "name": name,
-        "base": base.name,
-        "revision": base.revision or "-",
-        "base_sha256": base.sha256,
-        "licence": base.licence or "?",
+    facts = _facts(name, base, parity) | {
         "template_sha256": template.sha256,
         "format": parity.format,
         "chats": parity.chats,
         "answers": parity.answers,
-        "positions": parity.positions,
-        "judge": parity.judge,
     }
     sections = {
         "summary": both("ship.card_summary", **facts),
@@ -62,15 +55,8 @@ def write_model_card(
 def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head) -> None:
     """The card of a model with a task head."""
     is_whole = parity.format != "adapter"
-    facts: dict[str, str | int | float] = {
-        "name": name,
-        "base": base.name,
-        "revision": base.revision or "-",
-        "base_sha256": base.sha256,
-        "licence": base.licence or "?",
+    facts = _facts(name, base, parity) | {
         "rows": parity.chats,
-        "positions": parity.positions,
-        "judge": parity.judge,
         "labels": len(head.labels),
         "pipeline": _PIPELINES[head.task],
         "model_class": _CLASSES[head.task],
@@ -89,6 +75,19 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
     form = parity.format if is_whole else _form(folder, parity)
     page = _head(base, form, _PIPELINES[head.task]) + "\n\n---\n\n".join(bodies) + "\n"
     write_atomic(folder / "README.md", page)
+
+
+def _facts(name: str, base: BaseFolder, parity: Parity) -> dict[str, str | int | float]:
+    """What every card says."""
+    return {
+        "name": name,
+        "base": base.name,
+        "revision": base.revision or "-",
+        "base_sha256": base.sha256,
+        "licence": base.licence or "?",
+        "positions": parity.positions,
+        "judge": parity.judge,
+    }
 
 
 def _class_run(folder: Path, is_whole: bool) -> str:

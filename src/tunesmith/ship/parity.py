@@ -39,7 +39,7 @@ from tunesmith.tasks.chat_template import ChatTemplate, write_tools_as_text
 PARITY = "parity.json"
 _NO_CHANGE_TURNS = 4
 _SECONDS = 900.0
-_FLOAT32_GAP = 0.02
+FLOAT32_GAP = 0.02
 """Largest gap of a logit where the artefact keeps float32: a merge only adds in another order (1e-5 on a tiny model,
 1e-3 on 135M parameters). Where weights were rounded, the gap informs and the most likely tokens decide."""
 
@@ -286,7 +286,7 @@ def _largest(values: Sequence[float]) -> float:
 
 def _gap_check(gap: float, dtype: str) -> Check:
     informs = dtype not in ("float32", "float64") and math.isfinite(gap)
-    return Check("largest_logit_gap", gap) if informs else Check("largest_logit_gap", gap, _FLOAT32_GAP, "at_most")
+    return Check("largest_logit_gap", gap) if informs else Check("largest_logit_gap", gap, FLOAT32_GAP, "at_most")
 
 
 def _gap(one_KV: Tensor, other_KV: Tensor) -> float:
