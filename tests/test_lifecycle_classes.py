@@ -133,6 +133,21 @@ def test_the_head_stands_in_every_change(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_dropout_trains_through_the_whole_life_cycle(tmp_path: Path) -> None:
+    recipe, ends = write_recipe(tmp_path, "encoder", "text_class", "full"), []
+    for dropout in ("", "own"):
+        overrides = (f"model.dropout={dropout}",) if dropout else ()
+        seen: list[Event] = []
+        work = lifecycle.start(recipe, overrides, tmp_path / f"runs{dropout}", (seen.append,))
+        lifecycle.run_to_release(work)
+        assert proof.verify(work) is not None
+        losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
+        assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
+        assert ("dropout: own" in (work.path / "recipe.lock.yaml").read_text("utf-8")) == bool(dropout)
+        ends.append(losses)
+    assert ends[0] != ends[1]
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -96,7 +96,8 @@ class Work:
         """The base in memory in the locked number format, with a task head where the task has one."""
         dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
         if self.head is not None:
-            return load_with_head(base.path, self.head, dtype=dtype, device=device)
+            dropout = self.recipe.model.dropout
+            return load_with_head(base.path, self.head, dtype=dtype, device=device, dropout=dropout)
         return load_model(base.path, dtype=dtype, device=device)
 
     def load_to_train(self, base: BaseFolder) -> Loaded:

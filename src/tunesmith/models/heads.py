@@ -99,17 +99,6 @@ def draw_head(model: PreTrainedModel, names: tuple[str, ...], seed: int) -> None
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
 
 
-def set_dropout(model: PreTrainedModel, share: float) -> int:
-    """Set the model's dropout layers behind its linear layers; that of attention is off. Returns how many there are."""
-    found = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            in_attention = name.endswith((".self.dropout", "attn.dropout"))
-            module.p = 0.0 if in_attention else share
-            found += not in_attention
-    return found
-
-
 class ClassPolicy(Policy):
     """A body with a head over packed batches; `forward` gives losses like any policy's.
 
