@@ -110,7 +110,7 @@ class ClassPolicy(Policy):
         super().__init__(model)
         self._several = several
         architecture, padding = str(model.config.model_type), model.config.pad_token_id
-        self._first_position = int(padding) + 1 if architecture in _POSITIONS_BEHIND_PADDING else 0
+        self.first_position = int(padding) + 1 if architecture in _POSITIONS_BEHIND_PADDING else 0
 
     def check_head(self, model: PreTrainedModel) -> None:
         """Refuse what has no classifier. Errors: packed.other_head."""
@@ -121,10 +121,6 @@ class ClassPolicy(Policy):
     def head(self) -> Tensor:
         """The matrix that makes scores of hidden states, [C, W]."""
         return next(each for each in reversed(list(_classifier(self.model).parameters())) if each.ndim == 2)
-
-    def positions(self, position_ids: Tensor) -> Tensor:
-        """Positions counted from 0 as the model counts them."""
-        return position_ids + self._first_position
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
         """Negative log-likelihood of `batch.target`, [K] float32 or wider, unweighted.
