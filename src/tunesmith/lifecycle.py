@@ -62,6 +62,7 @@ from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, r
 from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
 from tunesmith.recipe.identity import refuse_changed_sources, settings
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.adapt import LoraSpec
 from tunesmith.recipe.specs.ship import BESIDE
 from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import LocalRuntime
@@ -324,7 +325,7 @@ def _choose_merge_base(work: Work) -> None:
         base,
         change,
         quantize,
-        weights_beside(base, quantize, DTYPES[work.recipe.model.dtype]),
+        _weights_beside(work, base),
         lambda: work.load(base),
         lambda loaded: validation_loss(stage, loaded, work.task, rows, runtime),
         fixed=bool(set(BESIDE) & set(work.recipe.formats)),
@@ -357,7 +358,14 @@ def _instead(work: Work, base: BaseFolder) -> Mapping[str, Tensor]:
     found = merge_base(work)
     if found is None or found.chosen == "original":
         return NOTHING_INSTEAD
-    return weights_beside(base, found.quantize, DTYPES[work.recipe.model.dtype])
+    return _weights_beside(work, base)
+
+
+def _weights_beside(work: Work, base: BaseFolder) -> Mapping[str, Tensor]:
+    """The dense weights that the last stage's change was trained beside."""
+    model, adapt = work.recipe.model, work.recipe.stages[-1].adapt
+    start = work.change if isinstance(adapt, LoraSpec) and adapt.out_of_the_base else None
+    return weights_beside(base, model.quantize, DTYPES[model.dtype], work.head, start)
 
 
 def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
@@ -456,6 +464,8 @@ def class_shipping(work: Work, head: Head) -> ClassShipping:
         tuned.answers.texts[:PARITY_QUESTIONS],
         spec.metrics[0],
         work.recipe.ship.parity,
+        _instead(work, work.base()),
+        merge_base(work),
     )
 
 

@@ -98,16 +98,18 @@ class Work:
         """The base in memory in the locked number format, with a task head where the task has one."""
         dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
         if self.head is not None:
-            dropout = self.recipe.model.dropout
-            return load_with_head(base.path, self.head, dtype=dtype, device=device, dropout=dropout)
+            return load_with_head(base.path, self.head, dtype=dtype, device=device)
         return load_model(base.path, dtype=dtype, device=device)
 
     def load_to_train(self, base: BaseFolder) -> Loaded:
-        """The base in the form that it is trained in: quantised where the recipe says so, and nowhere else."""
-        if self.head is not None:
-            return self.load(base)
+        """The base in the form that it is trained in: quantised and with dropout where the recipe says so."""
         model, device = self.recipe.model, self.recipe.runtime.device
-        return load_model(base.path, dtype=DTYPES[model.dtype], device=device, quantize=model.quantize)
+        dtype, quantize = DTYPES[model.dtype], model.quantize
+        if self.head is None:
+            return load_model(base.path, dtype=dtype, device=device, quantize=quantize)
+        return load_with_head(
+            base.path, self.head, dtype=dtype, device=device, dropout=model.dropout, quantize=quantize
+        )
 
     @cached_property
     def task(self) -> Task:

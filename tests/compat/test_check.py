@@ -26,16 +26,12 @@ def test_the_plain_recipe_is_fine() -> None:
         ("stages.0.train={packing: false, batch_size: auto}", "compat.auto_batch_unpacked"),
         ("stages.0={name: instruct, adapt: {kind: full}}", "compat.whole_weights"),
         ("stages.0={name: instruct, adapt: {kind: bottleneck}}", "compat.format_needs_merge"),
-        ("model={base: smollm2-135m, quantize: nf4}", "compat.quantized_start"),
-        ("model={base: smollm2-135m, quantize: int8}", "compat.quantized_start"),
     ],
 )
 def test_what_nothing_serves_is_refused(override: str, code: str) -> None:
     stages = RECIPE.replace("{name: instruct}", "{name: instruct, train: {early_stopping: {}}}")
     stages += "ship: {formats: [adapter]}\n" if "full" in override else ""
     stages += "ship: {formats: [adapter, safetensors]}\n" if "bottleneck" in override else ""
-    if "quantize" in override:
-        stages = RECIPE.replace("{name: instruct}", "{name: instruct, adapt: {kind: lora, init_lora_weights: pissa}}")
     with pytest.raises(TunesmithError, match=code):
         check(parse_recipe(stages, [override]))
 

@@ -200,7 +200,6 @@ _NO_EFFECT = "adapt.group_without_effect"
 
 REFUSALS: tuple[Refusal, ...] = (
     # adapt x task
-    Refusal("compat.head_quantized", adapt=_all(ADAPTS, "qlora"), task=_CLASSES),
     Refusal("compat.head_adaptation", adapt=_EXPERTS | {"lora-experts"}, task=_CLASSES),
     Refusal("adapt.beginning_both_ways", adapt=_all(ADAPTS, "prompt", "p-tuning"), task=_ENCODERS),
     Refusal("adapt.no_place", adapt=frozenset({"bottleneck: parallel"}), task=_ENCODERS),

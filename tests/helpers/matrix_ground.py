@@ -160,15 +160,15 @@ class Ground:
 
     def load(self, *, quantized: bool = False) -> Loaded:
         """The base anew, in codes where that is asked for and the point trains beside codes."""
-        if self.head is not None:
-            return load_with_head(self.base.path, self.head, dtype=torch.float32)
         quantize = self.recipe.model.quantize if quantized else "none"
+        if self.head is not None:
+            return load_with_head(self.base.path, self.head, dtype=torch.float32, quantize=quantize)
         return load_model(self.base.path, dtype=torch.float32, quantize=quantize)
 
     @cached_property
     def weights_beside(self) -> Mapping[str, Tensor]:
         """The dense weights that a change trained beside, where they were held in codes."""
-        return weights_beside(self.base, self.recipe.model.quantize, torch.float32)
+        return weights_beside(self.base, self.recipe.model.quantize, torch.float32, self.head)
 
     def job(self, folder: Path, runtime: Runtime, emitter: Emitter) -> Job:
         """The point's fit in a folder. What it validates with are the rows that it trains on."""

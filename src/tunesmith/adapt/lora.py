@@ -6,7 +6,9 @@ and OLoRA begin with the main directions of W, which they take out of it:
 
     W = (W - s B0 A0) + s B0 A0     and on disk, for the untouched W:  s (B A - B0 A0) = s [B, B0] [A; -A0]
 
-so what is written fits the base that everybody has, at twice the rank.
+so what is written fits the base that everybody has, at twice the rank. Of a base in codes W is what the codes
+stand for, and what is left of it is quantised anew (as PEFT does for OLoRA); the error of that, beside that of the first
+codes, is told.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLayer
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.adapter_file import ADAPTER_PREFIX, lora_settings, other_keys, read_adapter
@@ -30,12 +33,12 @@ from tunesmith.adapt.base import Attached, copy_into, named_trainable
 from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_TYPES
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
+from tunesmith.models.quantized import QuantizedLinear
 from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.sites import check_names, count_layers, first_layer, linear_names
 from tunesmith.recipe.specs.adapt import LoraSpec
 
 _ADAPTER = ".default"
-_OUT_OF_THE_BASE = ("pissa", "olora")
 _SAVED = "saved"
 """Name under which PEFT keeps an adapter that was read from a folder."""
 
@@ -46,7 +49,12 @@ class LoraAttached:
     mergeable = True
 
     def __init__(
-        self, policy: Policy, wrapped: PeftModel | PeftMixedModel, base_name: str, new: frozenset[str]
+        self,
+        policy: Policy,
+        wrapped: PeftModel | PeftMixedModel,
+        base_name: str,
+        new: frozenset[str],
+        out_of_the_base: bool,
     ) -> None:
         self._config = cast(LoraConfig, wrapped.peft_config["default"])
         self._base_name = base_name
@@ -55,9 +63,13 @@ class LoraAttached:
         self._parameters = {n: each for n, each in policy.named_parameters() if ".lora_" in n or n in new}
         self.trainable = frozenset(self._parameters)
         self._began = {}
-        if self._config.init_lora_weights in _OUT_OF_THE_BASE:
+        self.error: float | None = None
+        """Of a base in codes that has given something up: the norm of what quantising the rest has changed, as a share
+        of the norm of the weights."""
+        if out_of_the_base:
             of_additions = self._parameters.keys() - new
             self._began = {name: self._parameters[name].detach().float().clone() for name in of_additions}
+            self.error = _quantise_the_rest(policy.model)
 
     def delta(self) -> dict[str, Tensor]:
         """A and B of every addition, and a new head."""
@@ -86,6 +98,23 @@ class LoraAttached:
         (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
         named = {f"{ADAPTER_PREFIX}{_name_on_disk(name)}": each.contiguous() for name, each in tensors.items()}
         save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _quantise_the_rest(model: nn.Module) -> float | None:
+    """Take what the additions begin with out of the layers in codes, which PEFT cannot; None where there are none."""
+    changed = whole = 0.0
+    for layer in model.modules():
+        base = layer.base_layer if isinstance(layer, LoraLayer) else None
+        if not isinstance(layer, LoraLayer) or not isinstance(base, QuantizedLinear):
+            continue
+        name = _ADAPTER.removeprefix(".")
+        low_RI, high_OR = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+        part_OI = float(layer.scaling[name]) * (high_OR.float() @ low_RI.float())
+        before_OI = base.weight.float()
+        base.give_up(part_OI)
+        changed += float((base.weight.float() + part_OI - before_OI).square().sum())
+        whole += float(before_OI.square().sum())
+    return math.sqrt(changed / whole) if whole else None
 
 
 def additions_of(policy: Policy, attached: Attached) -> tuple[LowRank, ...]:
@@ -160,7 +189,7 @@ def attach_lora(
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(dtype)  # PiSSA and OLoRA come in float32
-    attached = LoraAttached(policy, wrapped, base_name, new)
+    attached = LoraAttached(policy, wrapped, base_name, new, spec.out_of_the_base)
     named_trainable(policy, attached.trainable)
     return attached
 

@@ -34,7 +34,7 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
+    compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
     compat.forgetting_of_task, and those of `check_quantized`.
     """
     _check_target(recipe)
@@ -79,8 +79,6 @@ def _check_formats(recipe: Recipe) -> None:
     if recipe.data.task != "chat":
         if adapt.kind not in WITH_HEAD:
             raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
-        if recipe.model.quantize != "none":
-            raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=recipe.data.task)
         holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:
             if kind not in holds_a_head:
@@ -178,10 +176,7 @@ _BESIDE_THE_CODES = frozenset({"norm", "bias", "embedding", "head"})
 
 
 def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
-    """Refuse to train weights that stand in codes, or to begin from them as if they could give something up.
-
-    Errors: compat.quantized_weights, compat.quantized_start.
-    """
+    """Refuse to train weights that stand in codes. Errors: compat.quantized_weights."""
     adapt = stage.adapt
     if quantize == "none":
         return
@@ -190,7 +185,3 @@ def check_quantized(stage: StageSpec, quantize: Quantize) -> None:
         isinstance(adapt, SubsetSpec) and not (beside and set(adapt.parts) <= _BESIDE_THE_CODES)
     ):
         raise TunesmithError("compat.quantized_weights", stage=stage.name, kind=adapt.kind, quantize=quantize)
-    if isinstance(adapt, LoraSpec) and adapt.init_lora_weights in ("pissa", "olora"):
-        raise TunesmithError(
-            "compat.quantized_start", stage=stage.name, start=adapt.init_lora_weights, quantize=quantize
-        )

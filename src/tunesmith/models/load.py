@@ -282,9 +282,7 @@ def load_model(
     model, info = _from_pretrained(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention)
     _check_fit(folder, info)
     model.config.name_or_path = model.name_or_path = str(folder)
-    if quantize != "none":  # before they go to the device, which never need hold them whole
-        quantize_blocks(model, quantize)
-        give_back()  # the heap would hold the dense weights' room for loading threads that have ended
+    _quantize(model, quantize)
     torch.nn.Module.to(model, device)  # in place; transformers' own `to` is a wrapper that hides its signature
     tokenizer = load_tokenizer(tokenizer_folder or folder, folder)
     ends = end_token_ids(folder, tokenizer)
@@ -300,7 +298,13 @@ def load_model(
 
 
 def load_with_head(
-    folder: Path, head: Head, *, dtype: torch.dtype, device: torch.device | str = "cpu", dropout: Dropout | None = None
+    folder: Path,
+    head: Head,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    dropout: Dropout | None = None,
+    quantize: Quantize = "none",
 ) -> Loaded:
     """Load a body with a task head and its tokenizer. Head weights that the folder has are taken, others are new.
 
@@ -308,6 +312,7 @@ def load_with_head(
         folder: model folder that `resolve_base` returned, or one of a published artefact.
         head: what the head answers; labels of a head that the folder has must be the same, by name and number.
         dropout: share of what the model's own dropout layers drop in training.
+        quantize: how the linear layers of the blocks are held; the head stays as it is.
 
     Errors: those of `load_model` but for models.no_end_token, models.other_labels, models.no_dropout.
     """
@@ -320,11 +325,19 @@ def load_with_head(
     _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
     set_dropout(model, dropout)
     model.config.name_or_path = model.name_or_path = str(folder)
+    _quantize(model, quantize)
     torch.nn.Module.to(model, device)
     tokenizer = load_tokenizer(folder)
     _check_rows(folder, model, tokenizer, ())
     pad = tokenizer.pad_token_id
     return Loaded(model.eval(), tokenizer, "", (), pad if isinstance(pad, int) else 0, head, new)
+
+
+def _quantize(model: PreTrainedModel, quantize: Quantize) -> None:
+    """Hold the blocks' weights in codes, if wanted: before they go to a device, which never need hold them whole."""
+    if quantize != "none":
+        quantize_blocks(model, quantize)
+        give_back()  # the heap would hold the dense weights' room for loading threads that have ended
 
 
 def _from_pretrained(

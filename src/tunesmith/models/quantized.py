@@ -106,11 +106,20 @@ class QuantizedLinear(nn.Linear):
             raise TunesmithError("models.odd_weight", outputs=self.out_features, inputs=self.in_features)
         self.form: Form = form
         self.register_parameter("bias", layer.bias)
-        parts = nf4.encode(layer.weight) if form == "nf4" else _int8_codes(layer.weight)
-        for name, part in zip(_PARTS[form], parts, strict=True):
-            self.register_buffer(name, part.view(torch.uint8) if part.dtype == torch.float32 else part)
+        self._hold(layer.weight)
         # Empty: it goes where the module is cast to, and so says in which format the weight is wanted.
         self.register_buffer("wanted", torch.empty(0, dtype=layer.weight.dtype), persistent=False)
+
+    def _hold(self, weight_OW: Tensor) -> None:
+        """Put the codes of a weight in place."""
+        parts = nf4.encode(weight_OW) if self.form == "nf4" else _int8_codes(weight_OW)
+        for name, part in zip(_PARTS[self.form], parts, strict=True):
+            codes = part.view(torch.uint8) if part.dtype == torch.float32 else part
+            self.register_buffer(name, codes.to(weight_OW.device))
+
+    def give_up(self, part_OW: Tensor) -> None:
+        """Take a part out of the weight, for another layer to add; what is left stands in codes of its own."""
+        self._hold(self.weight.float() - part_OW.float())
 
     @property
     def packed(self) -> QuantizedWeight:

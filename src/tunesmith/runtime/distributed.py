@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import signature
 
 import torch
 import torch.distributed as group
@@ -25,6 +26,10 @@ from tunesmith.runtime.local import choose_device
 _PATIENCE = timedelta(hours=6)
 """How long a rank waits for the others: the first one answers the baseline's questions before it joins."""
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+_NEW_NAME = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+_STILL_BUFFERS = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
+"""Buffers are not sent around at every step; torch 2.13 gave the argument another name."""
 
 
 class DistributedRuntime:
@@ -49,7 +54,7 @@ class DistributedRuntime:
         """The policy inside DDP. Buffers are a frozen base's codes: they are the same on every rank and stay so."""
         devices = [self.device.index] if self.device.type == "cuda" else None
         placed = policy.to(self.device)
-        self._placed = DistributedDataParallel(placed, device_ids=devices, broadcast_buffers=False)
+        self._placed = DistributedDataParallel(placed, device_ids=devices, **_STILL_BUFFERS)
         return self._placed
 
     def sum(self, values: Sequence[float]) -> list[float]:

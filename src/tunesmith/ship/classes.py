@@ -10,8 +10,8 @@ Shape letters: K places of answer of a row, C classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from tunesmith.ship.evaluated import load_evaluated_classes
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
 from tunesmith.ship.merge import merge
+from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.model_card import write_class_card
 from tunesmith.ship.parity import FLOAT32_GAP, PARITY, Check, Parity, refuse_beyond_limits
 from tunesmith.ship.stored_types import other_dtypes, stated_dtype
@@ -49,6 +50,8 @@ class ClassShipping:
         max_length: longest row in tokens, as the recipe has it.
         questions: rows on which both are asked, and `answers` what the evaluated model said.
         metric: the recipe's first.
+        instead: weights that stand in for the base's own, as they did in the evaluated model.
+        merge_base: why they do or do not, where the change was trained beside a quantised base.
     """
 
     run_path: Path
@@ -60,6 +63,8 @@ class ClassShipping:
     answers: Sequence[str]
     metric: str
     limits: ParityLimits = field(default_factory=ParityLimits)
+    instead: Mapping[str, Tensor] = field(default_factory=dict)
+    merge_base: MergeBase | None = None
 
     @property
     def format(self) -> ShipFormat:
@@ -104,7 +109,7 @@ def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
 
 def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
     """Merged weights in the base's own number format when that keeps the limits, else in float32."""
-    merged = merge(shipping.base, shipping.change, head=shipping.head)
+    merged = merge(shipping.base, shipping.change, shipping.instead, shipping.head)
     needed = 4 * sum(each.numel() for each in merged.tensors.values())
     require_space(shipping.folder.parent, needed)
     stored = stored_dtype(shipping.base.path)
@@ -120,7 +125,9 @@ def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
                 break
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
-        write_class_card(aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head)
+        write_class_card(
+            aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head, shipping.merge_base
+        )
     if dtype != stored:
         emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
 
@@ -149,6 +156,7 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "base_revision": shipping.base.revision,
         "base_source": shipping.base.origin.source,
         "base_sha256": shipping.base.sha256,
+        **({} if shipping.merge_base is None else {"merge_base": asdict(shipping.merge_base)}),
     }
 
 
@@ -160,7 +168,7 @@ class ClassGate:
         self._emitter = emitter
         self._task = class_task_of(shipping.tokenizer_folder, shipping.head, shipping.max_length, shipping.base.path)
         self._read = [self._task.read(each) for each in shipping.questions]
-        evaluated = load_evaluated_classes(shipping.base, shipping.change, shipping.head)
+        evaluated = load_evaluated_classes(shipping.base, shipping.change, shipping.head, shipping.instead)
         policy = ClassPolicy(evaluated, shipping.head.several).eval()
         self._scores = label_scores(policy, self._task, shipping.questions)
 

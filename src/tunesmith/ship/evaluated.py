@@ -95,10 +95,14 @@ def _until_special(ids: Sequence[int], special: set[int]) -> list[int]:
 def load_untouched(base: BaseFolder, instead: Mapping[str, Tensor] = NOTHING_INSTEAD) -> PreTrainedModel:
     """What the change is put on, in float32: the base, with weights that stand in for its own."""
     model = load_model(base.path, dtype=torch.float32).model
+    _put_instead(model, instead)
+    return model
+
+
+def _put_instead(model: PreTrainedModel, instead: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in instead.items():
             model.get_parameter(name).copy_(weight)
-    return model
 
 
 def load_evaluated(base: BaseFolder, change: Path, instead: Mapping[str, Tensor] = NOTHING_INSTEAD) -> PreTrainedModel:
@@ -108,9 +112,12 @@ def load_evaluated(base: BaseFolder, change: Path, instead: Mapping[str, Tensor]
     return model
 
 
-def load_evaluated_classes(base: BaseFolder, change: Path, head: Head) -> PreTrainedModel:
+def load_evaluated_classes(
+    base: BaseFolder, change: Path, head: Head, instead: Mapping[str, Tensor] = NOTHING_INSTEAD
+) -> PreTrainedModel:
     """The same for a base with a task head."""
     loaded = load_with_head(base.path, head, dtype=torch.float32)
+    _put_instead(loaded.model, instead)
     put_on(loaded.model, change, loaded.new)
     return loaded.model
 

@@ -19,10 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tunesmith.adapt.adapter_file import read_adapter
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json, write_json
-from tunesmith.models.load import BaseFolder, Loaded, load_model
-from tunesmith.models.quantized import dequantized_weights
+from tunesmith.models.heads import Head
+from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head
+from tunesmith.models.quantized import dequantized_weights, quantized_layers
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.ship.merge import merge_into
 
@@ -53,11 +55,46 @@ def read_merge_base(path: Path) -> MergeBase:
         raise TunesmithError("core.broken_json", path=str(path), reason=str(error)) from error
 
 
-def weights_beside(base: BaseFolder, quantize: Quantize, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The dense weights that an adapter was trained beside, by their names in the base; none where they are its own."""
+def weights_beside(
+    base: BaseFolder, quantize: Quantize, dtype: torch.dtype, head: Head | None = None, start: Path | None = None
+) -> dict[str, Tensor]:
+    """The dense weights that an adapter was trained beside, by their names in the base; none where they are its own.
+
+    Args:
+        head: the task head that stands on the base.
+        start: the change, where its additions began with what they took out of the base (PiSSA, OLoRA).
+
+    Errors: those of loading and of `read_adapter`.
+    """
     if quantize == "none":
         return {}
-    return dequantized_weights(load_model(base.path, dtype=dtype, quantize=quantize).model)
+    if head is None:
+        loaded = load_model(base.path, dtype=dtype, quantize=quantize)
+    else:
+        loaded = load_with_head(base.path, head, dtype=dtype, quantize=quantize)
+    if start is None:
+        return dequantized_weights(loaded.model)
+    return _without_and_with(start, loaded)
+
+
+def _without_and_with(start: Path, loaded: Loaded) -> dict[str, Tensor]:
+    """The weights in codes once more without what a change took out of them, and then with it.
+
+    A change is saved as [B, B0] [A; -A0], so half of its ranks say what it began with.
+    """
+    model = loaded.model
+    shapes = {**dict(model.named_parameters()), **dequantized_weights(model)}
+    adapter, taken = read_adapter(start, shapes, loaded.new), {}
+    for name, (low_RI, high_OR) in adapter.pairs.items():
+        half = adapter.settings.rank // 2
+        taken[name] = -adapter.settings.scale * (high_OR[:, half:] @ low_RI[half:])
+    for name, layer in quantized_layers(model).items():
+        if f"{name}.weight" in taken:
+            layer.give_up(taken[f"{name}.weight"])
+    return {
+        name: weight.float() + taken[name] if name in taken else weight
+        for name, weight in dequantized_weights(model).items()
+    }
 
 
 def better_base(

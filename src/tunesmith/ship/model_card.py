@@ -52,8 +52,10 @@ def write_model_card(
     write_atomic(folder / "README.md", _head(base, form) + "\n\n---\n\n".join(bodies) + "\n")
 
 
-def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head) -> None:
-    """The card of a model with a task head."""
+def write_class_card(
+    folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head, merge_base: MergeBase | None = None
+) -> None:
+    """The card of a model with a task head; `merge_base` as in `write_model_card`."""
     is_whole = parity.format != "adapter"
     facts = _facts(name, base, parity) | {
         "rows": parity.chats,
@@ -65,7 +67,7 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
     }
     sections = {
         "summary": both("ship.card_class_summary", **facts),
-        **_weights(base, None),
+        **_weights(base, merge_base),
         "parity": both("ship.card_class_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
         "run": both(_class_run(folder, is_whole), **facts),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
-from tunesmith.adapt.lora import additions_of
+from tunesmith.adapt.lora import LoraAttached, additions_of
 from tunesmith.adapt.saved import check_base
 from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
@@ -114,6 +114,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         runtime, emitter,
     )  # fmt: skip
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
+    if isinstance(attached, LoraAttached) and attached.error is not None:
+        emitter.emit("note", code="train.requantized", quantize=form, percent=round(100 * attached.error, 2))
     if form != "none":
         release(cycles=True)  # PEFT looks at every weight, which makes it dense once
     _refuse_rows_beyond_context(policy, inputs)
@@ -244,7 +246,7 @@ def _fisher(
 
 def validation_loss(stage: StageSpec, loaded: Loaded, task: Task, rows: Sequence[Features], runtime: Runtime) -> float:
     """Cross-entropy of a whole model on validation rows, whatever the stage was trained toward."""
-    policy = Policy(loaded.model)
+    policy = policy_of(loaded.model, loaded.head)
     use_blocks(policy.model, stage.train.blocks)
     passes = FixedPasses(task.pack, runtime, AUTO_ROWS, AUTO_ROWS)
     placed = policy.to(runtime.device)

@@ -45,6 +45,11 @@ class LoraSpec(Spec):
         description="First values: an addition of zero, or the base's main directions (2404.02948, 2406.01775).",
     )
 
+    @property
+    def out_of_the_base(self) -> bool:
+        """Whether it begins with directions that it takes out of the base's weights."""
+        return self.init_lora_weights in ("pissa", "olora")
+
 
 Part = Literal["attention", "mlp", "norm", "embedding", "head", "bias", "experts", "router"]
 
