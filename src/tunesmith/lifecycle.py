@@ -451,7 +451,7 @@ def class_shipping(work: Work, head: Head) -> ClassShipping:
         work.base(),
         _proven_change(work),
         head,
-        work.recipe.stages[0].train.max_length,
+        work.max_length,
         questions[:PARITY_QUESTIONS],
         tuned.answers.texts[:PARITY_QUESTIONS],
         spec.metrics[0],
