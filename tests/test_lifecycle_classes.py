@@ -18,7 +18,7 @@ from tunesmith.cli.predict_classes import classes_of_rows
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event
 from tunesmith.core.files import read_manifest
-from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
+from tunesmith.models.tiny import tiny_chat_model, tiny_encoder, tiny_moe_model
 
 RECIPE = """
 name: classes
@@ -35,7 +35,7 @@ stages:
     train: {{epochs: 4, learning_rate: 2e-2, batch_size: 8, max_length: 128}}
 runtime: {{threads: 1, device: cpu}}
 """
-MAKERS = {"encoder": tiny_encoder, "decoder": tiny_chat_model}
+MAKERS = {"encoder": tiny_encoder, "decoder": tiny_chat_model, "moe": tiny_moe_model}
 ROWS = {"text_class": text_rows, "several": several_rows, "token_class": token_rows}
 ADAPTS = {
     "lora": "{kind: lora, rank: 4}",
@@ -173,6 +173,37 @@ def test_one_label_is_nothing_to_tell_apart(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", rows)
     with pytest.raises(TunesmithError, match=r"lifecycle\.one_label"):
         lifecycle.prepare_data(lifecycle.start(recipe, (), tmp_path / "runs", ()))
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "adapt"),
+    [
+        ("moe", "text_class", "{kind: experts, experts: [0, 2], router: true}"),
+        ("moe", "token_class", "{kind: experts, most_used: 2}"),
+        ("decoder", "several", "{kind: lora-experts, new_experts: 3, rank: 4}"),
+    ],
+)
+def test_experts_are_published_with_a_head(
+    base: str, task: str, adapt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ADAPTS, "experts", adapt)
+    seen: list[Event] = []
+    recipe = write_recipe(tmp_path, base, task, "experts")
+    overrides = ("stages.0.penalties={router_balance: 0.01}", "stages.0.train.gradient_accumulation_steps=2")
+    work = lifecycle.start(recipe, overrides, tmp_path / "runs", (seen.append,))
+    lifecycle.run_to_release(work)
+    losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
+    assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
+    assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]
+    (folder,) = (work.path / "ship").iterdir()
+    assert folder.name == ("adapter" if base == "decoder" else "safetensors")
+    assert json.loads((folder / "parity.json").read_text("utf-8"))["ok"] is True
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal
+    if base == "moe":
+        check_with_transformers(work)
+    else:
+        assert "tunesmith predict rows.jsonl" in (folder / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ DENSE = {
 }
 # of eight experts two a token: on one rank a chosen one may get nothing
 SPARSE = {"experts": {"kind": "experts", "experts": [6, 7], "router": True}}
+BALANCED = {"lora-experts balanced": DENSE["lora-experts"], "experts balanced": SPARSE["experts"]}
+MORE = {
+    "add_ons": {"penalties": {"router_balance": 0.5}},
+    "beginning": "You answer the customers of a shop for lamps and fans in one word.",
+}
+"""A term of the whole window, over rows of which those share a beginning that meet in a pass."""
 SETTINGS = {"optimizer": "sgd", "epochs": 1.0}
 
 RANK_PROGRAM = """
@@ -34,10 +40,10 @@ from tunesmith.recipe.specs.runtime import RuntimeSpec
 from tunesmith.runtime.distributed import DistributedRuntime
 from tunesmith.train.loop import fit
 runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
-for name, (base, adapt) in json.loads(sys.argv[2]).items():
+for name, (base, adapt, more) in json.loads(sys.argv[2]).items():
     settings = {"optimizer": "sgd", "epochs": 1.0, "batch_size": 4}
     fit(make_job(Path(base), Path(sys.argv[1]) / name, runtime, adapt=adapt, settings=settings,
-                 dtype=torch.float64, rows=21))
+                 dtype=torch.float64, rows=21, **more))
 runtime.close()
 """
 
@@ -50,8 +56,9 @@ def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 def test_however_a_step_is_cut(base: Path, tmp_path: Path) -> None:
     moe = tiny_moe_model(tmp_path / "moe", experts=8)
-    jobs = {name: (str(base), adapt) for name, adapt in DENSE.items()}
-    jobs |= {name: (str(moe), adapt) for name, adapt in SPARSE.items()}
+    jobs = {name: (str(base), adapt, {}) for name, adapt in DENSE.items()}
+    jobs |= {name: (str(moe), adapt, {}) for name, adapt in SPARSE.items()}
+    jobs |= {name: (str(base if "lora" in name else moe), adapt, MORE) for name, adapt in BALANCED.items()}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -60,12 +67,14 @@ def test_however_a_step_is_cut(base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", RANK_PROGRAM, str(tmp_path / "pair"), json.dumps(jobs)]
     ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
-    for name, (model, adapt) in jobs.items():
+    for name, (model, adapt, more) in jobs.items():
         found = []
         for batch, accumulated in ((8, 1), (4, 2)):
             settings = {**SETTINGS, "batch_size": batch, "gradient_accumulation_steps": accumulated}
             folder = tmp_path / f"{name} {batch}"
-            job = make_job(Path(model), folder, local(), adapt=adapt, settings=settings, dtype=torch.float64, rows=21)
+            job = make_job(
+                Path(model), folder, local(), adapt=adapt, settings=settings, dtype=torch.float64, rows=21, **more
+            )  # type: ignore[arg-type]
             fit(job)
             found.append({each: master.detach() for each, master in job.optimizer.masters.items()})
         (checkpoint,) = (tmp_path / "pair" / name).glob("checkpoint-*")

@@ -200,14 +200,13 @@ _NO_EFFECT = "adapt.group_without_effect"
 
 REFUSALS: tuple[Refusal, ...] = (
     # adapt x task
-    Refusal("compat.head_adaptation", adapt=_EXPERTS | {"lora-experts"}, task=_CLASSES),
     Refusal("adapt.beginning_both_ways", adapt=_all(ADAPTS, "prompt", "p-tuning"), task=_ENCODERS),
-    Refusal("adapt.no_place", adapt=frozenset({"bottleneck: parallel"}), task=_ENCODERS),
+    Refusal("adapt.no_place", adapt=frozenset({"bottleneck: parallel", "lora-experts"}), task=_ENCODERS),
+    Refusal("adapt.no_experts", adapt=_EXPERTS, task=_ENCODERS),
     # objective x task
     Refusal("compat.rows", objective=_all(AIMS, "distill", "multitask"), task=_CLASSES),
     Refusal("adapt.no_experts", objective=frozenset({"router balance"}), task=_ENCODERS),
     # objective x runtime
-    Refusal("compat.window_term", objective=frozenset({"router balance"}), runtime=_DISTRIBUTED),
     Refusal("compat.unfreeze_distributed", objective=_UNFREEZING, runtime=_DISTRIBUTED),
     # adapt x objective
     Refusal(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "tunesmith"
-HEAVY = ("torch", "transformers", "peft", "scipy", "sklearn", "fastapi")
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "scipy", "sklearn", "fastapi")
 
 # The promise is half a second on a quiet machine. A test cannot ask for a quiet machine, so it measures
 # processor time (user + system), which a busy neighbour hardly changes, and leaves room for slow disks

@@ -52,9 +52,9 @@ def attach(
     if isinstance(spec, BeginningSpec):
         return attach_beginning(policy, spec, seed, base_name, encode, new)
     if isinstance(spec, LoraExpertsSpec):
-        return attach_lora_experts(policy, spec, seed, base_name)
+        return attach_lora_experts(policy, spec, seed, base_name, new)
     if isinstance(spec, ExpertsSpec):
-        return attach_experts(policy, spec, base_name, load)
+        return attach_experts(policy, spec, base_name, load, new)
     if isinstance(spec, BottleneckSpec):
         return attach_bottleneck(policy, spec, seed, base_name, new)
     return attach_lora(policy, spec, seed, base_name, new)

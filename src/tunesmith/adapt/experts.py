@@ -3,7 +3,8 @@
 On disk, in a form of our own; merging writes them into the base under its files' own names (`models/expert_files.py`):
 
     experts_config.json          which experts by block, whether the routers, and the base by name
-    experts_model.safetensors    layers.<block>.experts.<expert>.<gate_up|down>, layers.<block>.router
+    experts_model.safetensors    layers.<block>.experts.<expert>.<gate_up|down>, layers.<block>.router, and a new task
+                                 head's own tensors under the names that the model has for them
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class ExpertsAttached:
 
     mergeable = True
 
-    def __init__(self, policy: Policy, chosen: Chosen, router: bool, base_name: str) -> None:
+    def __init__(
+        self, policy: Policy, chosen: Chosen, router: bool, base_name: str, new: frozenset[str] = frozenset()
+    ) -> None:
         self._chosen, self._router, self._base_name = chosen, router, base_name
         own = {id(parameter): name for name, parameter in policy.named_parameters()}
         self._stacks: dict[str, list[str]] = {}
@@ -48,15 +51,15 @@ class ExpertsAttached:
             for part, parameter in zip(("gate_up", "down"), _moving(layer), strict=True):
                 places = [f"layers.{layer.layer}.experts.{expert}.{part}" for expert in chosen[layer.layer]]
                 self._stacks[own[id(parameter)]] = places
-        self._routers: dict[str, str] = {}
+        self._whole = {name: name.removeprefix("model.") for name in new}
         if router:
             for layer in expert_layers(policy.model):
-                self._routers[own[id(layer.router.get_parameter("weight"))]] = f"layers.{layer.layer}.router"
-        self.trainable = frozenset({*self._stacks, *self._routers})
+                self._whole[own[id(layer.router.get_parameter("weight"))]] = f"layers.{layer.layer}.router"
+        self.trainable = frozenset({*self._stacks, *self._whole})
         self._parameters = {name: each for name, each in policy.named_parameters() if name in self.trainable}
 
     def delta(self) -> dict[str, Tensor]:
-        """The matrices of the experts that move, stacked by block, and the routers'."""
+        """The matrices of the experts that move, stacked by block, the routers' and a new head's."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def load(self, delta: Mapping[str, Tensor]) -> None:
@@ -67,7 +70,7 @@ class ExpertsAttached:
         """The two files, with the names of this file's first lines."""
         stated = {**_stated(self._chosen, self._router), "base_model_name_or_path": self._base_name}
         (folder / EXPERTS_CONFIG).write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
-        named = {self._routers[name]: each for name, each in tensors.items() if name in self._routers}
+        named = {self._whole[name]: each for name, each in tensors.items() if name in self._whole}
         for name, places in self._stacks.items():
             named.update(zip(places, tensors[name].unbind(), strict=True))
         whole = {name: each.contiguous().clone() for name, each in named.items()}
@@ -85,11 +88,14 @@ def _stated(chosen: Chosen, router: bool) -> dict[str, object]:
     return {"kind": "experts", "experts": {str(layer): list(each) for layer, each in chosen.items()}, "router": router}
 
 
-def attach_experts(policy: Policy, spec: ExpertsSpec, base_name: str, load: Callable[[], Load]) -> ExpertsAttached:
+def attach_experts(
+    policy: Policy, spec: ExpertsSpec, base_name: str, load: Callable[[], Load], new: frozenset[str] = frozenset()
+) -> ExpertsAttached:
     """Free the experts that the spec names; everything else is frozen.
 
     Args:
         load: measures how often each expert is chosen, where the most used move.
+        new: names of a task head's own parameters, which move too.
 
     Errors: adapt.no_experts, adapt.no_such_expert.
     """
@@ -103,7 +109,7 @@ def attach_experts(policy: Policy, spec: ExpertsSpec, base_name: str, load: Call
     for layer in layers:
         if len(chosen[layer.layer]) < layer.count:
             choose_experts(policy.model, layer, chosen[layer.layer])
-    attached = ExpertsAttached(policy, chosen, spec.router, base_name)
+    attached = ExpertsAttached(policy, chosen, spec.router, base_name, new)
     named_trainable(policy, attached.trainable)
     return attached
 
@@ -153,8 +159,8 @@ def _read(change: Path) -> SavedExperts:
     raise TunesmithError("ship.adapter_setting", path=str(change), key="experts", value=repr(stated)[:80])
 
 
-def read_experts(change: Path) -> tuple[SavedExperts, dict[str, Tensor]]:
-    """A saved change with exactly the tensors that it states.
+def read_experts(change: Path, new: Collection[str] = ()) -> tuple[SavedExperts, dict[str, Tensor]]:
+    """A saved change with exactly the tensors that it states, and those of a task head that it must bring.
 
     Errors: those of `experts_settings`, ship.adapter_keys, ship.not_finite, models.broken_weights, core.missing_file.
     """
@@ -169,6 +175,7 @@ def read_experts(change: Path) -> tuple[SavedExperts, dict[str, Tensor]]:
         for part in ("gate_up", "down")
     ]
     expected += [f"layers.{layer}.router" for layer in found.chosen] if found.router else []
+    expected += new
     refuse_other_keys(change, expected, tensors)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -191,12 +198,12 @@ def in_files(architecture: str, found: SavedExperts, tensors: Mapping[str, Tenso
 
 
 def put_on_experts(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
-    """Put saved experts in the place of a model's own. Errors: those of `read_experts`."""
-    _, tensors = read_experts(change)
+    """Put saved experts in the place of a model's own, and a task head. Errors: those of `read_experts`."""
+    _, tensors = read_experts(change, new)
     layers = {layer.layer: layer for layer in expert_layers(model)}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own = _own(layers, name)
+            own = model.get_parameter(name) if name in new else _own(layers, name)
             if own is None or own.shape != tensor.shape:
                 raise other_keys(change, [], [f"{name} {tuple(tensor.shape)}"])
             own.copy_(tensor)

@@ -6,9 +6,8 @@ and OLoRA begin with the main directions of W, which they take out of it:
 
     W = (W - s B0 A0) + s B0 A0     and on disk, for the untouched W:  s (B A - B0 A0) = s [B, B0] [A; -A0]
 
-so what is written fits the base that everybody has, at twice the rank. Of a base in codes W is what the codes
-stand for, and what is left of it is quantised anew (as PEFT does for OLoRA); the error of that, beside that of the first
-codes, is told.
+so what is written fits the base that everybody has, at twice the rank. Of a base in codes W is what the codes stand
+for, and what is left of it is quantised anew (as PEFT does for OLoRA); the error of that is told.
 """
 
 from __future__ import annotations
@@ -108,8 +107,9 @@ def _quantise_the_rest(model: nn.Module) -> float | None:
         if not isinstance(layer, LoraLayer) or not isinstance(base, QuantizedLinear):
             continue
         name = _ADAPTER.removeprefix(".")
-        low_RI, high_OR = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-        part_OI = float(layer.scaling[name]) * (high_OR.float() @ low_RI.float())
+        low_RI, high_OR = (each[name].get_parameter("weight").detach() for each in (layer.lora_A, layer.lora_B))
+        scaling = cast(dict[str, float], layer.scaling)
+        part_OI = scaling[name] * (high_OR.float() @ low_RI.float())
         before_OI = base.weight.float()
         base.give_up(part_OI)
         changed += float((base.weight.float() + part_OI - before_OI).square().sum())

@@ -4,7 +4,8 @@ On disk, in a form of our own (`models/lora_experts.py` has the formula); an exp
 
     lora_experts_config.json          rank, lora_alpha, top_k, the experts' numbers, and the base by name
     lora_experts_model.safetensors    layers.<block>.experts.<expert>.<gate_proj|up_proj|down_proj>.<A|B>,
-                                      layers.<block>.experts.<expert>.router.weight
+                                      layers.<block>.experts.<expert>.router.weight, and a new task head's own
+                                      tensors under the names that the model has for them
 """
 
 from __future__ import annotations
@@ -72,17 +73,19 @@ class LoraExpertsAttached:
         moving: Collection[int],
         came: Mapping[str, Tensor],
         base_name: str,
+        new: frozenset[str] = frozenset(),
     ) -> None:
         own = {id(parameter): name for name, parameter in policy.named_parameters()}
         self._on_disk = {own[id(each)]: name for name, each in _parameters(placed).items()}
+        self._on_disk |= {name: name.removeprefix("model.") for name in new}
         self._all = {name: each for name, each in policy.named_parameters() if name in self._on_disk}
         self._settings, self._base_name = settings, base_name
-        self.trainable = frozenset(name for name, stored in self._on_disk.items() if _expert_of(stored) in moving)
+        self.trainable = new | {name for name, stored in self._on_disk.items() if _expert_of(stored) in moving}
         # in the number format of the file, which may be wider than the model's
         self._still = {name: each for name, each in came.items() if _expert_of(name) not in moving}
 
     def delta(self) -> dict[str, Tensor]:
-        """The experts that move, with their rows of the router."""
+        """The experts that move, with their rows of the router, and a new head."""
         return {name: each.detach() for name, each in self._all.items() if name in self.trainable}
 
     def load(self, delta: Mapping[str, Tensor]) -> None:
@@ -97,8 +100,12 @@ class LoraExpertsAttached:
         save_file({**self._still, **named}, folder / LORA_EXPERTS_WEIGHTS, metadata={"format": "pt"})
 
 
-def attach_lora_experts(policy: Policy, spec: LoraExpertsSpec, seed: int, base_name: str) -> LoraExpertsAttached:
+def attach_lora_experts(
+    policy: Policy, spec: LoraExpertsSpec, seed: int, base_name: str, new: frozenset[str] = frozenset()
+) -> LoraExpertsAttached:
     """Put LoRA experts on a policy: new ones, or those of `spec.start` with what the spec changes about them.
+
+    `new` are names of a task head's own parameters, which move too; a head that `start` has is left behind.
 
     Errors: adapt.no_place, adapt.start_differs, adapt.no_such_lora_expert, those of `read_mixture`.
     """
@@ -112,9 +119,9 @@ def attach_lora_experts(policy: Policy, spec: LoraExpertsSpec, seed: int, base_n
     if spec.start is not None:
         expected = [name for name in _parameters(placed) if _expert_of(name) in kept]
         refuse_other_keys(Path(spec.start), expected, came)
-        _copy(Path(spec.start), placed, came)
+        _copy(Path(spec.start), _parameters(placed), came)
     moving = {*spec.update, *(expert for expert in settings.experts if expert not in kept)}
-    attached = LoraExpertsAttached(policy, placed, settings, moving, came, base_name)
+    attached = LoraExpertsAttached(policy, placed, settings, moving, came, base_name, new)
     named_trainable(policy, attached.trainable)
     return attached
 
@@ -181,13 +188,14 @@ def read_mixture(change: Path) -> tuple[MixtureSettings, dict[str, Tensor]]:
 
 
 def put_on_mixture(model: PreTrainedModel, change: Path, new: Collection[str] = ()) -> None:
-    """Put saved LoRA experts on a model. Errors: those of `read_mixture`, adapt.no_place, ship.adapter_keys,
-    ship.no_change."""
+    """Put saved LoRA experts on a model, and a task head. Errors: those of `read_mixture`, adapt.no_place,
+    ship.adapter_keys, ship.no_change."""
     settings, tensors = read_mixture(change)
     placed = _place(model, settings)
-    refuse_other_keys(change, _parameters(placed), tensors)
-    _copy(change, placed, tensors)
-    for each in _parameters(placed).values():
+    parameters = {**_parameters(placed), **{name: model.get_parameter(name) for name in new}}
+    refuse_other_keys(change, parameters, tensors)
+    _copy(change, parameters, tensors)
+    for each in parameters.values():
         each.requires_grad_(False)
     if not any(tensor.any() for name, tensor in tensors.items() if name.endswith(".B")):
         raise TunesmithError("ship.no_change", path=str(change))
@@ -202,8 +210,7 @@ def _place(model: PreTrainedModel, settings: MixtureSettings) -> dict[int, Mixtu
     return placed
 
 
-def _copy(change: Path, placed: Mapping[int, Mixture], tensors: Mapping[str, Tensor]) -> None:
-    parameters = _parameters(placed)
+def _copy(change: Path, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != parameters[name].shape:
             raise other_keys(change, [], [f"{name} {tuple(tensor.shape)}"])

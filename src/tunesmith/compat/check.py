@@ -24,8 +24,6 @@ TASK_METRICS = {
     "text_class": ("accuracy", "macro_f1", "micro_f1"),
     "token_class": ("entity_f1", "token_accuracy"),
 }
-WITH_HEAD = ("full", "subset", "lora", "bottleneck", "prompt", "p-tuning", "prefix")
-"""Adaptations beside which a task head trains."""
 
 
 def check(recipe: Recipe) -> None:
@@ -33,7 +31,7 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
+    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term,
     compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
     compat.forgetting_of_task, and those of `check_quantized`.
     """
@@ -49,7 +47,7 @@ def check(recipe: Recipe) -> None:
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
-        _check_balance(recipe, stage, place)
+        _check_balance(stage, place)
         _check_tasks(recipe, stage, place)
 
 
@@ -77,8 +75,6 @@ def _check_formats(recipe: Recipe) -> None:
     if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
         raise TunesmithError("compat.gguf_experts")
     if recipe.data.task != "chat":
-        if adapt.kind not in WITH_HEAD:
-            raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
         holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:
             if kind not in holds_a_head:
@@ -91,13 +87,10 @@ def _check_dropout(recipe: Recipe) -> None:
         raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
 
 
-def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    """Balance is a figure of a whole step: nothing may cut the step."""
-    if stage.penalties is None or stage.penalties.router_balance is None:
-        return
-    train = stage.train
-    whole = train.batch_size != "auto" and train.packing and train.gradient_accumulation_steps == 1
-    if not whole or recipe.runtime.kind == "distributed":
+def _check_balance(stage: StageSpec, place: int) -> None:
+    """Balance is a figure of a whole step, which is looked at first: the step may not be cut otherwise afterwards."""
+    balance = stage.penalties.router_balance if stage.penalties is not None else None
+    if balance is not None and stage.train.batch_size == "auto":
         raise TunesmithError("compat.window_term", place=place, term="router_balance")
 
 

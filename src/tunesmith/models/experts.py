@@ -142,7 +142,20 @@ def balance(logits_TE: Tensor, choices_TK: Tensor) -> Tensor:
 
     f is the share of choices that went to an expert, P the mean share the router gave it; only P has a gradient.
     """
-    experts = logits_TE.shape[-1]
-    load_E = torch.bincount(choices_TK.flatten(), minlength=experts)[:experts]
-    share_E = torch.softmax(logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32)), dim=-1).mean(0)
-    return experts * (load_E / load_E.sum() * share_E).sum()
+    once_T = torch.ones(len(logits_TE), device=logits_TE.device)
+    load_E = load_of(choices_TK, once_T, logits_TE.shape[-1])
+    return uneven(logits_TE, once_T, load_E) / once_T.sum()
+
+
+def load_of(choices_TK: Tensor, rows_T: Tensor, experts: int) -> Tensor:
+    """How often each expert is chosen, [E] float64, by tokens that stand for so many rows."""
+    rows_N = rows_T.double().repeat_interleave(choices_TK.shape[1])
+    chosen_N = choices_TK.flatten()  # a number behind the last expert is transformers' mark for none
+    return torch.bincount(chosen_N, weights=rows_N, minlength=experts)[:experts].double()
+
+
+def uneven(logits_TE: Tensor, rows_T: Tensor, load_E: Tensor) -> Tensor:
+    """E sum_e f_e p_e, summed over the rows of the tokens; f is the share of a load that may be a larger window's."""
+    share_TE = torch.softmax(logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32)), dim=-1)
+    share_E = (share_TE * rows_T[:, None].to(share_TE.dtype)).sum(0)
+    return len(load_E) * ((load_E / load_E.sum()).to(share_E) * share_E).sum()

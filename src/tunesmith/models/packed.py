@@ -66,6 +66,15 @@ class Packed:
         """T."""
         return int(self.token_ids.numel())
 
+    def rows_by_token(self) -> Tensor:
+        """How many rows each token stands for, [T]: one, or all that share the beginning it is part of."""
+        parents, rows = self.parent.tolist(), [int(row >= 0) for row in self.row.tolist()]
+        for document in reversed(range(len(parents))):
+            if parents[document] >= 0:
+                rows[parents[document]] += rows[document]
+        lengths = self.offsets.diff()
+        return torch.tensor(rows, device=lengths.device).repeat_interleave(lengths)
+
 
 def pack(items: Sequence[Features], *, share: bool = True, several_of: int = 0) -> Packed:
     """Lay rows end to end; rows that begin alike share that beginning as one parent document.

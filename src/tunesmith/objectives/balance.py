@@ -1,21 +1,40 @@
 """The routers' balance loss beside an objective: weight times the mean over blocks of `models/experts.balance`.
 
-Its unit is the window: shares of choices are taken over all tokens of an optimizer step, and the product of two means
-over parts of a window is not that of the whole. So a step must be one pass of one process (`compat.window_term`).
+Its unit is the window: E sum_e f_e P_e holds two means over all tokens of an optimizer step, and the product of means
+over parts of a window is not that of the whole. But f has no gradient. Once it is known of the whole window, what is
+left is a sum over tokens that may be cut anywhere. So a step that is run in parts, or by several processes, first reads
+its whole window without gradients and adds up how often each expert is chosen.
+
+A token counts once for every row that it stands for: a beginning that rows share weighs what it would weigh in each of
+them, so that it does not matter which rows meet in a pass.
+
+Shape letters: T tokens, P places of a learned beginning, K kept positions, E experts of a block, C choices of a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tunesmith.models.experts import balance, watching_routers
+from tunesmith.models.experts import load_of, uneven, watching_routers
 from tunesmith.models.packed import Packed
 from tunesmith.objectives.base import Objective
 
 BALANCE = "router_balance"
+_Said = dict[int, tuple[Tensor, Tensor]]
+"""Logits [T, E] and choices [T, C] by block."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens of a window, each as often as it stands for a row, and how often experts are chosen, [E] by block."""
+
+    tokens: float
+    loads: Mapping[int, Tensor]
 
 
 class Balanced:
@@ -24,22 +43,39 @@ class Balanced:
     def __init__(self, objective: Objective, weight: float) -> None:
         self._objective = objective
         self._weight = weight
+        self._window: _Window | None = None
+        self._experts: dict[int, int] = {}
 
     def count(self, batch: Packed) -> dict[str, float]:
-        """Those of the objective, and one window."""
-        return {**self._objective.count(batch), BALANCE: 1.0}
+        """Those of the objective, and tokens, each as often as it stands for a row."""
+        return {**self._objective.count(batch), BALANCE: float(batch.rows_by_token().sum())}
 
     def loss(self, policy: nn.Module, batch: Packed) -> dict[str, Tensor]:
-        """The objective's sums, and the balance loss of this pass."""
-        said: dict[int, tuple[Tensor, Tensor]] = {}
-
-        def seen(layer: int, logits_TE: Tensor, choices_TK: Tensor) -> None:
-            said[layer] = logits_TE, choices_TK  # nothing is computed here: a block may be computed again, this not
-
-        with watching_routers(policy, seen):
+        """The objective's sums, and what these tokens give to the balance loss of the window, times its tokens."""
+        with _listening(policy) as said:
             terms = self._objective.loss(policy, batch)
-        uneven = [balance(logits_TE, choices_TK) for logits_TE, choices_TK in said.values()]
-        return {**terms, BALANCE: self._weight * torch.stack(uneven).mean()}
+        window = self._window or _window_of(said, batch)
+        parts = []
+        for layer, (logits_TE, choices_TC) in said.items():
+            load_E = window.loads[layer]
+            asked = load_E.sum() / choices_TC.shape[1]  # tokens that this block has seen
+            parts.append(uneven(logits_TE, _rows(batch, len(logits_TE)), load_E) / asked)
+        return {**terms, BALANCE: self._weight * window.tokens * torch.stack(parts).mean()}
+
+    def look(self, policy: nn.Module, batch: Packed) -> list[float]:
+        """What a window must know of one of its micro-batches: numbers to be added up."""
+        with torch.no_grad(), _listening(policy) as said:
+            policy(batch)
+        found = _window_of(said, batch)
+        self._experts = {layer: len(load_E) for layer, load_E in found.loads.items()}
+        return [found.tokens, *(share for load_E in found.loads.values() for share in load_E.tolist())]
+
+    def begin(self, window: Sequence[float] | None) -> None:
+        """Take what `look` gave, summed over a window; None where the next pass is the whole of it."""
+        self._window = None
+        if window is not None:
+            loads = torch.tensor(window[1:], dtype=torch.float64).split(list(self._experts.values()))
+            self._window = _Window(window[0], dict(zip(self._experts, loads, strict=True)))
 
     def state(self) -> dict[str, object]:
         """That of the objective."""
@@ -50,13 +86,42 @@ class Balanced:
         self._objective.restore(state)
 
 
+@contextmanager
+def _listening(policy: nn.Module) -> Iterator[_Said]:
+    """What the routers say inside the block. Nothing is computed here: a block may be computed again, this not."""
+    said: _Said = {}
+
+    def seen(layer: int, logits_TE: Tensor, choices_TC: Tensor) -> None:
+        said[layer] = logits_TE, choices_TC
+
+    with watching_routers(policy, seen):
+        yield said
+
+
+def _window_of(said: _Said, batch: Packed) -> _Window:
+    """A pass that is a whole window."""
+    loads = {
+        layer: load_of(choices_TC, _rows(batch, len(logits_TE)), logits_TE.shape[-1])
+        for layer, (logits_TE, choices_TC) in said.items()
+    }
+    return _Window(float(batch.rows_by_token().sum()), loads)
+
+
+def _rows(batch: Packed, asked: int) -> Tensor:
+    """How many rows each of the tokens stands for that a router was asked about, [asked].
+
+    The last of fast blocks asks about the kept positions alone, which no rows share; a learned beginning stands before
+    all rows.
+    """
+    if asked == len(batch.keep):
+        return torch.ones(asked, device=batch.keep.device)
+    rows_T = batch.rows_by_token()
+    return torch.cat([(batch.row >= 0).sum().expand(asked - len(rows_T)), rows_T])
+
+
 def router_load(policy: nn.Module, batch: Packed) -> Mapping[int, Tensor]:
     """How often each expert of a block is chosen by the tokens of a batch, [E] float64, by block."""
-    load: dict[int, Tensor] = {}
-
-    def seen(layer: int, logits_TE: Tensor, choices_TK: Tensor) -> None:
-        load[layer] = torch.bincount(choices_TK.flatten(), minlength=logits_TE.shape[-1]).double()
-
-    with torch.inference_mode(), watching_routers(policy, seen):
+    with torch.inference_mode(), _listening(policy) as said:
         policy(batch)
-    return load
+    once = {layer: torch.ones(len(logits_TE), device=logits_TE.device) for layer, (logits_TE, _) in said.items()}
+    return {layer: load_of(choices, once[layer], logits.shape[-1]) for layer, (logits, choices) in said.items()}

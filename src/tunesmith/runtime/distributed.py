@@ -54,7 +54,7 @@ class DistributedRuntime:
         """The policy inside DDP. Buffers are a frozen base's codes: they are the same on every rank and stay so."""
         devices = [self.device.index] if self.device.type == "cuda" else None
         placed = policy.to(self.device)
-        self._placed = DistributedDataParallel(placed, device_ids=devices, **_STILL_BUFFERS)
+        self._placed = DistributedDataParallel(placed, device_ids=devices, **_STILL_BUFFERS)  # type: ignore[arg-type]
         return self._placed
 
     def sum(self, values: Sequence[float]) -> list[float]:

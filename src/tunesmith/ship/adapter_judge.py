@@ -84,19 +84,27 @@ def _by_hooks(model: PreTrainedModel, folder: Path) -> nn.Module:
             adds(module, f"layers.{found['block']}.mlp")
         if found and found["part"] in _AFTER["attention"] and places == "houlsby":
             adds(module, f"layers.{found['block']}.attention")
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name in tensors.keys() & own.keys():  # a task head
-            own[name].copy_(tensors[name])
+    _copy_head(model, tensors)
     return model
 
 
-def _by_slices(model: PreTrainedModel, folder: Path) -> nn.Module:
-    blocks = model.get_decoder().layers
+def _copy_head(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
+    """A task head comes with the change, under the model's own names."""
+    own = dict(model.named_parameters())
     with torch.no_grad():
-        for name, tensor in read_tensors(folder / EXPERTS_WEIGHTS).items():
+        for name in tensors.keys() & own.keys():
+            own[name].copy_(tensors[name])
+
+
+def _by_slices(model: PreTrainedModel, folder: Path) -> nn.Module:
+    blocks, tensors = model.base_model.get_submodule("layers"), read_tensors(folder / EXPERTS_WEIGHTS)
+    _copy_head(model, tensors)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if not name.startswith("layers."):
+                continue
             _, block, *rest = name.split(".")
-            mlp = blocks[int(block)].mlp
+            mlp = blocks.get_submodule(f"{block}.mlp")
             if rest == ["router"]:
                 mlp.gate.weight.copy_(tensor)
             else:
@@ -131,8 +139,9 @@ def _by_mixing(model: PreTrainedModel, folder: Path) -> nn.Module:
 
         module.register_forward_hook(hook)
 
-    for number, each in enumerate(model.get_decoder().layers):
-        mixes(each.mlp, f"layers.{number}")
+    _copy_head(model, tensors)
+    for number, each in model.base_model.get_submodule("layers").named_children():
+        mixes(each.get_submodule("mlp"), f"layers.{number}")
     return model
 
 

@@ -24,7 +24,7 @@ from tunesmith.adapt.files import FULL_WEIGHTS
 from tunesmith.adapt.saved import SavedKind, check_base, kind_of
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.allowed import read_allowed
-from tunesmith.models.expert_files import to_model
+from tunesmith.models.expert_files import to_files, to_model
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_with_head
 from tunesmith.models.weights import read_tensors, read_weights
@@ -57,7 +57,7 @@ def merge(
     weights, new = base_weights(base, head)
     weights.update(instead)
     if kind.name == "experts":
-        return _experts(base, change, weights)
+        return _experts(base, change, weights, new, has_head=head is not None)
     if kind.name != "lora":
         return _weights(change, kind, weights, new)
     adapter = read_adapter(change, weights if head else to_model(_architecture(base), weights), new)
@@ -96,14 +96,20 @@ def merge_into(
     return loaded
 
 
-def _experts(base: BaseFolder, change: Path, weights: Mapping[str, Tensor]) -> Merged:
-    """Experts in the place of the base's own, under the names of its files."""
-    moved = in_files(_architecture(base), *read_experts(change))
-    refuse_other_keys(change, weights.keys() & moved.keys(), moved)
-    changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), weights[name].float()))
+def _experts(
+    base: BaseFolder, change: Path, weights: Mapping[str, Tensor], new: Sequence[str], *, has_head: bool
+) -> Merged:
+    """Experts, and a task head, in the place of the base's own: named as in its files, with a head as in the model."""
+    architecture = _architecture(base)
+    found, tensors = read_experts(change, new)
+    named = to_files(architecture, weights) if has_head else weights
+    moved = {**in_files(architecture, found, tensors), **{name: tensors[name] for name in new}}
+    refuse_other_keys(change, named.keys() & moved.keys(), moved)
+    changed = tuple(name for name, tensor in moved.items() if not torch.equal(tensor.float(), named[name].float()))
     if not changed:
         raise TunesmithError("ship.no_change", path=str(change))
-    return Merged({**weights, **moved}, changed, "experts")
+    whole = {**named, **moved}
+    return Merged(to_model(architecture, whole) if has_head else whole, changed, "experts")
 
 
 def _architecture(base: BaseFolder) -> str:

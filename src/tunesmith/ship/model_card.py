@@ -95,7 +95,8 @@ def _facts(name: str, base: BaseFolder, parity: Parity) -> dict[str, str | int |
 def _class_run(folder: Path, is_whole: bool) -> str:
     if is_whole:
         return "ship.card_class_run"
-    return "ship.card_class_run_bottleneck" if kind_of(folder).name == "bottleneck" else "ship.card_class_run_beside"
+    own = {"bottleneck": "ship.card_class_run_bottleneck", "lora-experts": "ship.card_class_run_lora_experts"}
+    return own.get(kind_of(folder).name, "ship.card_class_run_beside")
 
 
 _PIPELINES = {"text_class": "text-classification", "token_class": "token-classification"}

@@ -122,9 +122,21 @@ class Meter:
             both_ways=is_encoder(policy.model),
         )
 
-    def of_batches(self, batches: Sequence[Packed]) -> Work:
-        """What the micro-batches of a step cost together."""
-        return Work(*map(sum, zip(*(self.of_batch(each) for each in batches), strict=True)))
+    def of_batches(self, batches: Sequence[Packed], *, looked: bool = False) -> Work:
+        """What the micro-batches of a step cost together; `looked` where each was read once before they ran."""
+        found = Work(*map(sum, zip(*(self.of_batch(each) for each in batches), strict=True)))
+        return found._replace(executed=found.executed + sum(map(self._read, batches))) if looked else found
+
+    def _read(self, batch: Packed) -> float:
+        """FLOPs of a forward pass alone."""
+        tokens, kept = batch.num_tokens + self.virtual, int(batch.keep.numel())
+        laid = Documents.of(batch)
+        if self.places:
+            laid = laid.behind(self.places, unread=not self.virtual)
+        late = (tokens - kept) * (self.kept_frozen + self.kept_trained)
+        numbers = tokens * (self.frozen + self.trained - self.unread) - late + kept * self.head
+        width = self.attention_width - self.attention_unread
+        return 2 * (numbers + self.places * self.network + width * self._attention_products(laid)[0])
 
     def of_batch(self, batch: Packed) -> Work:
         """What one micro-batch costs, forward and backward."""

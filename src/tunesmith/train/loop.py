@@ -20,7 +20,7 @@ from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
-from tunesmith.objectives.base import Objective
+from tunesmith.objectives.base import Objective, WindowObjective
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime
@@ -156,9 +156,10 @@ def _step(job: Job, progress: Progress) -> _Update:
     window = job.source.window(progress.step)
     batches = job.passes.cut(progress.step, window)
     counts = _total_counts(job, batches)
+    looked = _look_ahead(job, progress.step, batches)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
-        torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
+        _seed_pass(job, progress.step, place)
         with runtime.accumulate(last):
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
@@ -175,8 +176,29 @@ def _step(job: Job, progress: Progress) -> _Update:
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
-    work = job.meter(job.unfreezing.turn).of_batches(ran.batches)
+    work = job.meter(job.unfreezing.turn).of_batches(ran.batches, looked=looked)
     return _Update(losses, norm, rate, Work(*job.runtime.sum(work)))
+
+
+def _seed_pass(job: Job, step: int, place: int) -> None:
+    """What is drawn in a pass depends on where it stands, so that it can be drawn again."""
+    torch.manual_seed(derive_seed(job.spec.seed, "dropout", step, place, job.runtime.rank))
+
+
+def _look_ahead(job: Job, step: int, batches: Sequence[Packed]) -> bool:
+    """Let a term of the whole window see it before anything flows back; whether that took passes of its own."""
+    objective, runtime = job.objective, job.runtime
+    if not isinstance(objective, WindowObjective):
+        return False
+    if len(batches) == 1 and runtime.size == 1:
+        objective.begin(None)
+        return False
+    found: list[list[float]] = []
+    for place, batch in enumerate(batches):
+        _seed_pass(job, step, place)
+        found.append(objective.look(job.policy, batch.to(runtime.device)))
+    objective.begin(runtime.sum([sum(column) for column in zip(*found, strict=True)]))
+    return True
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
