@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -157,17 +158,17 @@ def encoder_attention(
     """Attention for transformers: query, key and value [1, H, T, S] -> [1, T, H, S].
 
     `documents` travels as an argument of the model's forward, and so do `learned` keys and values, of every layer
-    [2, H, P, S]. Errors: packed.packed_only for padded batches, several
-    sequences, attention dropout or a call without documents.
+    [2, H, P, S]. `dropout` is the share of attention's shares that is dropped, as transformers does.
+    Errors: packed.packed_only for padded batches, several sequences or a call without documents.
     """
-    if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
+    if documents is None or attention_mask is not None or query.shape[0] != 1:
         raise TunesmithError("packed.packed_only")
     laid = bands(documents, query.device, query.dtype)
     factor = scaling if scaling is not None else query.shape[-1] ** -0.5
     before = learned_of(module, learned)
     queries, keys, values = (heads_first(laid.laid(each[0].transpose(0, 1))) for each in (query, key, value))
     parts = [
-        _band_attention(query_DHLS, key_DHLS, value_DHLS, band.padding, before, factor)
+        _band_attention(query_DHLS, key_DHLS, value_DHLS, band.padding, before, factor, dropout)
         for query_DHLS, key_DHLS, value_DHLS, band in zip(queries, keys, values, laid.bands, strict=True)
     ]
     return laid.gathered([part.transpose(1, 2) for part in parts])[None], None
@@ -179,15 +180,27 @@ def heads_first(laid: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _band_attention(
-    query_DHLS: Tensor, key_DHLS: Tensor, value_DHLS: Tensor, padding: Tensor, before: Tensor | None, scaling: float
+    query_DHLS: Tensor,
+    key_DHLS: Tensor,
+    value_DHLS: Tensor,
+    padding: Tensor,
+    before: Tensor | None,
+    scaling: float,
+    dropout: float,
 ) -> Tensor:
     """Outputs of the places of a band, [D, H, L, S]; `before` are learned keys and values."""
     if before is not None:
         key_DHLS, value_DHLS = (_behind(each, own) for each, own in zip(before, (key_DHLS, value_DHLS), strict=True))
         padding = pad(padding, (before.shape[2], 0))
     scores_DHLM = (query_DHLS * scaling) @ key_DHLS.transpose(-1, -2) + padding
-    out_DHLS: Tensor = torch.softmax(scores_DHLM, dim=-1) @ value_DHLS
+    out_DHLS: Tensor = _shares(scores_DHLM, dropout) @ value_DHLS
     return out_DHLS
+
+
+def _shares(scores: Tensor, dropout: float) -> Tensor:
+    """What each key counts with: the softmax of the scores, of which dropout leaves 1 - p, scaled up by as much."""
+    shares = torch.softmax(scores, dim=-1)
+    return drop(shares, dropout) if dropout else shares
 
 
 def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
@@ -196,7 +209,12 @@ def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
 
 
 def attention_at(
-    query_DHS: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], laid: Bands, scaling: float
+    query_DHS: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    laid: Bands,
+    scaling: float,
+    dropout: float = 0.0,
 ) -> Tensor:
     """What one token of every document takes from all tokens of its document, [D, H, S].
 
@@ -212,7 +230,7 @@ def attention_at(
         laid.bands, queries, heads_first(keys), heads_first(values), strict=True
     ):
         scores_DH1L = query_DH1S @ key_DHLS.transpose(-1, -2) + band.padding
-        parts.append((torch.softmax(scores_DH1L, dim=-1) @ value_DHLS)[:, :, 0])
+        parts.append((_shares(scores_DH1L, dropout) @ value_DHLS)[:, :, 0])
     return _moved(torch.cat(parts), back_D, order_D)
 
 

@@ -67,7 +67,8 @@ class LastEncoderBlock(GradientCheckpointingLayer):
         keys, values = (
             [each(band_DLW).unflatten(2, heads) for band_DLW in hidden] for each in (attention.key, attention.value)
         )
-        attended_KHS = attention_at(query_KHS, keys, values, laid, attention.scaling)
+        dropout = attention.dropout.p if self.training else 0.0
+        attended_KHS = attention_at(query_KHS, keys, values, laid, attention.scaling, dropout)
         between_1KW = self.attention.output(attended_KHS.flatten(1)[None], asked_1KW)
         output_1KW: Tensor = self.output(self.intermediate(between_1KW), between_1KW)
         return output_1KW

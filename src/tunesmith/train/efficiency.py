@@ -151,7 +151,11 @@ class Meter:
         flowing_back = self.attention_width - self.attention_read
         forward_width = self.attention_width - self.attention_unread
         executed = blocks + heads + 2 * (forward_width * forward + flowing_back * backward)
-        padding = sum(padded_lengths([length for length, _ in _lengths(laid)])) - tokens if self.both_ways and not self.places else 0
+        padding = (
+            sum(padded_lengths([length for length, _ in _lengths(laid)])) - tokens
+            if self.both_ways and not self.places
+            else 0
+        )
         executed += padding * ((4 if flowing_back else 2) * self.padded_frozen + 6 * self.padded_trained)
         executed -= skipped * ((4 if flowing_back else 2) * self.kept_frozen + 6 * self.kept_trained)
         if self.again:
