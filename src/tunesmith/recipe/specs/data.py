@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -68,6 +68,8 @@ class SplitSpec(Spec):
 
 class DataSpec(Spec):
     """The rows of a run or of one stage."""
+
+    unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
 
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
