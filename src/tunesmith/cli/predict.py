@@ -33,7 +33,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="c
 ColumnOption = Annotated[
     str | None, typer.Option("--column", metavar="NAME", help="cli.opt_column", show_default=False)
 ]
-TaskOption = Annotated[str, typer.Option("--task", metavar="NAME", help="cli.opt_task", show_default=False)]
+TaskOption = Annotated[str, typer.Option("--task", metavar="NAME", help="cli.opt_of_tasks", show_default=False)]
 LengthOption = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="cli.opt_max_new_tokens")]
 
 
