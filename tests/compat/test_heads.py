@@ -23,6 +23,7 @@ REFUSED = {
     ],
     "compat.heads_old_rows": ["stages.0.penalties={ewc: {weight: 1.0, sources: [{path: o.jsonl}]}}"],
     "compat.heads_rows": ["data.task=text_class", "data.rows=multi_label"],
+    "compat.heads_augment": ["data.augment={balance: {by: label}}"],
     "compat.source_without_task": ["data.test_sources=[{path: t.jsonl}]"],
     "compat.task_without_source": ["data.validation_sources=[{path: v.jsonl, name: a}]"],
     "compat.task_without_metric": ["evaluate.metrics=[accuracy]", "data.tasks={a: text_class, b: token_class}"],

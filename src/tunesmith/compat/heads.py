@@ -13,7 +13,7 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     """Hold `data.tasks` against the stage that learns them.
 
     Errors: compat.embeddings_without_heads, compat.embeddings_beside, compat.heads_objective, compat.heads_rows,
-    compat.heads_old_rows, compat.source_without_task, compat.task_without_source, compat.task_without_metric.
+    compat.heads_old_rows, compat.heads_augment, compat.source_without_task, compat.task_without_source, compat.task_without_metric.
     """
     objective, tasks = stage.objective, recipe.data.tasks
     embeddings = isinstance(objective, MultitaskSpec) and objective.task_embeddings
@@ -31,10 +31,23 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     if (recipe.data.task, recipe.data.rows) != (derived, derived):
         raise TunesmithError("compat.heads_rows", task=recipe.data.task, rows=recipe.data.rows)
     _check_sources(recipe.data)
+    _check_augment(recipe.data)
     for name, rows in tasks.items():
         if not recipe.evaluate.metrics_of(rows):
             known = ", ".join(METRICS_OF_ROWS[rows])
             raise TunesmithError("compat.task_without_metric", task=name, rows=rows, known=known)
+
+
+def _check_augment(data: DataSpec) -> None:
+    """What looks at the labels of all rows together would mix those of different tasks."""
+    augment = data.augment
+    if augment is None:
+        return
+    by_label = augment.balance is not None and augment.balance.by == "label"
+    mixing = {"synthesize": augment.synthesize is not None, "balance.by: label": by_label}
+    for what, asked_for in mixing.items():
+        if asked_for:
+            raise TunesmithError("compat.heads_augment", what=what)
 
 
 def _check_sources(data: DataSpec) -> None:
