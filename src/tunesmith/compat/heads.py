@@ -13,7 +13,8 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     """Hold `data.tasks` against the stage that learns them.
 
     Errors: compat.embeddings_without_heads, compat.embeddings_beside, compat.heads_objective, compat.heads_rows,
-    compat.heads_old_rows, compat.heads_augment, compat.source_without_task, compat.task_without_source, compat.task_without_metric.
+    compat.heads_old_rows, compat.heads_augment, compat.source_without_task, compat.task_without_source,
+    compat.task_without_metric.
     """
     objective, tasks = stage.objective, recipe.data.tasks
     embeddings = isinstance(objective, MultitaskSpec) and objective.task_embeddings
