@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from tunesmith.core.ledger import Ledger
 from tunesmith.data.defects import Reason
 from tunesmith.data.table import TURN_COLUMNS
+from tunesmith.recipe.specs.data import CleanSpec
 
 # Control characters but tab and newline, and the zero-width mark that editors leave behind. Zero-width joiners stay:
 # emoji and several scripts need them.
@@ -25,6 +27,17 @@ def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     cleaned = frame.with_columns(normalized(pl.col("text")).alias("text"), *turns)
     differs = [frame[name].ne_missing(cleaned[name]) for name in ("text", *TURN_COLUMNS)]
     return cleaned, pl.select(pl.any_horizontal(*differs).sum()).item() if len(frame) else 0
+
+
+def clean_rows(frame: pl.DataFrame, spec: CleanSpec, ledger: Ledger) -> tuple[pl.DataFrame, int]:
+    """The rows that stay after normalising, and how many of them it changed. A batch at a time does as well as all."""
+    if not spec.normalize:
+        return frame, 0
+    frame, changed = normalize(frame)
+    blank = frame.select("row", blank_reason()).drop_nulls("reason")
+    for (reason,), rows in blank.group_by("reason", maintain_order=True):
+        ledger.decide(rows["row"], "dropped", str(reason))
+    return frame.join(blank, on="row", how="anti", maintain_order="left"), changed
 
 
 def blank_reason() -> pl.Expr:

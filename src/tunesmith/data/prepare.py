@@ -6,16 +6,19 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.apart import check_near, near_across, repeats, texts_of
 from tunesmith.data.card import data_card
-from tunesmith.data.clean import blank_reason, normalize
-from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.clean import clean_rows
+from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
+from tunesmith.data.formats.files import Unread, list_files, read_file
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
@@ -24,6 +27,7 @@ from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 FOLDER = "data"
 CARD = "data_card.md"
+_NEAR = "near_duplicates"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
 
@@ -37,20 +41,26 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
+    embed: Embedder | None
 
 
 def prepare(
-    spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Mapping[str, Sequence[SourceSpec]] | None = None
+    spec: DataSpec,
+    recipe_folder: Path,
+    ledger: Ledger,
+    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
+        embed: what makes vectors of texts, for duplicates by meaning.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    work = _Work(spec, recipe_folder, ledger, [], [], embed)
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -58,15 +68,18 @@ def prepare(
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _clean(work, split, frame)
+    _keep_benchmarks_out(work, frames)
     _keep_apart(work, frames)
+    _keep_near_apart(work, frames)
     frames = _split(work, frames)
+    _keep_near_apart(work, frames)
     refuse_empty(frames, ledger)
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables)
+    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, spec.clean.near_duplicates)
 
 
 def _old(
@@ -79,6 +92,11 @@ def _old(
         for other in _LOOKED_AT:
             frame = _without_shared(work, name, frame, other, frames[other])
         tables[name] = frame
+    asked_about = {split: frames[split] for split in _LOOKED_AT}
+    for name, frame in tables.items():
+        beside = {name: frame, **asked_about}
+        _keep_near_apart(work, beside)
+        tables[name] = beside[name]
     return tables
 
 
@@ -119,18 +137,52 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
+    frame, changed = clean_rows(frame, work.spec.clean, work.ledger)
     if work.spec.clean.normalize:
-        frame, changed = normalize(frame)
         work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
-        blank = frame.select("row", blank_reason()).drop_nulls("reason")
-        for (reason,), rows in blank.group_by("reason", maintain_order=True):
-            work.ledger.decide(rows["row"], "dropped", str(reason))
-        frame = frame.join(blank, on="row", how="anti", maintain_order="left")
     if work.spec.clean.exact_duplicates:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
+    return _without_alike(work, split, frame)
+
+
+def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows that are near by their words, then one of those that are near by their meaning."""
+    wanted = work.spec.clean
+    before = len(frame)
+    if wanted.near_duplicates is not None:
+        frame = drop_near_duplicates(frame, wanted.near_duplicates, work.ledger)
+        work.notes.append(Note("data.near_dropped", {"rows": before - len(frame), "split": split}))
+    before = len(frame)
+    if wanted.semantic_duplicates is not None and work.embed is not None:
+        frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
+        work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
+
+
+def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Take rows out of training that repeat what a benchmark asks."""
+    for source in work.spec.benchmarks:
+        files = list_files(user_path(source.path, work.folder))[0]
+        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+        gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
+        work.ledger.decide(gone, "dropped", "repeats_benchmark")
+        frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+
+
+def _keep_near_apart(work: _Work, frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame]) -> None:
+    """Take out rows whose prompt is near to one of a table that goes before theirs, until none is."""
+    threshold = work.spec.clean.near_duplicates
+    tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
+    while threshold is not None and len(shared := near_across(tables, threshold)):
+        for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
+            work.notes.append(
+                Note("data.near_kept_apart", {"rows": len(rows), "split": str(name), "other": str(other)})
+            )
+            tables[str(name)] = tables[str(name)].join(rows, on="row", how="anti", maintain_order="left")
 
 
 def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -162,7 +214,7 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    return frames | split_rows(source, shares, wished.seed)
+    return frames | split_rows(source, shares, wished.seed, work.spec.clean.near_duplicates)
 
 
 def _main_reason(ledger: Ledger) -> str:
@@ -178,7 +230,8 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
-    with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
+    facts = {} if prepared.near is None else {_NEAR: prepared.near}
+    with new_folder(run_path / FOLDER, needed, rows=rows, **facts) as folder:
         for split, frame in prepared.tables.items():
             # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
             content = io.BytesIO()
@@ -196,9 +249,10 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     folder = run_path / FOLDER
     if not folder.is_dir():
         raise TunesmithError("data.not_prepared", path=str(run_path))
-    verify_folder(folder)
+    near = verify_folder(folder).get(_NEAR)
     frames = {split: pl.read_parquet(folder / f"{split}.parquet", schema=SCHEMA) for split in SPLITS}
     check_leaks(frames)
+    check_near(frames, near if isinstance(near, float) else None)
     return frames
 
 

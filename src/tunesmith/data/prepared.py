@@ -16,7 +16,8 @@ from tunesmith.data.formats.read import Note, SourceReport
 class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
-    `old` are rows of older tasks, by the name of their table.
+    `old` are rows of older tasks, by the name of their table; `near` is from which similarity on prompts of two splits
+    would be too near, none where that was not asked for.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -24,6 +25,7 @@ class Prepared:
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
     old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    near: float | None = None
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:

@@ -18,21 +18,30 @@ from scipy.sparse.csgraph import connected_components
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.apart import near_prompts
 from tunesmith.data.keys import prompt_key
+from tunesmith.data.near import NOTHING_NEAR
 
 _LARGE = 0.25
 """A component above this part of the smallest share is placed by itself."""
 
 
-def components(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows' numbers with `component`: the least key of all rows that must stay together."""
+def components(frame: pl.DataFrame, near: float | None = None) -> pl.DataFrame:
+    """The rows' numbers with `component`: the least key of all rows that must stay together.
+
+    Rows whose prompts are at least `near` similar stay together as well.
+    """
     keyed = frame.select("row", prompt_key(), "group")
     prompts = keyed["prompt_key"].rank("dense").to_numpy().astype(np.int64) - 1
     has_group = (keyed["group"] != "").to_numpy()
     groups = keyed["group"].rank("dense").to_numpy().astype(np.int64) - 1
     prompt_count = int(prompts.max(initial=-1)) + 1
     nodes = prompt_count + int(groups.max(initial=-1)) + 1
-    edges = (prompts[has_group], prompt_count + groups[has_group])
+    alike = near_prompts(frame, near) if near is not None else NOTHING_NEAR
+    edges = (
+        np.concatenate([prompts[has_group], prompts[alike.left]]),
+        np.concatenate([prompt_count + groups[has_group], prompts[alike.right]]),
+    )
     graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
     label = connected_components(graph, directed=False)[1][prompts]
     # The group names a component before its prompts do: a group's place then survives new prompts in it.
@@ -44,24 +53,29 @@ def components(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def split_rows(frame: pl.DataFrame, shares: Mapping[SplitName, float], seed: int) -> dict[SplitName, pl.DataFrame]:
+def split_rows(
+    frame: pl.DataFrame, shares: Mapping[SplitName, float], seed: int, near: float | None = None
+) -> dict[SplitName, pl.DataFrame]:
     """Cut the table into the splits named in `shares` (relative sizes), rows in their old order.
+
+    Rows whose prompts are at least `near` similar stay together.
 
     Errors: data.too_few_prompts (fewer components than splits).
     """
     if len(shares) == 1:
         return {next(iter(shares)): frame}
-    joined = components(frame)
+    joined = components(frame, near)
     sizes = joined.group_by("component").len("size")
     if len(sizes) < len(shares):
         raise TunesmithError("data.too_few_prompts", found=len(sizes), needed=len(shares), rows=len(frame))
-    order = pl.Series("order", [_place(name, seed) for name in sizes["component"]])
+    order = pl.Series("order", [place_of(name, seed) for name in sizes["component"]])
     placed = _place_components(sizes.with_columns(order).sort("order", "component"), shares)
     where = joined.join(placed, on="component", how="left", maintain_order="left")["split"]
     return {split: frame.filter(where == split) for split in SPLITS if split in shares}
 
 
-def _place(component: str, seed: int) -> int:
+def place_of(component: str, seed: int) -> int:
+    """Where a component stands in the order of a seed, below 2^63."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{component}".encode()).digest()[:8], "big") >> 1
 
 

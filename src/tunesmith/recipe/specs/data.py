@@ -45,6 +45,20 @@ class CleanSpec(Spec):
 
     normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Keep one of the rows that share at least this part of their phrases (Jaccard similarity), and no "
+        "such prompts in two splits; 0.7 finds edited copies, 1 only other case and punctuation; none looks for none.",
+    )
+    semantic_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Keep one of the rows whose meaning is the same: least cosine of what the bundled encoder makes of "
+        "them, such as 0.95; English only; none looks for none.",
+    )
 
 
 class SplitSpec(Spec):
@@ -77,6 +91,10 @@ class DataSpec(Spec):
         [], description="Given instead of cutting validation from the sources."
     )
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    benchmarks: list[SourceSpec] = Field(
+        [],
+        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
+    )
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
 
