@@ -113,8 +113,13 @@ def _edited(text: str, draw: random.Random) -> str:
     return text
 
 
+def truth_of(folder: Path) -> Path:
+    """The file that says what was planted in a corpus."""
+    return folder.with_name(f"{folder.name}-truth.json")
+
+
 def write_corpus(data: Path, folder: Path, megabytes: int, files: int = 4) -> tuple[int, int]:
-    """Write files of lines of about so many megabytes together, and `truth.json` beside them; (rows, bytes)."""
+    """Write files of lines of about so many megabytes together, and the truth beside the folder; (rows, bytes)."""
     folder.mkdir(parents=True)
     pool = passages(data)
     planted: list[list[object]] = []
@@ -129,5 +134,5 @@ def write_corpus(data: Path, folder: Path, megabytes: int, files: int = 4) -> tu
                 written += len(line)
                 total += 1
                 planted.append([done.kind, done.of])
-    (folder / "truth.json").write_text(json.dumps(planted), "utf-8")
+    truth_of(folder).write_text(json.dumps(planted), "utf-8")
     return total, written

@@ -26,7 +26,7 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.bench import ROOT, verdict, verdict_within
-from benchmarks.corpus_rows import write_corpus
+from benchmarks.corpus_rows import truth_of, write_corpus
 from benchmarks.report import RESULTS, Results, spread, table
 from benchmarks.systems import version_in
 from tunesmith.core.ledger import Ledger
@@ -102,7 +102,7 @@ def whole_pass(bench: Bench) -> None:
             for step, value in steps.items():
                 bench.results.add("pass", "tunesmith", setting, f"seconds_{step}", float(value))
             print(f"  {setting}: {speed:.1f} MB/s, {figures['rss_gb']:.2f} GB, {steps}", flush=True)
-        truth = json.loads((bench.corpus(megabytes) / "truth.json").read_text("utf-8"))
+        truth = json.loads(truth_of(bench.corpus(megabytes)).read_text("utf-8"))
         fates = pl.read_parquet(ledger).sort("row")
         gone = fates.filter(~pl.col("fate").is_in(["kept", "masked", "truncated"]))
         bench.results.add("pass", "tunesmith", setting, "copies_recall", recall(truth, gone["row"]))
@@ -187,7 +187,7 @@ def datatrove(bench: Bench) -> None:
 def near_recall(bench: Bench) -> None:
     """Near duplicates of one sample by both."""
     corpus = bench.corpus(SAMPLE_MEGABYTES)
-    truth = json.loads((corpus / "truth.json").read_text("utf-8"))
+    truth = json.loads(truth_of(corpus).read_text("utf-8"))
     joined = bench.folder / "sample.jsonl"
     joined.write_bytes(b"".join(path.read_bytes() for path in sorted(corpus.glob("*.jsonl"))))
     module = "benchmarks.peers.datasketch_near"

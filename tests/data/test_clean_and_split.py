@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from itertools import combinations
 
 import polars as pl
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin, SplitName
-from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.clean import blank_reason, may_change, normalize, normalized
 from tunesmith.data.dedup import merge_duplicates
 from tunesmith.data.split import check_leaks, components, split_rows
 from tunesmith.data.table import from_examples, to_examples
@@ -146,3 +147,26 @@ def test_a_leak_is_found() -> None:
         check_leaks({"train": frame(chat(0, "What now?")), "test": frame(chat(1, "what  now"))})
     with pytest.raises(TunesmithError, match=r"data.leak"):
         check_leaks({"validation": frame(chat(0, "x", group="g")), "test": frame(chat(1, "y", group="g"))})
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_texts_that_are_passed_over_would_not_have_changed(texts: list[str]) -> None:
+    table = pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)})
+    found = table.select("text", flagged=may_change(pl.col("text")), wanted=normalized(pl.col("text")))
+    assert found.filter(~pl.col("flagged") & (pl.col("text") != pl.col("wanted"))).is_empty()
+
+
+def test_every_pair_that_unicode_composes_is_looked_at() -> None:
+    decomposed = [
+        form
+        for code in range(0xA0, 0x30000)
+        if (form := unicodedata.normalize("NFD", chr(code))) != chr(code) and not 0xAC10 <= code < 0xD7A0
+    ]
+    assert len(decomposed) > 2000
+    table = pl.DataFrame({"text": decomposed})
+    assert table.select(may_change(pl.col("text")).all()).item()
+    settled = pl.DataFrame(
+        {"text": ["plain", "今天天气，很好！", "Ünïcode ß", "２３ｋｍ", "日本語のテキスト", "한국어"]}
+    )
+    assert settled.select(may_change(pl.col("text")).any()).item() is False

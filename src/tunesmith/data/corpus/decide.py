@@ -95,8 +95,9 @@ def _near(found: _Rows, rows: Rows, folded: NDArray[np.uint64], rank: Rows, thre
         both, places = np.unique(np.concatenate([left[block], right[block]]), return_inverse=True)
         return jaccard(shingle(found.texts(rows[both])), places[: len(block)], places[len(block) :])
 
-    blocks = np.split(np.arange(len(left)), range(_PAIRS_AT_ONCE, len(left), _PAIRS_AT_ONCE))
-    similarity = np.concatenate(list(run(measured, blocks)))
+    places = np.arange(len(left))
+    blocks = [places[first : first + _PAIRS_AT_ONCE] for first in range(0, len(left), _PAIRS_AT_ONCE)]
+    similarity = np.concatenate([np.empty(0), *run(measured, blocks)])
     pairs = Pairs(left, right, similarity).where(similarity >= threshold)
     partner = np.arange(len(rank))
     partner[rows] = rows[leaders(pairs, rank[rows])[alike]]
