@@ -128,7 +128,7 @@ def precision(truth: Sequence[tuple[str, int]], gone: pl.DataFrame) -> float:
     """Of the rows that went for another one, how many went for one of their own family."""
     family = _families(truth)
     pairs = gone.filter(pl.col("reason").str.contains("duplicate")).select("row", "amount").rows()
-    return sum(family[row] == family[partner] for row, partner in pairs) / max(len(pairs), 1)
+    return float(sum(family[row] == family[partner] for row, partner in pairs)) / max(len(pairs), 1)
 
 
 def _show_pass(bench: Bench) -> None:

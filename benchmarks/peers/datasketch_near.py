@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from datasketch import MinHash, MinHashLSH  # type: ignore[import-not-found, unused-ignore]
+from datasketch import MinHash, MinHashLSH
 
 _TOKEN = re.compile("[\u3400-\u9fff]|[^\\W_\u3400-\u9fff]+")
 

@@ -12,23 +12,23 @@ import sys
 import time
 from pathlib import Path
 
-from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found, unused-ignore]
-from datatrove.pipeline.dedup import (  # type: ignore[import-not-found, unused-ignore]
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.dedup import (
     MinhashDedupBuckets,
     MinhashDedupCluster,
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
-from datatrove.pipeline.dedup.exact_dedup import (  # type: ignore[import-not-found, unused-ignore]
+from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupConfig,
     ExactDedupFilter,
     ExactDedupSignature,
     ExactFindDedups,
 )
-from datatrove.pipeline.dedup.minhash import MinhashConfig  # type: ignore[import-not-found, unused-ignore]
-from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter  # type: ignore[import-not-found, unused-ignore]
-from datatrove.pipeline.readers import JsonlReader  # type: ignore[import-not-found, unused-ignore]
-from datatrove.pipeline.writers import JsonlWriter  # type: ignore[import-not-found, unused-ignore]
+from datatrove.pipeline.dedup.minhash import MinhashConfig
+from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
 
 NEAR = MinhashConfig(n_grams=3, num_buckets=32, hashes_per_bucket=4)
 """As many hash functions, and bands of the same form, as Tunesmith has at 0.7."""

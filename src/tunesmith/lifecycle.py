@@ -54,6 +54,7 @@ from tunesmith.evaluate.labels import BASELINES
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
+from tunesmith.models.embed import TextEmbedder
 from tunesmith.models.heads import Head, policy_of
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.plan.forecast import Machine, ProbeResult
@@ -153,7 +154,8 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
+    embed = TextEmbedder() if work.recipe.data.clean.semantic_duplicates is not None else None
+    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, embed)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.types import SPLITS
+from tunesmith.core.types import SplitName
 from tunesmith.data.keys import asked, said
 from tunesmith.data.near import Pairs, near_pairs
 from tunesmith.data.shingles import shingle
@@ -45,11 +45,11 @@ def near_across(frames: Mapping[str, pl.DataFrame], threshold: float) -> pl.Data
     return found.sort("row", "first", "partner").unique("row", keep="first", maintain_order=True).drop("place", "first")
 
 
-def check_near(frames: Mapping[str, pl.DataFrame], threshold: float | None) -> None:
+def check_near(frames: Mapping[SplitName, pl.DataFrame], threshold: float | None) -> None:
     """Errors: data.near_leak where prompts of two splits are near."""
     if threshold is None:
         return
-    found = near_across({name: frame for name, frame in frames.items() if name in SPLITS}, threshold)
+    found = near_across({str(name): frame for name, frame in frames.items()}, threshold)
     if len(found):
         first = found.row(0, named=True)
         raise TunesmithError("data.near_leak", rows=len(found), one=first["name"], other=first["other"])

@@ -115,7 +115,8 @@ def _jaccard(shingled: Shingled, left: Rows, right: Rows) -> NDArray[np.float64]
     sizes = np.diff(sets.indptr)
     one, other = places[: len(left)], places[len(left) :]
     common = np.asarray(sets[one].multiply(sets[other]).sum(axis=1)).ravel().astype(np.float64)
-    return common / np.maximum(sizes[one] + sizes[other] - common, 1)
+    result: NDArray[np.float64] = common / np.maximum(sizes[one] + sizes[other] - common, 1)
+    return result
 
 
 def _sets(shingled: Shingled, rows: Rows) -> csr_array:
@@ -124,7 +125,9 @@ def _sets(shingled: Shingled, rows: Rows) -> csr_array:
     ends = np.cumsum(counts)
     places = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
     owner = np.repeat(np.arange(len(rows), dtype=np.uint64), counts) << np.uint64(_HASH_BITS)
-    keys = np.unique(owner | (shingled.hashes[places] >> np.uint64(64 - _HASH_BITS)))
+    keys = owner | (shingled.hashes[places] >> np.uint64(64 - _HASH_BITS))
+    keys.sort()  # np.unique, which hashes, takes ten times as long
+    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
     owner = keys >> np.uint64(_HASH_BITS)
     columns = (keys & np.uint64((1 << _HASH_BITS) - 1)).astype(np.int64)
     indptr = np.searchsorted(owner, np.arange(len(rows) + 1, dtype=np.uint64))
@@ -141,18 +144,27 @@ def leaders(pairs: Pairs, rank: Rows) -> Rows:
     """
     by_rank = np.argsort(rank)
     rank = np.argsort(by_rank)
-    partner = np.full(len(rank), -1)
     left, right = np.append(pairs.left, pairs.right), np.append(pairs.right, pairs.left)
-    while len(left):
-        best = np.full(len(rank), len(rank))  # least rank among a row's open neighbours
-        np.minimum.at(best, left, rank[right])
-        stays = np.unique(left)[best[np.unique(left)] > rank[np.unique(left)]]
-        partner[stays] = stays
-        best = np.full(len(rank), len(rank))
-        ends = partner[right] == right
-        np.minimum.at(best, left[ends], rank[right[ends]])
-        goes = (best < len(rank)) & (partner < 0)
-        partner[goes] = by_rank[best[goes]]
-        still = (partner[left] < 0) & (partner[right] < 0)
-        left, right = left[still], right[still]
-    return np.where(partner < 0, np.arange(len(rank)), partner)
+    stays = np.ones(len(rank), np.bool_)
+    settled = np.ones(len(rank), np.bool_)
+    settled[left] = False
+    one, other = left, right
+    while len(one):
+        best = _least(one, rank[other], len(rank))  # among a row's open neighbours
+        first = ~settled & (best > rank)
+        settled |= first
+        goes = other[first[one]]
+        stays[goes] = False
+        settled[goes] = True
+        still = ~settled[one] & ~settled[other]
+        one, other = one[still], other[still]
+    standing = stays[right]
+    best = _least(left[standing], rank[right[standing]], len(rank))
+    return np.where(stays, np.arange(len(rank)), by_rank[np.minimum(best, len(rank) - 1)])
+
+
+def _least(rows: Rows, values: Rows, count: int) -> Rows:
+    """The least value of each row, `count` where it has none. [count]"""
+    least = np.full(count, count)
+    np.minimum.at(least, rows, values)
+    return least

@@ -16,7 +16,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import check_near, near_across, repeats, texts_of
 from tunesmith.data.card_pages import as_markdown, as_page
-from tunesmith.data.clean import clean_rows
+from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
 from tunesmith.data.formats.files import Unread, list_files, read_file
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
@@ -104,9 +104,9 @@ def _old(
         for other in _LOOKED_AT:
             frame = _without_shared(work, name, frame, other, frames[other])
         tables[name] = frame
-    asked_about = {split: frames[split] for split in _LOOKED_AT}
+    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
     for name, frame in tables.items():
-        beside = {name: frame, **asked_about}
+        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
         _keep_near_apart(work, beside)
         tables[name] = beside[name]
     return tables
@@ -149,9 +149,13 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
-    frame, changed = clean_rows(frame, work.spec.clean, work.ledger)
     if work.spec.clean.normalize:
+        frame, changed = normalize(frame)
         work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
+        blank = frame.select("row", blank_reason()).drop_nulls("reason")
+        for (reason,), rows in blank.group_by("reason", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", str(reason))
+        frame = frame.join(blank, on="row", how="anti", maintain_order="left")
     if work.spec.clean.exact_duplicates:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger)
@@ -167,7 +171,9 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
         frame = drop_near_duplicates(frame, wanted.near_duplicates, work.ledger)
         work.notes.append(Note("data.near_dropped", {"rows": before - len(frame), "split": split}))
     before = len(frame)
-    if wanted.semantic_duplicates is not None and work.embed is not None:
+    if wanted.semantic_duplicates is not None:
+        if work.embed is None:
+            raise TunesmithError("data.no_embedder")
         frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
         work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
@@ -175,7 +181,7 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
 
 def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Take rows out of training that repeat what a benchmark asks."""
-    for source in work.spec.benchmarks:
+    for source in work.spec.benchmarks or ():
         files = list_files(user_path(source.path, work.folder))[0]
         rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
         gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
@@ -226,7 +232,13 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    return frames | split_rows(source, shares, wished.seed, work.spec.clean.near_duplicates)
+    if wished.stratify_by and not (source["labels"].list.len() > 0).any():
+        raise TunesmithError("data.no_classes")
+    if wished.fold is not None and "test" in frames:
+        raise TunesmithError("data.fold_and_test")
+    fold = (wished.fold.number, wished.fold.of) if wished.fold else None
+    near = work.spec.clean.near_duplicates
+    return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
 def _main_reason(ledger: Ledger) -> str:

@@ -120,7 +120,7 @@ def _tokens(letters: NDArray[np.uint32]) -> tuple[Hashes, NDArray[np.int64]]:
 def _is_start(letters: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Where a token begins: a word behind a separator or a single character, and every single character. [C]"""
     joins = (letters != 0) & (letters < _OWN_TOKEN)
-    start = letters != 0
+    start: NDArray[np.bool_] = letters != 0
     start[1:] &= ~(joins[1:] & joins[:-1])
     return start
 

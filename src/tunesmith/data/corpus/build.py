@@ -39,7 +39,7 @@ from tunesmith.core.files import (
 from tunesmith.core.ledger import STILL_USED, Ledger
 from tunesmith.core.process import available_cores
 from tunesmith.core.types import SPLITS
-from tunesmith.data.clean import clean_rows
+from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.corpus.decide import Decision, decide
 from tunesmith.data.corpus.part import Clean, Marks, make_part, read_fates, read_marks, read_rows
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
@@ -116,6 +116,8 @@ def _refuse(spec: DataSpec) -> None:
         "data.validation_sources": spec.validation_sources,
         "data.test_sources": spec.test_sources,
         "data.benchmarks": spec.benchmarks,
+        "data.split.stratify_by": spec.split.stratify_by,
+        "data.split.fold": spec.split.fold,
         "data.clean.semantic_duplicates": spec.clean.semantic_duplicates,
         "data.sources.sample": [source.sample for source in spec.sources if source.sample],
     }
@@ -190,7 +192,13 @@ def _cleaner(spec: DataSpec) -> Clean:
     """The cleaning of one piece."""
 
     def clean(frame: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
-        return clean_rows(frame, spec.clean, ledger)[0]
+        if not spec.clean.normalize:
+            return frame
+        frame, _ = normalize(frame)
+        blank = frame.select("row", blank_reason()).drop_nulls("reason")
+        for (reason,), rows in blank.group_by("reason", maintain_order=True):
+            ledger.decide(rows["row"], "dropped", str(reason))
+        return frame.join(blank, on="row", how="anti", maintain_order="left")
 
     return clean
 
@@ -206,7 +214,8 @@ def _write(build: _Build, marks: Sequence[Marks], decision: Decision, out: Path,
         for name in (*SPLITS, LEDGER):
             (aside / name).mkdir()
         counts = _in_threads(write, zip(build.parts(), places, marks, strict=True), build.workers)
-        fates, splits = (sum((getattr(each, name) for each in counts), Counter()) for name in ("fates", "splits"))
+        fates: Counter[str] = sum((each.fates for each in counts), Counter())
+        splits: Counter[str] = sum((each.splits for each in counts), Counter())
         read = sum(piece.end - piece.start for piece in build.pieces)
         report = CorpusReport(dict(sorted(fates.items())), {name: splits[name] for name in SPLITS}, read)
         if sum(report.splits.values()) != sum(rows for fate, rows in fates.items() if fate.split(":")[0] in STILL_USED):

@@ -18,13 +18,14 @@ from tunesmith.core.files import new_folder
 from tunesmith.core.ledger import Ledger
 from tunesmith.data.corpus.pieces import Piece, read_piece
 from tunesmith.data.formats.read import Reading
-from tunesmith.data.minhash import Signatures, signatures
+from tunesmith.data.minhash import BINS, Signatures, signatures
 from tunesmith.data.near import Rows
 from tunesmith.data.shingles import Hashes, shingle
 from tunesmith.recipe.specs.data import SourceSpec
 
 ROWS, FATES = "rows.arrow", "fates.arrow"
-_SIZES, _KEYS, _SIGNATURES = "sizes.npy", "keys.npy", "signatures.npy"
+_SIZES, _KEYS, _SIGNATURES = "sizes.i64", "keys.u64", "signatures.u32"
+"""Plain numbers, row after row, in this machine's order of bytes: parts go no further than the build that made them."""
 
 Clean = Callable[[pl.DataFrame, Ledger], pl.DataFrame]
 """A batch function: rows in, the rows that stay out, everything it did in the ledger."""
@@ -54,7 +55,7 @@ def make_part(folder: Path, piece: Piece, source: SourceSpec, reading: Reading, 
         frame.write_ipc(aside / ROWS, compression="uncompressed")
         _fates(ledger).write_ipc(aside / FATES, compression="uncompressed")
         for name, values in marks.items():
-            np.save(aside / name, values, allow_pickle=False)
+            values.tofile(aside / name)
 
 
 def read_rows(folder: Path) -> pl.DataFrame:
@@ -69,8 +70,11 @@ def read_fates(folder: Path) -> pl.DataFrame:
 
 def read_marks(folder: Path) -> Marks:
     """The marks of a part."""
-    sizes, keys = (np.load(folder / name, allow_pickle=False) for name in (_SIZES, _KEYS))
-    return Marks(sizes, keys, np.load(folder / _SIGNATURES, mmap_mode="r", allow_pickle=False))
+    sizes = np.fromfile(folder / _SIZES, np.int64)
+    if not len(sizes):  # an empty file cannot be mapped
+        return Marks(sizes, np.empty((0, 2), np.uint64), np.empty((0, BINS), np.uint32))
+    keys = np.fromfile(folder / _KEYS, np.uint64).reshape(-1, 2)
+    return Marks(sizes, keys, np.memmap(folder / _SIGNATURES, np.uint32, mode="r", shape=(len(sizes), BINS)))
 
 
 def _mapped(path: Path) -> pl.DataFrame:

@@ -109,12 +109,12 @@ def _plain_texts(content: bytes, name: str, source: SourceSpec, reading: Reading
 
 def _table(texts: pl.Series, group: pl.Series | pl.Expr, name: str) -> pl.DataFrame:
     number = pl.int_range(len(texts), dtype=pl.Int64)
-    known = {"row": number, "index": number, "text": texts, "group": group}
+    known: dict[str, pl.Expr | pl.Series] = {"row": number, "index": number, "text": texts, "group": group}
     known |= {"source": pl.lit(name), "kind": pl.lit("text"), "tools": pl.lit("")}
-    empty = {
+    known |= {
         column: pl.lit([] if isinstance(kind, pl.List) else None, dtype=kind)
         for column, kind in SCHEMA.items()
         if column not in known
     }
-    table = pl.DataFrame({"place": texts}).select(**known, **empty)
+    table = pl.DataFrame({"place": texts}).select(**known)
     return table.select(SCHEMA.names())
