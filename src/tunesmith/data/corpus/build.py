@@ -28,6 +28,7 @@ import polars as pl
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import (
     MANIFEST,
+    disk_errors,
     make_folders,
     new_folder,
     read_json,
@@ -138,20 +139,22 @@ def _report_of(out: Path, plan: Plan) -> CorpusReport:
     """The report of a corpus that is there already. Errors: data.corpus_exists where it is another one."""
     if not (out / MANIFEST).exists() or verify_folder(out).get("plan") != plan:
         raise TunesmithError("data.corpus_exists", path=str(out))
+    remove_rubbish(out.parent)
     _remove(out.with_name(f"{out.name}.building"))
     return CorpusReport(**read_json(out / REPORT))  # type: ignore[arg-type]  # as `_write` wrote it
 
 
 def _start(build: _Build, plan: Plan) -> None:
     """A folder to build in: the one of an earlier start when it was for the same plan."""
-    make_folders(build.folder.parent)
-    remove_rubbish(build.folder.parent)
-    if build.folder.exists() and not _same_plan(build.folder, plan):
-        _remove(build.folder)
-    if not build.folder.exists():
-        make_folders(build.folder)
-        write_json(build.folder / PLAN, plan)
-    remove_rubbish(build.folder)
+    with disk_errors(build.folder):
+        make_folders(build.folder.parent)
+        remove_rubbish(build.folder.parent)
+        if build.folder.exists() and not _same_plan(build.folder, plan):
+            _remove(build.folder)
+        if not build.folder.exists():
+            make_folders(build.folder)
+            write_json(build.folder / PLAN, plan)
+        remove_rubbish(build.folder)
 
 
 def _same_plan(folder: Path, plan: Plan) -> bool:

@@ -55,7 +55,7 @@ def make_part(folder: Path, piece: Piece, source: SourceSpec, reading: Reading, 
         frame.write_ipc(aside / ROWS, compression="uncompressed")
         _fates(ledger).write_ipc(aside / FATES, compression="uncompressed")
         for name, values in marks.items():
-            values.tofile(aside / name)
+            (aside / name).write_bytes(np.ascontiguousarray(values).data)
 
 
 def read_rows(folder: Path) -> pl.DataFrame:

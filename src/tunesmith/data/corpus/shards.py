@@ -6,6 +6,7 @@ as closely as chance does. Rows with the same tokens, or of one group, have the 
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def write_shards(
     number = pl.int_range(place.read_before, place.read_before + len(fates), dtype=pl.Int64)
     index = pl.col("index") + place.read_before_of_source
     fates = fates.select(number.alias("row"), pl.lit(place.source).alias("source"), index, "fate", "reason", "amount")
-    fates.write_parquet(folder / LEDGER / name, compression="lz4")
+    _write(fates, folder / LEDGER / name)
     whole = rows.select(COLUMNS).with_columns(pl.col("row") + place.read_before, index)
     splits = np.where(stays, _splits(marks.keys[:, 1], rows["group"], split), -1)
     counted: Counter[str] = Counter()
@@ -74,9 +75,15 @@ def write_shards(
         chosen = whole.filter(pl.Series(splits == each))
         counted[wanted] = len(chosen)
         if len(chosen):
-            chosen.write_parquet(folder / wanted / name, compression="lz4", statistics=False)
+            _write(chosen, folder / wanted / name)
     labels = fates.select(pl.concat_str("fate", "reason", separator=": ").str.strip_suffix(": "))["fate"]
     return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted)
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    content = io.BytesIO()  # of a full disk polars says "invalid thrift", which helps nobody
+    table.write_parquet(content, compression="lz4", statistics=False)
+    path.write_bytes(content.getbuffer())
 
 
 def _with_duplicates(fates: pl.DataFrame, gone: Rows, exact: NDArray[np.bool_], partners: Rows) -> pl.DataFrame:
