@@ -160,7 +160,7 @@ def test_a_hash_is_the_same_in_every_version_until_a_setting_changes() -> None:
     """Runs are found again by this hash: a new default or field changes it, and this line with it, knowingly."""
     value = parse_recipe(BASE).as_json()
     clean = '{"exact_duplicates":true,"near_duplicates":null,"normalize":true,"semantic_duplicates":null}'
-    assert value.startswith(f'{{"data":{{"benchmarks":null,"clean":{clean},"rows":"chat",')
+    assert value.startswith(f'{{"data":{{"augment":null,"benchmarks":null,"clean":{clean},"rows":"chat",')
     assert '"learning_rate":null' in value and ": " not in value
 
 

@@ -15,6 +15,8 @@ from tunesmith.core.files import new_folder, user_path, verify_folder, write_ato
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import check_near, near_across, repeats, texts_of
+from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
@@ -50,6 +52,7 @@ def prepare(
     recipe_folder: Path,
     ledger: Ledger,
     old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    generator: Generator | None = None,
     embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
@@ -57,6 +60,7 @@ def prepare(
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
+        generator: who answers prompts, where rows are to be made by a model.
         embed: what makes vectors of texts, for duplicates by meaning.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
@@ -75,6 +79,11 @@ def prepare(
     frames = _split(work, frames)
     _keep_near_apart(work, frames)
     refuse_empty(frames, ledger)
+    if spec.augment is not None:
+        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
+        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        work.notes += made
+        _keep_near_apart(work, frames)
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
