@@ -155,14 +155,16 @@ def _show_pass(bench: Bench) -> None:
 # ------------------------------------------------------------------------------------------------- the others
 
 
+def _datatrove_python() -> str:
+    return os.environ.get("TUNESMITH_BENCH_DATATROVE") or "no-python"
+
+
 def datatrove(bench: Bench) -> None:
     """The same steps by datatrove, and ours over the same part right after it."""
-    python = os.environ.get("TUNESMITH_BENCH_DATATROVE", "")
-    number = version_in(python, "datatrove") if python else ""
-    if not number:
+    python = _datatrove_python()
+    if not version_in(python, "datatrove"):
         bench.results.note("datatrove is left out: $TUNESMITH_BENCH_DATATROVE names no Python that has it")
         return
-    bench.results.version("datatrove", number)
     setting = f"{PEER_MEGABYTES} MB"
     corpus = bench.corpus(PEER_MEGABYTES)
     size = sum(path.stat().st_size for path in corpus.glob("*.jsonl")) / 1e6
@@ -253,6 +255,10 @@ def main() -> None:
     if not stated or not Path(stated).is_dir():
         raise SystemExit("TUNESMITH_SHARED_DATA names no folder of data sets: nothing was measured")
     results = Results(asked.out)
+    others = {**dict.fromkeys(("polars", "pyarrow", "datasketch"), sys.executable), "datatrove": _datatrove_python()}
+    for name, python in others.items():
+        if number := version_in(python, name):
+            results.version(name, number)
     results.keep_earlier()
     print(results.headline())
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as temporary:

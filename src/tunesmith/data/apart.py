@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from tunesmith.core.errors import TunesmithError
-from tunesmith.core.types import SplitName
 from tunesmith.data.keys import asked, said
 from tunesmith.data.near import Pairs, near_pairs
 from tunesmith.data.shingles import shingle
@@ -43,16 +41,6 @@ def near_across(frames: Mapping[str, pl.DataFrame], threshold: float) -> pl.Data
     kept_for = ends[earlier].select(other="name", partner="row", first="place")
     found = pl.concat([ends[later], kept_for], how="horizontal").filter(pl.col("first") < pl.col("place"))
     return found.sort("row", "first", "partner").unique("row", keep="first", maintain_order=True).drop("place", "first")
-
-
-def check_near(frames: Mapping[SplitName, pl.DataFrame], threshold: float | None) -> None:
-    """Errors: data.near_leak where prompts of two splits are near."""
-    if threshold is None:
-        return
-    found = near_across({str(name): frame for name, frame in frames.items()}, threshold)
-    if len(found):
-        first = found.row(0, named=True)
-        raise TunesmithError("data.near_leak", rows=len(found), one=first["name"], other=first["other"])
 
 
 def repeats(frame: pl.DataFrame, passages: Iterable[str]) -> list[int]:

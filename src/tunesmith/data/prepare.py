@@ -14,7 +14,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
-from tunesmith.data.apart import check_near, near_across, repeats, texts_of
+from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card_pages import as_markdown, as_page
@@ -30,7 +30,6 @@ from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
-_NEAR = "near_duplicates"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
 
@@ -89,8 +88,7 @@ def prepare(
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    near = spec.clean.near_duplicates
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, made_by(spec), near)
+    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, made_by(spec))
 
 
 def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
@@ -116,7 +114,7 @@ def _old(
     asked_about = {str(split): frames[split] for split in _LOOKED_AT}
     for name, frame in tables.items():
         beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
-        _keep_near_apart(work, beside)
+        _keep_near_apart(work, beside, (name,))
         tables[name] = beside[name]
     return tables
 
@@ -199,11 +197,18 @@ def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> 
         work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
 
 
-def _keep_near_apart(work: _Work, frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame]) -> None:
-    """Take out rows whose prompt is near to one of a table that goes before theirs, until none is."""
+def _keep_near_apart(
+    work: _Work,
+    frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
+    only: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
     threshold = work.spec.clean.near_duplicates
     tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
-    while threshold is not None and len(shared := near_across(tables, threshold)):
+    while threshold is not None and len(tables) > 1:
+        shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
+        if shared.is_empty():
+            return
         for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
             work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
             work.notes.append(
@@ -263,8 +268,7 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
-    facts = {} if prepared.near is None else {_NEAR: prepared.near}
-    with new_folder(run_path / FOLDER, needed, rows=rows, **prepared.version.facts(), **facts) as folder:
+    with new_folder(run_path / FOLDER, needed, rows=rows, **prepared.version.facts()) as folder:
         for split, frame in prepared.tables.items():
             # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
             content = io.BytesIO()
@@ -283,10 +287,9 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     folder = run_path / FOLDER
     if not folder.is_dir():
         raise TunesmithError("data.not_prepared", path=str(run_path))
-    near = verify_folder(folder).get(_NEAR)
+    verify_folder(folder)
     frames = {split: _stored(folder / f"{split}.parquet") for split in SPLITS}
     check_leaks(frames)
-    check_near(frames, near if isinstance(near, float) else None)
     return frames
 
 

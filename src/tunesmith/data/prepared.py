@@ -17,8 +17,7 @@ from tunesmith.data.version import Version, version_of
 class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
-    `old` are rows of older tasks, by the name of their table; `settings` are those that made the rows; `near` is from
-    which similarity on prompts of two splits would be too near, none where that was not asked for.
+    `old` are rows of older tasks, by the name of their table; `settings` are those that made the rows.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -27,7 +26,6 @@ class Prepared:
     notes: tuple[Note, ...]
     old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
-    near: float | None = None
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
