@@ -30,6 +30,7 @@ _ROW_BITS = 20
 _ROW_SHIFT = np.uint64(64 - _ROW_BITS)
 _BIN_SHIFT = np.uint64(64 - _ROW_BITS - _BIN_BITS)
 _VALUE = np.uint64(0xFFFFFFFF)
+_ROWS_AT_ONCE = 1 << 13
 _SHINGLES_AT_ONCE = 1 << 16
 """They then stay in the processor's cache while they are sorted."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -98,6 +99,10 @@ def _fill(found: Signatures) -> None:
 
 def band_keys(found: Signatures, bands: Bands) -> Hashes:
     """One number for every band of every row [N, B]; rows with an equal one are candidates."""
-    used = found[:, : bands.count * bands.rows].reshape(len(found), bands.count, bands.rows).astype(np.uint64)
+    keys = np.empty((len(found), bands.count), np.uint64)
     steps = np.cumprod(np.full(bands.rows, _ODD))
-    return mixed((used * steps).sum(axis=2, dtype=np.uint64))
+    for first in range(0, len(found), _ROWS_AT_ONCE):
+        part = found[first : first + _ROWS_AT_ONCE, : bands.count * bands.rows].astype(np.uint64)
+        products = part.reshape(len(part), bands.count, bands.rows) * steps
+        keys[first : first + len(part)] = mixed(products.sum(axis=2, dtype=np.uint64))
+    return keys

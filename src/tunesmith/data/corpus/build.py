@@ -117,6 +117,7 @@ def _refuse(spec: DataSpec) -> None:
         "data.validation_sources": spec.validation_sources,
         "data.test_sources": spec.test_sources,
         "data.benchmarks": spec.benchmarks,
+        "data.augment": spec.augment,
         "data.split.stratify_by": spec.split.stratify_by,
         "data.split.fold": spec.split.fold,
         "data.clean.semantic_duplicates": spec.clean.semantic_duplicates,
