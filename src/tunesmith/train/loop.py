@@ -23,7 +23,7 @@ from tunesmith.models.packed import Packed
 from tunesmith.objectives.base import TOLD, Objective
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.base import Runtime, seed_draws
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
@@ -158,7 +158,7 @@ def _step(job: Job, progress: Progress) -> _Update:
     counts = _total_counts(job, batches)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
-        torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
+        seed_draws(runtime.device, derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
         with runtime.accumulate(last):
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
