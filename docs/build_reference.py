@@ -30,6 +30,7 @@ WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
 LIKE = {
     "data.validation_sources": "data.sources",
     "data.test_sources": "data.sources",
+    "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
     "data.augment.generator.hosted": "stages.objective.hosted",
@@ -121,7 +122,7 @@ def _values(annotation: object, words: Mapping[str, str]) -> list[str]:
     if origin is list:
         return [f"[{', '.join(_values(parts[0], words))}]"]
     if origin is dict:
-        return [words["table"].replace(words["text"], *_values(parts[1], words))]
+        return [words["table"].replace(words["text"], " / ".join(_values(parts[1], words)))]
     names = {str: words["text"], int: words["whole"], float: words["number"], bool: "true, false"}
     return [names[annotation]] if isinstance(annotation, type) else []
 

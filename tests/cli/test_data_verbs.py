@@ -54,10 +54,14 @@ def test_wrong_input_is_refused_by_code(call: Program, tmp_path: Path, run: Path
     (tmp_path / "odd.jsonl").write_text('{"nonsense": 1}\n', "utf-8")
     (tmp_path / "recipe.yaml").write_text("name: [", "utf-8")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.jsonl").write_text('{"text": "a"}\n', "utf-8")
+    write(tmp_path / "mixed" / "b.jsonl", ROWS)
     file = write(tmp_path / "a.jsonl", ROWS)
     cases = [
         (("check", tmp_path / "absent.jsonl"), "data.missing_path"),
         (("check", tmp_path / "odd.jsonl"), "data.unknown_layout"),
+        (("check", tmp_path / "mixed"), "versions.no_one_kind"),
         (("check", tmp_path / "recipe.yaml"), "recipe.broken_yaml"),
         (("sample", file, "--split", "test"), "versions.no_table"),
         (("sample", run, "--split", "tset"), "versions.no_table"),
@@ -89,6 +93,10 @@ def test_a_run_is_checked_compared_and_named(call: Program, run: Path, recipe: P
     assert card["version"] == version and Path(card["card"]["md"]).is_file()  # type: ignore[index]
     listed = call("data", "versions", "--runs", run.parent.parent, "--json").json["versions"]
     assert isinstance(listed, list) and {"version": version, "runs": [str(run)]} in listed
+    by_version = call("data", "diff", str(version)[:12], recipe, "--runs", run.parent.parent, "--json").json
+    assert by_version["changes"] == []
+    unknown = call("data", "diff", "0123456789abcdef", recipe, "--runs", run.parent.parent, "--json")
+    assert (unknown.code, unknown.error) == (2, "versions.unknown_version")
     same = call("data", "diff", run, recipe, "--json").json
     assert same["changes"] == [] and same["one"]["version"] == same["other"]["version"] == version  # type: ignore[index]
 

@@ -19,7 +19,7 @@ from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.specs.objectives import SupervisedSpec
 from tunesmith.train.loop import fit
 
-ROUTED = {"kind": "experts", "router": True}
+ROUTED = {"kind": "experts", "experts": [1, 2], "router": True}
 MIXED = {"kind": "lora-experts", "new_experts": 3, "rank": 2}
 HEAD = tuple(range(10, 40))
 """What all rows begin with."""
@@ -46,7 +46,9 @@ def plainly(policy: torch.nn.Module, batch: Packed) -> Tensor:
 def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> None:
     base = tiny_chat_model(tmp_path / "b", spread=0.1) if name == "mixture" else tiny_moe_model(tmp_path / "m")
     adapt = MIXED if name == "mixture" else {"kind": "prompt", "num_virtual_tokens": 3} if "virtual" in name else ROUTED
-    job = make_job(base, tmp_path / "fit", local(), adapt=adapt, settings={"blocks": "plain"}, dtype=torch.float64)
+    # torch multiplies groups of experts in float32 at most; norms of plain blocks and shares of routers are float32 too
+    dtype, near = (torch.float32, 1e-4) if "virtual" in name else (torch.float64, 1e-6)
+    job = make_job(base, tmp_path / "fit", local(), adapt=adapt, settings={"blocks": "plain"}, dtype=dtype)
     policy, items = job.policy, rows(6)
     moving = [each for each in policy.parameters() if each.requires_grad]
     judge = Balanced(Supervised(SupervisedSpec()), 0.7)
@@ -70,12 +72,12 @@ def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> Non
     for parts in ([items], [items[:4], items[4:]], [[each] for each in items]):
         for share in (True, False):
             found, others = term(parts, share)
-            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=0)
+            torch.testing.assert_close(found, wanted, rtol=near, atol=0)
             for each, other in zip(gradients, others, strict=True):
-                torch.testing.assert_close(other, each, rtol=1e-7, atol=1e-12)
+                assert (other - each).norm() <= near * each.norm().clamp_min(1e-9)
     judge.begin(None)
     alone = judge.loss(policy, whole)[BALANCE] / judge.count(whole)[BALANCE]
-    torch.testing.assert_close(alone.detach(), wanted, rtol=1e-9, atol=0)
+    torch.testing.assert_close(alone.detach(), wanted, rtol=near, atol=0)
 
 
 def test_tokens_stand_for_the_rows_that_share_them() -> None:

@@ -127,7 +127,8 @@ def watching_routers(model: nn.Module, seen: Seen) -> Iterator[None]:
     """Tell what the routers say about everything that goes through the model inside the block."""
 
     def hook_of(layer: int) -> Callable[[nn.Module, object, RouterOutput], None]:
-        return lambda _module, _inputs, output: seen(layer, output[0], output[2])
+        # a plain block's tokens stand in a batch of one
+        return lambda _module, _inputs, output: seen(layer, output[0].flatten(0, -2), output[2].flatten(0, -2))
 
     handles = [router.register_forward_hook(hook_of(layer)) for layer, router in routers(model).items()]
     try:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -42,6 +43,7 @@ from tunesmith.models.head_kind import refuse_head
 from tunesmith.models.heads import Head, head_names
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
+from tunesmith.models.side_by_side import add_task_embeddings
 from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
 from tunesmith.recipe.specs.model import Dropout, Quantize
@@ -323,6 +325,8 @@ def load_with_head(
     unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
     missing = [each for each in info.get("missing_keys") or () if str(each) not in new]
     _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    if head.embeddings:
+        new = (*new, add_task_embeddings(model, head))
     set_dropout(model, dropout)
     model.config.name_or_path = model.name_or_path = str(folder)
     _quantize(model, quantize)
@@ -338,6 +342,15 @@ def _quantize(model: PreTrainedModel, quantize: Quantize) -> None:
     if quantize != "none":
         quantize_blocks(model, quantize)
         give_back()  # the heap would hold the dense weights' room for loading threads that have ended
+
+
+def load_body(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model without any head, in float32, and its tokenizer. Errors: those of `load_with_head`."""
+    model, info = _from_pretrained(AutoModel, folder, dtype=torch.float32, attn_implementation="sdpa")
+    unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
+    missing = [each for each in info.get("missing_keys") or () if "pooler" not in str(each)]
+    _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    return model.eval(), load_tokenizer(folder)
 
 
 def _from_pretrained(

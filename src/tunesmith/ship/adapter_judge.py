@@ -106,9 +106,9 @@ def _by_slices(model: PreTrainedModel, folder: Path) -> nn.Module:
             _, block, *rest = name.split(".")
             mlp = blocks.get_submodule(f"{block}.mlp")
             if rest == ["router"]:
-                mlp.gate.weight.copy_(tensor)
+                mlp.get_parameter("gate.weight").copy_(tensor)
             else:
-                getattr(mlp.experts, f"{rest[2]}_proj")[int(rest[1])].copy_(tensor)
+                mlp.get_parameter(f"experts.{rest[2]}_proj")[int(rest[1])].copy_(tensor)
     return model
 
 

@@ -20,10 +20,10 @@ from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
-from tunesmith.objectives.base import Objective, WindowObjective
+from tunesmith.objectives.base import TOLD, Objective, WindowObjective
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.base import Runtime, seed_draws
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
@@ -164,7 +164,8 @@ def _step(job: Job, progress: Progress) -> _Update:
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
             # Gradients are averaged over ranks; the contract wants their sum.
-            total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in counts]).sum()
+            trained = [name for name in counts if not name.startswith(TOLD)]
+            total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in trained]).sum()
             total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
@@ -182,7 +183,7 @@ def _step(job: Job, progress: Progress) -> _Update:
 
 def _seed_pass(job: Job, step: int, place: int) -> None:
     """What is drawn in a pass depends on where it stands, so that it can be drawn again."""
-    torch.manual_seed(derive_seed(job.spec.seed, "dropout", step, place, job.runtime.rank))
+    seed_draws(job.runtime.device, derive_seed(job.spec.seed, "dropout", step, place, job.runtime.rank))
 
 
 def _look_ahead(job: Job, step: int, batches: Sequence[Packed]) -> bool:
@@ -212,15 +213,17 @@ def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
 
 
 def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each term over the window, and their sum as `loss`.
+    """The mean of each term over the window, and as `loss` the sum of those that train.
 
-    Of nothing there is no mean: a window without any item has no loss.
+    Of nothing there is no mean: a window without any item has no loss, and of what is only told nothing is told.
     """
     total = job.runtime.sum(list(sums.values()))
     if not any(counts.values()):
         return dict.fromkeys(("loss", *sums), math.nan)
     means = {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
-    return {"loss": sum(means.values()), **means}
+    told = {name: mean for name, mean in means.items() if name.startswith(TOLD)}
+    shown = {name: mean for name, mean in means.items() if name not in told or counts[name]}
+    return {"loss": sum(mean for name, mean in means.items() if name not in told), **shown}
 
 
 def _note(job: Job, progress: Progress, update: _Update) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from tunesmith.core.types import RowKind
 from tunesmith.recipe.specs.augment import AugmentSpec
@@ -24,6 +24,9 @@ Layout = Literal[
     "token_class",
 ]
 Task = Literal["chat", "text_class", "token_class"]
+ClassRows = Literal["text_class", "multi_label", "token_class"]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+"""Name of one of several tasks: it also names files."""
 
 
 class SourceSpec(Spec):
@@ -44,17 +47,55 @@ class SourceSpec(Spec):
 class CleanSpec(Spec):
     """What is mended or removed before the split."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"near_duplicates", "semantic_duplicates"})
     normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of phrases from which on only one of two rows stays, their prompts in one "
+        "split, such as 0.7; none looks for none.",
+    )
+    semantic_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Cosine of the bundled encoder (English) from which on only one of two rows stays, such as "
+        "0.95; none looks for none.",
+    )
+
+
+class FoldSpec(Spec):
+    """One of the runs of a cross-validation."""
+
+    number: int = Field(
+        1, ge=1, description="Which part is the test rows, counted from 1; set another one in each run."
+    )
+    of: int = Field(5, ge=2, le=100, description="Into how many equal parts the rows are cut.")
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.number > self.of:
+            raise ValueError("fold_number")
+        return self
 
 
 class SplitSpec(Spec):
     """Shares of rows by split; rows of one group or with one prompt never part."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"stratify_by", "fold"})
     train: float = Field(0.7, gt=0, lt=1, description="Share of rows for training.")
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    stratify_by: Literal["class"] | None = Field(
+        None, description="Keep the shares of the classes alike in all splits; none takes no heed of them."
+    )
+    fold: FoldSpec | None = Field(
+        None,
+        description="Cross-validation: the test rows are one of equal parts, train and validation share the others.",
+    )
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
 
     @model_validator(mode="after")
@@ -67,17 +108,28 @@ class SplitSpec(Spec):
 class DataSpec(Spec):
     """The rows of a run or of one stage."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"benchmarks", "tasks"})
+
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
         "chat",
         description="Kind of rows the stage learns from; unless stated, the one that the task is named after. Texts of "
         "multi_label have any number of classes.",
     )
+    tasks: dict[TaskName, ClassRows] | None = Field(
+        None,
+        description="Several tasks with classes on one body, each with a head and labels of its own: the name of a "
+        "task's sources, and the kind of its rows; none: one task.",
+    )
     sources: list[SourceSpec] = Field(min_length=1, description="Files and folders, read in this order.")
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
     )
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    benchmarks: list[SourceSpec] | None = Field(
+        None,
+        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
+    )
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
     augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
@@ -85,7 +137,13 @@ class DataSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _rows_of_the_task(cls, values: object) -> object:
-        if isinstance(values, dict) and isinstance(values.get("task"), str) and "rows" not in values:
+        if not isinstance(values, dict):
+            return values
+        tasks = values.get("tasks")
+        if isinstance(tasks, dict) and "task" not in values:  # a model for texts can tag tokens too, not the reverse
+            only_tokens = all(rows == "token_class" for rows in tasks.values())
+            values = {**values, "task": "token_class" if only_tokens else "text_class"}
+        if isinstance(values.get("task"), str) and "rows" not in values:
             return {**values, "rows": values["task"]}
         return values
 
@@ -97,4 +155,12 @@ class DataSpec(Spec):
     @property
     def kind(self) -> RowKind:
         """The form of a row: one with several classes is laid out like one with a single class."""
-        return "text_class" if self.rows == "multi_label" else self.rows
+        return _form(self.rows)
+
+    def kind_of(self, source: str) -> RowKind:
+        """The form of the rows of a source, by its name."""
+        return _form((self.tasks or {}).get(source, self.rows))
+
+
+def _form(rows: RowKind | Literal["multi_label"]) -> RowKind:
+    return "text_class" if rows == "multi_label" else rows
