@@ -229,7 +229,7 @@ REFUSALS: tuple[Refusal, ...] = (
         objective=frozenset({"ewc"}),
     ),
     Refusal("compat.penalty_adaptation", adapt=frozenset({"lora: DoRA"}), objective=frozenset({"l2_sp"})),
-    Refusal("compat.embeddings_beside", adapt=_BEGINNINGS | _all(ADAPTS, "bottleneck"), objective=_VECTORS),
+    Refusal("compat.embeddings_beside", adapt=_BEGINNINGS | _BESIDE, objective=_VECTORS),
     Refusal(_NO_EFFECT, adapt=_BEGINNINGS | _TOP, objective=frozenset({"groups: layer decay"}) | _UNFREEZING),
     Refusal(
         _NO_EFFECT,
