@@ -63,13 +63,13 @@ def _splits(prepared: Prepared) -> list[str]:
         (split, len(frame), f"{len(frame) / total:.1%}", frame["group"].replace("", None).drop_nulls().n_unique())
         for split, frame in prepared.frames.items()
     ]
-    old = [
+    beside = [
         (name, len(frame), "", frame["group"].replace("", None).drop_nulls().n_unique())
-        for name, frame in prepared.old.items()
+        for name, frame in prepared.beside.items()
     ]
     return [
         *_heading("data.card_splits"),
-        *_table(("split", "rows", "share", "groups"), [*rows, *old]),
+        *_table(("split", "rows", "share", "groups"), [*rows, *beside]),
         "",
         _both("data.card_no_leak"),
     ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from tunesmith.core.types import RowKind
+from tunesmith.core.types import RowKind, SplitName
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
 Layout = Literal[
@@ -23,6 +24,7 @@ Layout = Literal[
     "token_class",
 ]
 Task = Literal["chat", "text_class", "token_class"]
+_Split = TypeVar("_Split")
 
 
 class SourceSpec(Spec):
@@ -58,13 +60,40 @@ class SplitSpec(Spec):
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("shares")
-        return self
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-class DataSpec(Spec):
-    """The rows of a run or of one stage."""
+class StageSplitSpec(Spec):
+    """Shares of a stage's own rows; none are tested, because the evaluation asks the run's."""
+
+    train: float = Field(0.85, gt=0, lt=1, description="Share of rows for training.")
+    validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
+    group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation}
+
+
+def _with_whole(spec: _Split, shares: Mapping[SplitName, float]) -> _Split:
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError("shares")
+    return spec
+
+
+class RowsSpec(Spec):
+    """Rows: what they mean, where they come from and how they are cleaned."""
 
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
@@ -76,9 +105,7 @@ class DataSpec(Spec):
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
     )
-    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
-    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,3 +123,16 @@ class DataSpec(Spec):
     def kind(self) -> RowKind:
         """The form of a row: one with several classes is laid out like one with a single class."""
         return "text_class" if self.rows == "multi_label" else self.rows
+
+
+class DataSpec(RowsSpec):
+    """The rows of a run: those that it is evaluated on, and those that every stage without rows of its own learns."""
+
+    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+
+
+class StageDataSpec(RowsSpec):
+    """Rows that one stage alone learns from."""
+
+    split: StageSplitSpec = Field(StageSplitSpec(), description="Shares and groups of the split.")
