@@ -259,7 +259,7 @@ def test_three_stages_of_which_one_is_continued(tmp_path: Path) -> None:
     work = begin(recipe)
     for part in (lifecycle.prepare_data, lifecycle.plan, lifecycle.measure_baseline, lifecycle.train):
         part(work)
-    first, second, third = work.recipe.stages
+    _, second, third = work.recipe.stages
     assert work.received(second).path == work.received(third).path == work.path / "norms" / "merged"
     assert (work.path / "related" / "best" / "masters.safetensors").is_file()
     assert not (work.path / "related" / "merged").exists()
