@@ -138,9 +138,10 @@ class Terminal:
 
     def _fit(self, values: Mapping[str, Value]) -> None:
         """Which stage of how many begins, where there are several."""
-        facts = {"stage": str(values["stage"]), "place": _whole(values["place"]), "of": _whole(values["of"])}
+        code = "cli.fit_stage_kept" if values["done"] else "cli.fit_stage"
         self._end_bars()
-        self._detail(say("cli.fit_stage_kept" if values["done"] else "cli.fit_stage", **facts), "bold")
+        place, of = _whole(values["place"]), _whole(values["of"])
+        self._detail(say(code, stage=str(values["stage"]), place=place, of=of), "bold")
 
     def _fit_end(self, values: Mapping[str, Value]) -> None:
         seconds = _number(values["seconds"])
