@@ -58,7 +58,6 @@ from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.plan.forecast import Machine
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
-from tunesmith.recipe.chain import judged_length
 from tunesmith.recipe.identity import refuse_changed_sources
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.ship import BESIDE
@@ -172,7 +171,9 @@ def prepare_data(work: Work) -> None:
     pages |= {work.path / each.name / "xray.html": f"{each.name}-train" for each in recipe.stages if each.data}
     for page, name in pages.items():
         write_atomic(page, as_page(tasks[name], encoded[name][:XRAY_ROWS], reports[name].sources))
-    work.run.record_files(*written, work.path / "ledger.jsonl", *pages, *work.path.glob(f"*{ANSWERS}"))
+    work.run.record_files(
+        *written, work.path / "ledger.jsonl", *pages, *work.path.glob(f"*{ANSWERS}"), data_version=prepared.version.id
+    )
     for name in pages.values():
         for source, share in reports[name].sources.items():
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}
@@ -385,7 +386,7 @@ def class_shipping(work: Work, head: Head) -> ClassShipping:
         work.received(work.recipe.stages[-1]),
         _proven_change(work),
         head,
-        judged_length(work.recipe),
+        work.max_length,
         questions[:PARITY_QUESTIONS],
         tuned.answers.texts[:PARITY_QUESTIONS],
         spec.metrics[0],

@@ -25,14 +25,16 @@ from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head
 from tunesmith.models.nf4 import nf4_library, require_nf4
 from tunesmith.models.packed import Features
 from tunesmith.models.texts import texts_sha256
-from tunesmith.recipe.chain import judged_length
+from tunesmith.recipe.chain import learning_runs_rows
 from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.data import RowsSpec
 from tunesmith.runtime.peak import place_of
 from tunesmith.ship.received import received_base
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.classes import longest_row
 from tunesmith.tasks.registry import task_of
 from tunesmith.train.build import DTYPES
 from tunesmith.train.checkpoint import BEST
@@ -106,7 +108,8 @@ class Work:
         """The base in memory in the locked number format, with a task head where the task has one."""
         dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
         if self.head is not None:
-            return load_with_head(base.path, self.head, dtype=dtype, device=device)
+            dropout = self.recipe.model.dropout
+            return load_with_head(base.path, self.head, dtype=dtype, device=device, dropout=dropout)
         return load_model(base.path, dtype=dtype, device=device)
 
     def load_to_train(self, stage: StageSpec, base: BaseFolder) -> Loaded:
@@ -114,19 +117,30 @@ class Work:
         else."""
         model, device, head = self.recipe.model, self.recipe.runtime.device, self.head_of(stage)
         if head is not None:
-            return load_with_head(base.path, head, dtype=DTYPES[model.dtype], device=device)
+            return load_with_head(base.path, head, dtype=DTYPES[model.dtype], device=device, dropout=model.dropout)
         return load_model(base.path, dtype=DTYPES[model.dtype], device=device, quantize=model.quantize)
 
     @cached_property
     def task(self) -> Task:
         """The task that the run is judged on, with the base's own tokenizer and template."""
-        return task_of(self.base().path, self.head, judged_length(self.recipe))
+        return task_of(self.base().path, self.head, self.max_length)
+
+    @property
+    def max_length(self) -> int:
+        """Longest of the run's rows in tokens. Errors: those of `longest_row`."""
+        return self._longest(learning_runs_rows(self.recipe)[-1])
+
+    def _longest(self, stage: StageSpec) -> int:
+        """As stated, and with a task head no more than the model has positions left for."""
+        stated = stage.train.max_length
+        places = stage.adapt.num_virtual_tokens if isinstance(stage.adapt, BeginningSpec) else 0
+        return stated if self.head_of(stage) is None else longest_row(self.base().path, stated, places)
 
     def task_of(self, stage: StageSpec) -> Task:
         """The task of the rows that a stage learns from."""
         if stage.data is None:
             return self.task
-        return task_of(self.base().path, self.head_of(stage), stage.train.max_length)
+        return task_of(self.base().path, self.head_of(stage), self._longest(stage))
 
     def examples(self, split: SplitName, stage: StageSpec | None = None) -> list[Example]:
         """The rows of a split, of the run or as a stage has them. Errors: those of `load_splits`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.chain import before, merged_before, start_of
+from tunesmith.recipe.chain import before, learning_runs_rows, merged_before, start_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 
@@ -22,7 +22,7 @@ def check_chain(recipe: Recipe) -> None:
 
 def _check_rows(recipe: Recipe) -> None:
     """The run's rows are learned by somebody, in one form, and the last stage gives the answers that they ask for."""
-    sharing = [stage for stage in recipe.stages if stage.data is None]
+    sharing = learning_runs_rows(recipe)
     last = recipe.stages[-1]
     if not sharing:
         raise TunesmithError("compat.rows_unlearned")

@@ -36,13 +36,14 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task,
-    and those of `check_quantized` and `check_chain`.
+    compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
+    compat.forgetting_of_task, and those of `check_quantized` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
     _check_forgetting(recipe)
     _check_formats(recipe)
+    _check_dropout(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
@@ -95,6 +96,11 @@ def _check_head(recipe: Recipe, stage: StageSpec) -> None:
         raise TunesmithError("compat.head_adaptation", kind=stage.adapt.kind, known=", ".join(WITH_HEAD))
     if recipe.model.quantize != "none":
         raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=task)
+
+
+def _check_dropout(recipe: Recipe) -> None:
+    if recipe.model.dropout is not None and all(data_of(recipe, stage).task == "chat" for stage in recipe.stages):
+        raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
 
 
 def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:

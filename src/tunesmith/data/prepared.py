@@ -10,6 +10,7 @@ import polars as pl
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SplitName
 from tunesmith.data.formats.read import Note, SourceReport
+from tunesmith.data.version import Version, version_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
     `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
+    `settings` are those that made the rows.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -24,11 +26,17 @@ class Prepared:
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
     beside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
         """All rows, by the name of their file: the splits first."""
         return {str(name): frame for tables in (self.frames, self.beside) for name, frame in tables.items()}
+
+    @property
+    def version(self) -> Version:
+        """The version of the rows as they are now."""
+        return version_of(self.tables, self.settings)
 
     def with_table(self, name: str, frame: pl.DataFrame) -> Prepared:
         """The same with one table replaced."""

@@ -73,9 +73,9 @@ def has_same_head(recipe: Recipe, one: StageSpec, other: StageSpec) -> bool:
     return first == second or first.task == second.task == "chat"
 
 
-def judged_length(recipe: Recipe) -> int:
-    """The longest row in tokens of the run's own rows: that of the stages that learn from them."""
-    return next(each.train.max_length for each in recipe.stages if each.data is None)
+def learning_runs_rows(recipe: Recipe) -> list[StageSpec]:
+    """The stages that learn from the run's own rows."""
+    return [stage for stage in recipe.stages if stage.data is None]
 
 
 def with_own_seed(recipe: Recipe, stage: StageSpec) -> StageSpec:
