@@ -55,10 +55,11 @@ def _summary(run: Run) -> dict[str, object]:
 
 def _stage_words(summary: Mapping[str, object]) -> str:
     """The last stage of the life cycle that is done, and the training stages where some of several are."""
-    stage, fits = summary["stage"], summary.get("fits")
+    stage, fits = str(summary["stage"]), summary.get("fits")
     words = say(f"cli.stage_{stage}") if stage else "-"
-    is_training = isinstance(fits, list) and fits and stage in STAGES[: STAGES.index("train")]
-    return say("cli.run_fits", stage=words, fits=", ".join(map(str, fits))) if is_training else words
+    if not isinstance(fits, list) or not fits or STAGES.index(stage) >= STAGES.index("train"):
+        return words
+    return say("cli.run_fits", stage=words, fits=", ".join(str(each) for each in fits))
 
 
 def _figures(metrics: object) -> str:
