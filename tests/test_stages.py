@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -131,6 +132,9 @@ def test_another_adaptation_starts_from_the_merged_change(tmp_path: Path) -> Non
     assert read_manifest(work.path / "instruct" / "best")["base_sha256"] == received.sha256
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
+    told = io.StringIO()
+    proof.rehearse_in(work.path, tmp_path / "copy", None, told)
+    assert told.getvalue().count('"kind": "step"') == 4, "the short copy of the last stage"
 
     weights = received.path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
@@ -253,8 +257,10 @@ def test_rows_of_a_stage_that_the_test_asks_are_dropped(tmp_path: Path) -> None:
 def test_three_stages_of_which_one_is_continued(tmp_path: Path) -> None:
     """The norms, then a LoRA over what they became, then the same LoRA on: it stands where it began."""
     norms = "adapt: {kind: subset, parts: [norm]}"
+    again = "replay: {share: 0.25, sources: [{path: sums.jsonl, name: again}]}"
+    held = "penalties: {l2_sp: 0.1, ewc: {weight: 5, rows: 4, sources: [{path: colours.jsonl, name: held}]}}"
     recipe = write_chain(
-        tmp_path, stage("norms", RELATED, norms), stage("related", RELATED, LORA), stage("instruct", LORA)
+        tmp_path, stage("norms", RELATED, norms), stage("related", RELATED, LORA), stage("instruct", LORA, again, held)
     )
     work = begin(recipe)
     for part in (lifecycle.prepare_data, lifecycle.plan, lifecycle.measure_baseline, lifecycle.train):
@@ -266,6 +272,12 @@ def test_three_stages_of_which_one_is_continued(tmp_path: Path) -> None:
     lifecycle.evaluate(work)
     lifecycle.ship(work)
     assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
+    assert {"instruct-replay", "instruct-ewc", "norms-train", "related-train"} <= load_tables(work.path).keys()
+    first, second_step, *_ = (
+        event.values for event in read_events(work.path / METRICS, "step") if event.values["stage"] == "instruct"
+    )
+    assert first["ewc"] == first["l2_sp"] == 0, "held where the stage started, not where LoRA begins"
+    assert float(str(second_step["ewc"])) > 0 and float(str(second_step["l2_sp"])) > 0
     told = [str(event.values["stage"]) for event in read_events(work.path / METRICS, "step")]
     order = [stage.name for stage in work.recipe.stages]
     assert told == sorted(told, key=order.index) and set(told) == set(order)
@@ -278,6 +290,8 @@ def test_the_program_tells_which_stage_of_how_many(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout + ran.stderr
     assert "Stage 1 of 2: related" in said and "Stage 2 of 2: instruct" in said
+    (board,) = (tmp_path / "runs").glob("*/*/tensorboard")
+    assert sorted(each.name for each in board.iterdir()) == ["instruct", "related"]
     listed = [sys.executable, "-m", "tunesmith", "runs", "list", "--runs", str(tmp_path / "runs"), "--json"]
     (found,) = json.loads(subprocess.run(listed, capture_output=True, text=True, check=True).stdout)["runs"]
     assert (found["stage"], found["fits"]) == ("train", ["related"])
