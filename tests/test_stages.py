@@ -237,6 +237,25 @@ def test_texts_with_other_labels_leave_the_head_behind(kind: str, tmp_path: Path
     assert certificate is not None and certificate.equal
 
 
+def test_a_head_goes_on_where_the_rows_are_the_same(tmp_path: Path) -> None:
+    for name, count, split in (("train", 48, "train"), ("validation", 16, "validation"), ("test", 20, "test")):
+        write_rows(tmp_path / f"{name}.jsonl", text_rows(count, split))  # type: ignore[arg-type]
+    text = CLASSES.format(base=tiny_encoder(tmp_path / "base"), kind="full")
+    own = "    data: {task: text_class, sources: [{path: lengths.jsonl}]}\n"
+    (tmp_path / "recipe.yaml").write_text(text.replace(own, "").replace("max_length: 64", "max_length: 128"), "utf-8")
+    seen: list[Event] = []
+    work = begin(tmp_path / "recipe.yaml", seen)
+    lifecycle.run_to_release(work)
+    received = work.path / "related" / "merged"
+    assert not [event for event in seen if event.values.get("code") == "train.head_dropped"]
+    assert work.load_to_train(work.recipe.stages[1], work.received(work.recipe.stages[1])).new == ()
+    best = load_file(work.path / "related" / "best" / "adapter_model.safetensors")
+    kept = load_file(received / "model.safetensors")
+    (head,) = (name for name in best if name.endswith("classifier.weight"))
+    assert torch.equal(best[head], kept["classifier.weight"])
+    assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
+
+
 def test_rows_of_a_stage_that_the_test_asks_are_dropped(tmp_path: Path) -> None:
     asked = "data: {sources: [{path: asked.jsonl, name: asked}]}"
     recipe = write_chain(tmp_path, stage("related", asked, LORA), stage("instruct", LORA))
