@@ -35,6 +35,7 @@ LIKE = {
     "stages.data.clean": "data.clean",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
+    "data.augment.generator.hosted": "stages.objective.hosted",
 }
 """Settings that hold the same as another one, which is shown once."""
 

@@ -71,7 +71,7 @@ from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_m
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.ship.received import MERGED
-from tunesmith.ship.teachers import ANSWERS, config_in_memory, with_answers
+from tunesmith.ship.teachers import ANSWERS, GENERATED, config_in_memory, generator_of, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tables import keep_labels, owners
 from tunesmith.tasks.classes import ClassTask
@@ -151,7 +151,8 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger, recipe = Ledger(), work.recipe
-    prepared = data_room.prepare(recipe.data, work.recipe_folder, ledger, recipe.stages)
+    generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
+    prepared = data_room.prepare(recipe.data, work.recipe_folder, ledger, recipe.stages, generator)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -171,9 +172,9 @@ def prepare_data(work: Work) -> None:
     pages |= {work.path / each.name / "xray.html": f"{each.name}-train" for each in recipe.stages if each.data}
     for page, name in pages.items():
         write_atomic(page, as_page(tasks[name], encoded[name][:XRAY_ROWS], reports[name].sources))
-    work.run.record_files(
-        *written, work.path / "ledger.jsonl", *pages, *work.path.glob(f"*{ANSWERS}"), data_version=prepared.version.id
-    )
+    answered = [*work.path.glob(f"*{ANSWERS}"), *work.path.glob(GENERATED)]
+    files = [*written, work.path / "ledger.jsonl", *pages, *answered]
+    work.run.record_files(*files, data_version=prepared.version.id)
     for name in pages.values():
         for source, share in reports[name].sources.items():
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}

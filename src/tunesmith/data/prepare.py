@@ -14,6 +14,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
@@ -21,7 +23,7 @@ from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
-from tunesmith.data.version import made_by
+from tunesmith.data.version import made_by, settings_of
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec
 
@@ -49,12 +51,19 @@ class _Work:
         return f"{self.stage}-{what}" if self.stage else what
 
 
-def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger, stages: Sequence[StageSpec] = ()) -> Prepared:
+def prepare(
+    spec: DataSpec,
+    recipe_folder: Path,
+    ledger: Ledger,
+    stages: Sequence[StageSpec] = (),
+    generator: Generator | None = None,
+) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
         stages: each may name rows of its own to learn from, and rows of older tasks, which are not split. What stands
             in the run's test or validation goes from all of these.
+        generator: who answers prompts, where rows are to be made by a model.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
@@ -63,14 +72,18 @@ def prepare(spec: DataSpec, recipe_folder: Path, ledger: Ledger, stages: Sequenc
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
     frames = _splits(work, given)
+    if spec.augment is not None:
+        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
+        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        work.notes += made
+        check_leaks(frames)
     tables: dict[str, pl.DataFrame] = {}
     for stage in stages:
         tables |= _beside(replace(work, spec=stage.data or spec, stage=stage.name), stage, frames)
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    settings = made_by(spec)
-    settings |= {f"stages.{stage.name}.data": made_by(stage.data) for stage in stages if stage.data is not None}
+    settings = settings_of(spec, stages)
     return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, settings)
 
 

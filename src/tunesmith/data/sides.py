@@ -13,7 +13,7 @@ from tunesmith.core.types import RowKind
 from tunesmith.data.diff import Side
 from tunesmith.data.prepare import FOLDER, load_tables, prepare, read_and_clean
 from tunesmith.data.prepared import Prepared
-from tunesmith.data.version import made_by
+from tunesmith.data.version import settings_of
 from tunesmith.recipe.identity import hash_of_source, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe
@@ -30,7 +30,7 @@ def side_of_run(path: Path) -> Side:
     tables = load_tables(path)
     recipe, stated = load_recipe(path / LOCK), read_manifest(path).get("sources")
     hashes = _hashes(recipe, stated if isinstance(stated, dict) else {})
-    side = Side(str(path), tables, Ledger.load(path / "ledger.jsonl"), hashes, made_by(recipe.data))
+    side = Side(str(path), tables, Ledger.load(path / "ledger.jsonl"), hashes, settings_of(recipe.data, recipe.stages))
     version = read_manifest(path / FOLDER).get("version")
     if version not in (None, side.version.id):
         raise TunesmithError("versions.version_differs", path=str(path), stated=str(version), found=side.version.id)

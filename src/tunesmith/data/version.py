@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from tunesmith.data.table import TURN_COLUMNS
+from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, StageDataSpec
 
 _FORMAT = 1
@@ -57,6 +58,12 @@ def made_by(spec: DataSpec | StageDataSpec) -> dict[str, object]:
         if name.endswith("sources") and isinstance(value, list):
             stated[name] = [{key: each[key] for key in each if key not in _NOT_CONTENT} for each in value]
     return stated
+
+
+def settings_of(spec: DataSpec, stages: Sequence[StageSpec]) -> dict[str, object]:
+    """The settings that make all rows of a run: the run's own, and those of stages with rows of their own."""
+    own = {f"stages.{stage.name}.data": made_by(stage.data) for stage in stages if stage.data is not None}
+    return made_by(spec) | own
 
 
 def row_digests(frame: pl.DataFrame) -> Iterable[bytes]:

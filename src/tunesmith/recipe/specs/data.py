@@ -8,6 +8,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from tunesmith.core.types import RowKind, SplitName
+from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
 Layout = Literal[
@@ -130,6 +131,7 @@ class DataSpec(RowsSpec):
 
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
 
 class StageDataSpec(RowsSpec):
