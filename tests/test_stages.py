@@ -24,6 +24,7 @@ from tunesmith.core.files import folder_hashes, read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import METRICS
 from tunesmith.data.prepare import load_tables
+from tunesmith.data.sides import side_of_run
 from tunesmith.models.load import load_model
 from tunesmith.models.tiny import tiny_encoder
 from tunesmith.runtime.local import LocalRuntime
@@ -271,6 +272,7 @@ def test_rows_of_a_stage_that_the_test_asks_are_dropped(tmp_path: Path) -> None:
     written = (work.path / "data_card.md").read_text("utf-8")
     assert "related-train" in written and "related-validation" in written
     assert (work.path / "related" / "xray.html").is_file()
+    assert side_of_run(work.path).version.id == work.run.manifest()["data_version"], "of all rows and their settings"
 
 
 def test_three_stages_of_which_one_is_continued(tmp_path: Path) -> None:
