@@ -15,7 +15,7 @@ from tunesmith.core.files import ASIDE, MANIFEST, read_json, read_manifest, veri
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.lifecycle import class_shipping, shipping
+from tunesmith.lifecycle import class_shippings, shipping
 from tunesmith.recipe.chain import is_merged
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.runtime.start import start as start_runtime
@@ -60,7 +60,8 @@ def check_artefacts(work: Work) -> None:
     """Hold what is published against the evaluated model again. Errors: those of `check_published`."""
     if (work.path / "ship").is_dir():
         if work.head is not None:
-            check_published_classes(class_shipping(work, work.head), work.events)
+            for each in class_shippings(work, work.head):
+                check_published_classes(each, work.events)
         else:
             check_published(shipping(work), work.events)
 

@@ -35,6 +35,7 @@ from tunesmith.runtime.peak import place_of
 from tunesmith.ship.received import received_base
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import longest_row
+from tunesmith.tasks.label_sets import head_from, stated_labels
 from tunesmith.tasks.registry import task_of
 from tunesmith.train.build import DTYPES
 from tunesmith.train.checkpoint import BEST
@@ -98,11 +99,13 @@ class Work:
     @cached_property
     def head(self) -> Head | None:
         """The task head with the labels that the data stage found; None where the model answers in words."""
-        return _head(self.recipe.data, self.path)
+        return _head(self.recipe.data, self.path, embeddings=self.recipe.task_embeddings)
 
     def head_of(self, stage: StageSpec) -> Head | None:
         """The task head that a stage trains."""
-        return self.head if stage.data is None else _head(stage.data, self.path / stage.name)
+        if stage.data is None:
+            return self.head
+        return _head(stage.data, self.path / stage.name, embeddings=stage.task_embeddings)
 
     def load(self, base: BaseFolder) -> Loaded:
         """The base in memory in the locked number format, with a task head where the task has one."""
@@ -162,11 +165,10 @@ class Work:
         return {what: [task.encode(each).features for each in rows] for what, rows in examples.items()}
 
 
-def _head(spec: RowsSpec, folder: Path) -> Head | None:
+def _head(spec: RowsSpec, folder: Path, *, embeddings: bool) -> Head | None:
     if spec.task == "chat":
         return None
-    stated = read_json(folder / LABELS)["labels"]
-    return Head(spec.task, tuple(stated) if isinstance(stated, list) else (), spec.multi_label)
+    return head_from(spec, stated_labels(read_json(folder / LABELS)), embeddings=embeddings)
 
 
 def start(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tunesmith.compat.chain import check_chain
+from tunesmith.compat.heads import check_heads
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.chain import data_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.data import RowsSpec
+from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.objectives import MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
@@ -37,7 +40,7 @@ def check(recipe: Recipe) -> None:
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
     compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, and those of `check_quantized` and `check_chain`.
+    compat.forgetting_of_task, and those of `check_quantized`, `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -54,6 +57,7 @@ def check(recipe: Recipe) -> None:
         _check_balance(recipe, stage, place)
         _check_tasks(recipe, stage, place)
         _check_head(recipe, stage)
+        check_heads(recipe, stage, place)
     check_chain(recipe)
 
 
@@ -64,10 +68,17 @@ def _check_target(recipe: Recipe) -> None:
 
 
 def _check_metrics(recipe: Recipe) -> None:
-    known = TASK_METRICS[recipe.data.task]
+    known = _known_metrics(recipe.data)
     for metric in recipe.evaluate.metrics:
         if metric not in known:
             raise TunesmithError("compat.metric_of_task", metric=metric, task=recipe.data.task, known=", ".join(known))
+
+
+def _known_metrics(data: RowsSpec) -> tuple[str, ...]:
+    """What rows are measured by: the figures of their task, or of any of their tasks."""
+    if data.tasks is None:
+        return TASK_METRICS[data.task]
+    return tuple(dict.fromkeys(name for rows in data.tasks.values() for name in METRICS_OF_ROWS[rows]))
 
 
 def _check_formats(recipe: Recipe) -> None:
@@ -141,12 +152,12 @@ def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
     if classes and data.kind != data.task:
         raise TunesmithError("compat.rows_of_task", rows=data.rows, task=data.task)
     known = ROWS_OF_OBJECTIVE[stage.objective.kind]
-    if data.rows not in known:
+    if data.rows not in known and data.tasks is None:
         raise TunesmithError("compat.rows", rows=data.rows, objective=stage.objective.kind, known=", ".join(known))
 
 
 def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    known = ("loss", *TASK_METRICS[data_of(recipe, stage).task])
+    known = ("loss", *_known_metrics(data_of(recipe, stage)))
     metric = stage.train.early_stopping.metric
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))

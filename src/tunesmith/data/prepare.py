@@ -16,6 +16,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
+from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
@@ -155,9 +156,10 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed)
     frames = []
     for source in sources:
+        kind = work.spec.kind_of(source.name or source.path)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -180,7 +182,7 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.join(blank, on="row", how="anti", maintain_order="left")
     if work.spec.clean.exact_duplicates:
         before = len(frame)
-        frame = merge_duplicates(frame, work.ledger)
+        frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
     return frame
 
@@ -235,8 +237,9 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
-    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    sections = card_sections(prepared, tokens)
+    write_atomic(run_path / CARD_PAGE, as_page(sections))
+    write_atomic(run_path / CARD, as_markdown(sections))
     return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD_PAGE, run_path / CARD]
 
 

@@ -24,6 +24,7 @@ from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
 from tunesmith.plan.sizes import ModelSize, size_from_config, trained_parameters
 from tunesmith.recipe.chain import data_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import MultitaskSpec
 
 PLAN_JSON, PLAN_PAGE = "plan.json", "plan.md"
 _SHARED_AT_LEAST = 16
@@ -101,8 +102,11 @@ def _plan_stage(
     recipe: Recipe, stage: StageSpec, prepared: Prepared, base: Base, machine: Machine
 ) -> tuple[Plan, Grounds]:
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    of_tokens = data_of(recipe, stage).task == "token_class"
-    size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens)
+    data = data_of(recipe, stage)
+    has_vectors = isinstance(stage.objective, MultitaskSpec) and stage.objective.task_embeddings
+    vectors = len(data.tasks or ()) if has_vectors else 0
+    of_tokens = data.task == "token_class"
+    size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens, vectors)
     size = size.with_dropout() if recipe.model.dropout else size
     teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
     lengths = [len(row.token_ids) for row in train_rows]

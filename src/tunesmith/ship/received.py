@@ -20,7 +20,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
 from tunesmith.core.files import MANIFEST, new_folder, read_json, sha256_file, verify_folder, write_json
 from tunesmith.core.run import Run
-from tunesmith.models.heads import Head, head_names
+from tunesmith.models.heads import TASK_EMBEDDINGS, Head, head_names
 from tunesmith.models.load import BaseFolder, load_with_head, weights_sha256
 from tunesmith.models.weights import read_tensors, read_weights
 from tunesmith.recipe.chain import after, before, data_of, has_same_head, merged_before, start_of
@@ -116,5 +116,5 @@ def _without_head(
 ) -> Mapping[str, Tensor]:
     """The body alone; where the next stage answers in words, with the base's own head for these."""
     of_head = set(head_names(load_with_head(base.path, head, dtype=torch.float32).model))
-    body = {name: each for name, each in tensors.items() if name not in of_head}
+    body = {name: each for name, each in tensors.items() if name not in of_head and f".{TASK_EMBEDDINGS}." not in name}
     return {**read_weights(base.path), **body} if answers_in_words else body
