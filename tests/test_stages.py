@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from class_rows import text_rows, write_rows
+from class_rows import text_rows, token_rows, write_rows
 from safetensors.torch import load_file
 from stage_rows import RELATED, stage, write_chain
 from transformers import AutoModelForSequenceClassification
@@ -254,6 +254,28 @@ def test_a_head_goes_on_where_the_rows_are_the_same(tmp_path: Path) -> None:
     kept = load_file(received / "model.safetensors")
     (head,) = (name for name in best if name.endswith("classifier.weight"))
     assert torch.equal(best[head], kept["classifier.weight"])
+    assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
+
+
+def test_heads_side_by_side_teach_the_body_first(tmp_path: Path) -> None:
+    for name, count, split in (("train", 48, "train"), ("validation", 16, "validation"), ("test", 20, "test")):
+        write_rows(tmp_path / f"{name}.jsonl", text_rows(count, split))  # type: ignore[arg-type]
+    lengths = [{"text": f"{'very ' * (place % 5)}{place}", "label": f"{place % 5} times"} for place in range(40)]
+    write_rows(tmp_path / "lengths.jsonl", lengths)  # type: ignore[arg-type]
+    write_rows(tmp_path / "tags.jsonl", token_rows(40, seed=5))
+    one, two = "{path: lengths.jsonl, name: lengths}", "{path: tags.jsonl, name: tags}"
+    several = f"data: {{tasks: {{lengths: text_class, tags: token_class}}, sources: [{one}, {two}]}}"
+    text = CLASSES.format(base=tiny_encoder(tmp_path / "base"), kind="lora")
+    text = text.replace(
+        "data: {task: text_class, sources: [{path: lengths.jsonl}]}", f"{several}\n    objective: {{kind: multitask}}"
+    )
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    seen: list[Event] = []
+    work = begin(tmp_path / "recipe.yaml", seen)
+    lifecycle.run_to_release(work)
+    assert read_json(work.path / "related" / "labels.json").keys() == {"tasks"}
+    assert [event for event in seen if event.values.get("code") == "train.head_dropped"]
+    assert not any("classifier" in name for name in load_file(work.path / "related" / "merged" / "model.safetensors"))
     assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
 
 
