@@ -33,6 +33,7 @@ LIKE = {
     "stages.data.sources": "data.sources",
     "stages.data.validation_sources": "data.sources",
     "stages.data.clean": "data.clean",
+    "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
     "data.augment.generator.hosted": "stages.objective.hosted",

@@ -52,12 +52,14 @@ from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
+from tunesmith.models.embed import TextEmbedder
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.models.side_by_side import policy_of
 from tunesmith.plan.forecast import Machine
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
+from tunesmith.recipe.chain import own_rows
 from tunesmith.recipe.identity import refuse_changed_sources
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.ship import BESIDE
@@ -151,8 +153,10 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger, recipe = Ledger(), work.recipe
+    by_meaning = any(each.clean.semantic_duplicates is not None for each in (recipe.data, *own_rows(recipe)))
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
-    prepared = data_room.prepare(recipe.data, work.recipe_folder, ledger, recipe.stages, generator)
+    given = (recipe.data, work.recipe_folder, ledger, recipe.stages)
+    prepared = data_room.prepare(*given, generator=generator, embed=TextEmbedder() if by_meaning else None)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}

@@ -7,26 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
-from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
+from tunesmith.data.formats.files import Unread, list_files, read_file
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.version import made_by, settings_of
 from tunesmith.recipe.recipe import StageSpec
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
@@ -44,6 +47,8 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
+    embed: Embedder | None
+    benchmarks: Sequence[SourceSpec] = ()
     stage: str = ""
     """Whose tables are made; none of the run's own."""
 
@@ -58,6 +63,7 @@ def prepare(
     ledger: Ledger,
     stages: Sequence[StageSpec] = (),
     generator: Generator | None = None,
+    embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
@@ -65,10 +71,11 @@ def prepare(
         stages: each may name rows of its own to learn from, and rows of older tasks, which are not split. What stands
             in the run's test or validation goes from all of these.
         generator: who answers prompts, where rows are to be made by a model.
+        embed: what makes vectors of texts, for duplicates by meaning.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    work = _Work(spec, recipe_folder, ledger, [], [], embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -77,10 +84,16 @@ def prepare(
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
         frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
         work.notes += made
+        _keep_near_apart(work, frames)
         check_leaks(frames)
     tables: dict[str, pl.DataFrame] = {}
     for stage in stages:
         tables |= _beside(replace(work, spec=stage.data or spec, stage=stage.name), stage, frames)
+    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
+    for name, frame in tables.items():
+        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
+        _keep_near_apart(work, beside, (name,))
+        tables[name] = beside[name]
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
@@ -93,7 +106,7 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
 
     Errors: those of `read_source`.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    work = _Work(spec, recipe_folder, ledger, [], [], None)
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
     return Prepared({}, ledger, tuple(work.sources), tuple(work.notes), {"rows": frame}, made_by(spec))
 
@@ -106,8 +119,11 @@ def _splits(
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _unasked(work, work.table(split), frame, asked)
+    _keep_benchmarks_out(work, frames)
     _keep_apart(work, frames)
+    _keep_near_apart(work, frames)
     frames = _split(work, frames)
+    _keep_near_apart(work, frames)
     refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
     check_leaks(frames)
     return frames
@@ -184,7 +200,54 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
+    return _without_alike(work, split, frame)
+
+
+def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows that are near by their words, then one of those that are near by their meaning."""
+    wanted = work.spec.clean
+    before = len(frame)
+    if wanted.near_duplicates is not None:
+        frame = drop_near_duplicates(frame, wanted.near_duplicates, work.ledger)
+        work.notes.append(Note("data.near_dropped", {"rows": before - len(frame), "split": split}))
+    before = len(frame)
+    if wanted.semantic_duplicates is not None:
+        if work.embed is None:
+            raise TunesmithError("data.no_embedder")
+        frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
+        work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
+
+
+def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Take rows out of training that repeat what a benchmark asks."""
+    for source in work.benchmarks:
+        files = list_files(user_path(source.path, work.folder))[0]
+        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+        gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
+        work.ledger.decide(gone, "dropped", "repeats_benchmark")
+        frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+
+
+def _keep_near_apart(
+    work: _Work,
+    frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
+    only: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
+    threshold = work.spec.clean.near_duplicates
+    tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
+    while threshold is not None and len(tables) > 1:
+        shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
+        if shared.is_empty():
+            return
+        for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
+            work.notes.append(
+                Note("data.near_kept_apart", {"rows": len(rows), "split": str(name), "other": str(other)})
+            )
+            tables[str(name)] = tables[str(name)].join(rows, on="row", how="anti", maintain_order="left")
 
 
 def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -210,12 +273,19 @@ def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, oth
 
 def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
     """Cut what was not given from the sources."""
-    wished = work.spec.split
+    wished, near = work.spec.split, work.spec.clean.near_duplicates
     shares = {split: share for split, share in wished.shares.items() if split == "train" or split not in frames}
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    return frames | split_rows(source, shares, wished.seed)
+    if isinstance(wished, StageSplitSpec):
+        return frames | split_rows(source, shares, wished.seed, near)
+    if wished.stratify_by and not (source["labels"].list.len() > 0).any():
+        raise TunesmithError("data.no_classes")
+    if wished.fold is not None and "test" in frames:
+        raise TunesmithError("data.fold_and_test")
+    fold = (wished.fold.number, wished.fold.of) if wished.fold else None
+    return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
 def _main_reason(ledger: Ledger) -> str:

@@ -73,6 +73,11 @@ def has_same_head(recipe: Recipe, one: StageSpec, other: StageSpec) -> bool:
     return first == second or first.task == second.task == "chat"
 
 
+def own_rows(recipe: Recipe) -> list[StageDataSpec]:
+    """The rows that stages have of their own."""
+    return [stage.data for stage in recipe.stages if stage.data is not None]
+
+
 def learning_runs_rows(recipe: Recipe) -> list[StageSpec]:
     """The stages that learn from the run's own rows."""
     return [stage for stage in recipe.stages if stage.data is None]
