@@ -34,6 +34,7 @@ from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
+from tunesmith.data.collect.fetch import collect
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import (
     Answers,
@@ -153,6 +154,7 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
+    collect(work.recipe.all_sources, work.recipe_folder, offline=work.recipe.model.offline)
     prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)

@@ -47,7 +47,12 @@ VERBS: dict[str, Function] = {
     "verify": verify.verify,
     "explain": explain.explain,
 }
-DATA_VERBS: dict[str, Function] = {"prepare": data.prepare, "xray": data.xray, "rejected": data.rejected}
+DATA_VERBS: dict[str, Function] = {
+    "prepare": data.prepare,
+    "collect": data.collect,
+    "xray": data.xray,
+    "rejected": data.rejected,
+}
 RUNS_VERBS: dict[str, Function] = {"list": runs.list_them, "diff": runs.diff, "prune": runs.prune}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.data import SourceSpec
@@ -67,12 +68,12 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
     for name, sources in stated.items():
         for number, source in enumerate(sources):
-            path, place = user_path(source.path, folder), f"{name}.{number}"
+            path, place = local_path(source, folder), f"{name}.{number}"
             if os.path.isdir(path):
                 listed = repr(sorted(folder_hashes(path).items()))
-                found[f"{place} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()
+                found[f"{place} ({source.address})"] = hashlib.sha256(listed.encode()).hexdigest()
             elif os.path.isfile(path):
-                found[f"{place} ({source.path})"] = sha256_file(path)
+                found[f"{place} ({source.address})"] = sha256_file(path)
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found

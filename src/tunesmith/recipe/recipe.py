@@ -116,6 +116,13 @@ class Recipe(Spec):
         return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.old_sources.items()}
 
     @property
+    def all_sources(self) -> list[SourceSpec]:
+        """Every source of rows that a run reads."""
+        data = self.data
+        old = [source for sources in self.old_sources.values() for source in sources]
+        return [*data.sources, *data.validation_sources, *data.test_sources, *old]
+
+    @property
     def formats(self) -> list[ShipFormat]:
         """What is published: the formats stated, else those that the last stage's change and the task allow."""
         adapt = self.stages[-1].adapt
@@ -135,6 +142,8 @@ def _without_absent_tables(spec: BaseModel, values: dict[str, object]) -> dict[s
     """The values of a spec but those of add-ons that nobody asked for, which have no settings to state."""
     kept: dict[str, object] = {}
     for name, field in type(spec).model_fields.items():
+        if name not in values:  # a source leaves out what it is not
+            continue
         inner, value = getattr(spec, name), values[name]
         if inner is None and any(_is_table(each) for each in get_args(field.annotation)):
             continue
