@@ -11,7 +11,7 @@ from office_files import docx, paragraph, pdf, xlsx
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.data.formats.files import Manner, read_file, read_files
-from tunesmith.data.formats.markup import text_of_html
+from tunesmith.data.formats.html import text_of_html
 from tunesmith.data.formats.passages import passages
 from tunesmith.data.formats.read import Reading, read_source
 from tunesmith.recipe.specs.sources import SourceSpec
@@ -59,6 +59,22 @@ def test_html_is_what_a_reader_sees() -> None:
     <h1>Our&nbsp;prices</h1><p>One <b>pen</b> costs<br>2&euro;.</p><script>alert("x")</script>
     <table><tr><td>pen</td><td>2</td></tr><tr><td>ink</td><td>5</td></tr></table><ul><li>a<li>b</ul>"""
     assert text_of_html(page) == "Prices\n\nOur prices\n\nOne pen costs\n2€.\n\npen 2\nink 5\n\na\n\nb"
+
+
+def test_html_as_people_write_it() -> None:
+    for markup, words in (
+        ("a < b and b > c", "a < b and b > c"),
+        ("1 <2 & 3", "1 <2 & 3"),
+        ("<a title='x > y' href=\"p>q\">link</a>", "link"),
+        (f"<img src='data:{'A' * 9000}'>words", "words"),
+        ("<script>if (a < b) { '</p>' }</SCRIPT >after", "after"),
+        ("<svg><text>no</text></svg>yes<svg/>still", "yesstill"),
+        ("<p>one<p>two<!-- <p>three --><P>four", "one\n\ntwo\n\nfour"),
+        ("cut <a href='", "cut <a href='"),
+        ("&lt;p&gt; &amp;amp; &#36864;&#x6b3e;", "<p> &amp; 退款"),
+        ("<?xml version='1.0'?><!DOCTYPE html>İ<script>x</script>ok", "İok"),
+    ):
+        assert text_of_html(markup) == words, markup
 
 
 def test_a_page_states_its_encoding(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_rows_come_in_batches_and_with_their_types(tmp_path: Path, cluster: Clus
     [
         ("SELECT add_one()", "25006"),
         ("SELECT nextval('counter')", "25006"),
-        ("SELECT set_config('transaction_read_only', 'off', false), add_one()", "25"),
+        ("SELECT set_config('transaction_read_only', 'off', false), add_one()", "transaction read-write mode"),
         ("SELECT nothing FROM tickets", "nothing"),
         ("SELECT * FROM nowhere", "nowhere"),
-        ("SELECT number FRM tickets", "FRM"),
+        ("SELECT number FROM FROM tickets", "FROM"),
         ("SELECT answered::integer FROM tickets ORDER BY number", "22P02"),
         ("SELECT 1 / (number - 9000) FROM tickets ORDER BY number", "22012"),
     ],

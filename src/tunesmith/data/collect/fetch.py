@@ -18,7 +18,7 @@ from tunesmith.core.files import new_folder, sha256_file, verify_folder
 from tunesmith.core.home import hub_offline
 from tunesmith.data.collect.database import Answer, answer_to, database_place
 from tunesmith.data.collect.hubs import HF, MODELSCOPE, fetch_from_hub, fetch_from_modelscope
-from tunesmith.data.collect.lineage import LINEAGE, lineage_of
+from tunesmith.data.collect.lineage import lineage_of
 from tunesmith.data.collect.stores import fetch_from_store
 from tunesmith.data.formats.rows import refuse_doubled
 from tunesmith.recipe.places import is_local, local_path
@@ -64,7 +64,7 @@ def _is_here(source: SourceSpec, place: Path, folder: Path) -> bool:
 def _fetch(source: SourceSpec, place: Path, folder: Path) -> None:
     lineage: dict[str, object] = {"from": source.address, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     began = time.monotonic()
-    with new_folder(place, **{LINEAGE: lineage}) as aside:
+    with new_folder(place, lineage=lineage) as aside:
         aside.chmod(0o700)
         if source.query is not None:
             lineage |= {"query": source.query, "database": database_place(source, folder) or ""}

@@ -40,8 +40,8 @@ def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise _failed(address, error) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes on its own downloads
-    card = info.card_data.to_dict() if info.card_data else {}
-    return {**_found(address, into), "revision": info.sha or "", "licence": str(card.get("license") or "")}
+    licence = getattr(info.card_data, "license", None)
+    return {**_found(address, into), "revision": info.sha or "", "licence": str(licence or "")}
 
 
 def fetch_from_modelscope(address: str, into: Path) -> dict[str, object]:

@@ -9,8 +9,6 @@ from tunesmith.data.notes import Note
 from tunesmith.recipe.places import is_local
 from tunesmith.recipe.specs.sources import SourceSpec
 
-LINEAGE = "lineage"
-
 
 def lineage_of(place: Path) -> dict[str, object]:
     """The facts that were written beside rows when they came; none where nothing was fetched.
@@ -19,7 +17,7 @@ def lineage_of(place: Path) -> dict[str, object]:
     """
     if not (place / MANIFEST).is_file():
         return {}
-    found = read_manifest(place).get(LINEAGE)
+    found = read_manifest(place).get("lineage")
     return found if isinstance(found, dict) else {}
 
 

@@ -14,8 +14,8 @@ import polars as pl
 from tunesmith.core.errors import Fact, TunesmithError
 from tunesmith.core.files import sha256_file
 from tunesmith.data.formats.encoding import Text, decode
+from tunesmith.data.formats.html import text_of_html
 from tunesmith.data.formats.kinds import ARCHIVE, DOCUMENTS, ROWS, SUFFIXES, is_pressed, kind_of_file
-from tunesmith.data.formats.markup import text_of_docx, text_of_html
 from tunesmith.data.formats.pages import text_of_pdf
 from tunesmith.data.formats.passages import passages
 from tunesmith.data.formats.rows import LONGEST_ROW as LONGEST_ROW
@@ -24,6 +24,7 @@ from tunesmith.data.formats.rows import Unread as Unread
 from tunesmith.data.formats.sheets import read_workbook, rows_of
 from tunesmith.data.formats.spans import check_spans
 from tunesmith.data.formats.unpack import member_names, members, unpressed
+from tunesmith.data.formats.word import text_of_docx
 from tunesmith.data.notes import Note
 
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
