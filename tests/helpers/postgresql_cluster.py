@@ -52,7 +52,7 @@ def running_cluster() -> Iterator[Cluster]:
     binaries = programs()
     assert binaries is not None
     folder = Path(tempfile.mkdtemp(prefix="ts-pg-", dir="/tmp"))  # the path of a socket has at most 107 bytes
-    user = _user(folder)
+    user = other_user(folder)
     cluster = Cluster(folder, secrets.token_hex(12) + "@:/%")
     (folder / "password").write_text(cluster.secret, "utf-8")
     (folder / "password").chmod(0o644)
@@ -76,7 +76,7 @@ def running_cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _user(folder: Path) -> dict[str, object]:
+def other_user(folder: Path) -> dict[str, object]:
     """Arguments of a child that is not root, which the server refuses; the folder becomes that user's."""
     if os.getuid() != 0:
         return {}

@@ -112,7 +112,7 @@ def database_place(source: SourceSpec, folder: Path) -> str | None:
 
 def _errors_of(driver: ModuleType) -> tuple[type[Exception], ...]:
     """What a database library raises, by the name that all of them share, and SQLAlchemy in its place."""
-    return SQLAlchemyError, OSError, cast(type[Exception], driver.Error)
+    return SQLAlchemyError, cast(type[Exception], driver.Error)
 
 
 @contextmanager

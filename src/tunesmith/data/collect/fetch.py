@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, sha256_file, verify_folder
+from tunesmith.core.files import new_folder, remove_rubbish, sha256_file, verify_folder
 from tunesmith.core.home import hub_offline
 from tunesmith.data.collect.database import Answer, answer_to, database_place
 from tunesmith.data.collect.hubs import HF, MODELSCOPE, fetch_from_hub, fetch_from_modelscope
@@ -42,6 +42,7 @@ def collect(sources: Iterable[SourceSpec], folder: Path, *, offline: bool, again
         if is_local(source):
             continue
         place = local_path(source, folder)
+        remove_rubbish(place.parent)
         if again or not _is_here(source, place, folder):
             if offline or (source.query is None and hub_offline()):
                 raise TunesmithError("data.offline_source", source=source.title)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes
+from tunesmith.data.collect.stores import DISK_ERRORS
 from tunesmith.data.formats.extras import needed
 from tunesmith.data.formats.kinds import SUFFIXES
 
@@ -38,6 +39,8 @@ def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
         wanted = _patterns(path)
         snapshot_download(name, repo_type="dataset", revision=info.sha, local_dir=into, allow_patterns=wanted)
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
         raise _failed(address, error) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes on its own downloads
     licence = getattr(info.card_data, "license", None)

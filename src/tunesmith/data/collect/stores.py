@@ -5,6 +5,7 @@ Keys and passwords come from where those libraries look for them, never out of a
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from tunesmith.data.formats.kinds import kind_of_file
 
 KNOWN = {"s3": "s3", "gs": "", "az": "", "abfs": "", "oss": "", "hdfs": "", "webhdfs": "", "memory": ""}
 """Schemes that are read, and our extra that brings the library."""
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _SECRET = re.compile(r"\w+://[^/]*@")
 _SCHEME = re.compile(r"(?P<scheme>[a-z0-9+.-]+)://[^:]*", re.IGNORECASE)
 
@@ -43,15 +45,23 @@ def fetch_from_store(address: str, into: Path) -> dict[str, object]:
             system.get_file(name, str(target))
     except TunesmithError:
         raise
+    except OSError as error:
+        if error.errno in DISK_ERRORS:  # which say what this disk lacks, and not the store
+            raise
+        raise _failed(address, error) from error
     except ImportError as error:
         module = error.name or scheme
         raise TunesmithError("data.extra_missing", what=f"{scheme}://", module=module, extra=KNOWN[scheme]) from error
     except Exception as error:  # every store has error classes of its own
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-        raise TunesmithError("data.fetch_failed", source=address, reason=reason) from error
+        raise _failed(address, error) from error
     if not taken:
-        raise TunesmithError("data.fetch_failed", source=address, reason="no file of rows there")
+        raise _failed(address, ValueError("no file of rows there"))
     return {"rows": len(taken)}
+
+
+def _failed(address: str, error: Exception) -> TunesmithError:
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+    return TunesmithError("data.fetch_failed", source=address, reason=reason)
 
 
 def _below(name: str, root: str) -> str:
