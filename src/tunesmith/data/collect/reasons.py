@@ -9,8 +9,8 @@ from sqlalchemy import URL
 from tunesmith.data.collect.statement import Dialect
 
 _ABOUT_THE_QUERY = {
-    "postgresql": re.compile(r"42|08|28|3D|57|25|0A|53"),
-    "mysql": re.compile(r"10(?:4[459]|54|64|146|142)|1(?:142|146|792|305|370)|20\d\d"),
+    "postgresql": re.compile(r"(?:08|0A|25|28|3D|42|53|57)"),
+    "mysql": re.compile(r"(?:1044|1045|1049|1054|1064|1142|1146|1305|1370|1792|20\d\d)$"),
 }
 """Classes of SQLSTATE, or numbers, of errors about the words of a query, rights, and the way to the server."""
 _DUCKDB_SAFE = frozenset(
@@ -38,7 +38,8 @@ def reason_of(error: Exception, dialect: Dialect, url: URL) -> str:
 
 
 def _scrubbed(line: str, url: URL) -> str:
-    for secret in (url.render_as_string(hide_password=False), url.password):
+    hidden = [value for name, value in url.query.items() if "pass" in name or "secret" in name or "token" in name]
+    for secret in (url.render_as_string(hide_password=False), url.password, *hidden):
         if secret:
             line = line.replace(str(secret), "***")
     return line

@@ -73,11 +73,11 @@ def list_files(path: Path) -> tuple[list[Path], list[Path]]:
         )
         for each in found:
             _check_name(each, path)
-        names = [each.relative_to(path).as_posix() for each in found]
-        taken = [path / each for each in _readable(names)]
+        taken = [path / each for each in _readable(each.relative_to(path).as_posix() for each in found)]
         if not taken:
             raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
-        return taken, [each for each in found if each not in set(taken)]
+        passed_over = set(found) - set(taken)
+        return taken, sorted(passed_over)
     if not os.path.isfile(path):
         raise TunesmithError("data.missing_path", path=str(path))
     if not kind_of_file(path):
