@@ -73,7 +73,14 @@ from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits, with_answers
+from tunesmith.ship.teachers import (
+    ANSWERS,
+    GENERATED,
+    config_in_memory,
+    generator_of,
+    teacher_of_logits,
+    with_answers,
+)
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
@@ -155,7 +162,8 @@ def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
     collect(work.recipe.all_sources, work.recipe_folder, offline=work.recipe.model.offline)
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
+    generator = generator_of(work.recipe, work.recipe_folder, work.path, work.events)
+    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, generator)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -176,7 +184,7 @@ def prepare_data(work: Work) -> None:
     written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
+    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS), *work.path.glob(GENERATED)]
     work.run.record_files(*written, *files, data_version=prepared.version.id)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))

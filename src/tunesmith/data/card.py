@@ -163,11 +163,8 @@ def _made(prepared: Prepared) -> Section | None:
     if train is None or train["parent"].is_null().all():
         return None
     made = train.filter(pl.col("parent").is_not_null())
-    parents = made.filter(pl.col("parent") >= 0)["parent"]
-    share = len(made) / len(train)
-    words = both(
-        "card.made_text", made=len(made), share=f"{share:.1%}", parents=parents.n_unique(), rows=len(train) - len(made)
-    )
+    read, parents = len(train) - len(made), made["parent"].n_unique()
+    words = both("card.made_text", made=len(made), share=f"{len(made) / len(train):.1%}", parents=parents, rows=read)
     return Section(both("card.made"), (words,))
 
 

@@ -13,6 +13,8 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
@@ -41,13 +43,18 @@ class _Work:
 
 
 def prepare(
-    spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Mapping[str, Sequence[SourceSpec]] | None = None
+    spec: DataSpec,
+    recipe_folder: Path,
+    ledger: Ledger,
+    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    generator: Generator | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
+        generator: who answers prompts, where rows are to be made by a model.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
@@ -62,6 +69,10 @@ def prepare(
     _keep_apart(work, frames)
     frames = _split(work, frames)
     refuse_empty(frames, ledger)
+    if spec.augment is not None:
+        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
+        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        work.notes += made
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)

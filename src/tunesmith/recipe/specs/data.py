@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.core.types import RowKind
+from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, Spec
 from tunesmith.recipe.specs.sources import Layout as Layout
 from tunesmith.recipe.specs.sources import SourceSpec as SourceSpec
@@ -53,6 +54,7 @@ class DataSpec(Spec):
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
     @model_validator(mode="before")
     @classmethod
