@@ -61,7 +61,7 @@ def test_rows_come_in_batches_and_with_their_types(tmp_path: Path, server: Serve
         ("SELECT nothing FROM tickets", "data.query_failed"),
         ("SELECT * FROM nowhere", "data.query_failed"),
         ("SELECT number FROM FROM tickets", "data.query_failed"),
-        ("SELECT JSON_VALUE(asked, 1) REGEXP '(' FROM tickets", "data.query_failed"),
+        ("SELECT EXTRACTVALUE('<a/>', CONCAT(0x7e, asked)) FROM tickets ORDER BY number", "data.query_failed"),
         ("SELECT picture FROM tickets ORDER BY number", "data.binary_column"),
         ("INSERT INTO tickets (number) VALUES (1)", "data.query_writes"),
         ("SELECT * FROM tickets INTO OUTFILE 'x'", "data.query_writes"),
