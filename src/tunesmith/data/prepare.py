@@ -15,6 +15,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
+from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
@@ -206,8 +207,9 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
-    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    sections = card_sections(prepared, tokens)
+    write_atomic(run_path / CARD_PAGE, as_page(sections))
+    write_atomic(run_path / CARD, as_markdown(sections))
     return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD_PAGE, run_path / CARD]
 
 
