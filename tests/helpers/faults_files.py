@@ -174,6 +174,7 @@ class Collected:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._home = folder, folder / LIVE
+        folder.mkdir(parents=True, exist_ok=True)
         self._source = SourceSpec(query="select text from notes", database="env:NOTES_URL")
         for name, rows in (("first", 3), ("second", 5)):
             with sqlite3.connect(folder / f"{name}.db") as connection:
