@@ -126,9 +126,10 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed)
     frames = []
     for source in sources:
+        kind = work.spec.kind_of(source.title)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -151,7 +152,7 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.join(blank, on="row", how="anti", maintain_order="left")
     if work.spec.clean.exact_duplicates:
         before = len(frame)
-        frame = merge_duplicates(frame, work.ledger)
+        frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
     return frame
 
