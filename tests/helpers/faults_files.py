@@ -1,4 +1,5 @@
-"""What is done to files while the shim of `faults_shim.c` counts: the saving of a fit, of rows, an export, a run.
+"""What is done to files while the shim of `faults_shim.c` counts: the saving of a fit, of rows, of an export, of a run,
+of a corpus.
 
 Each scenario works in `<folder>/live`. `prepare` makes what was there before, `work` replaces or adds to it, `recover`
 is the next start. Parts run in forked children (`faults_forks.py`); what they share is made in the parent.
@@ -13,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from faults_corpus import Corpus
 from fits import examples, local, make_job
 from tiny_project import write_tiny_recipe
 
@@ -205,5 +207,6 @@ SCENARIOS: Mapping[str, Callable[[Path], Scenario]] = {
     "export": Export,
     "records": Records,
     "collected": Collected,
+    "corpus": Corpus,
 }
 NAMES: Sequence[str] = tuple(SCENARIOS)

@@ -124,7 +124,7 @@ class Recipe(Spec):
         """Every source of rows that a run reads."""
         data = self.data
         old = [source for sources in self.old_sources.values() for source in sources]
-        return [*data.sources, *data.validation_sources, *data.test_sources, *old]
+        return [*data.sources, *data.validation_sources, *data.test_sources, *(data.benchmarks or ()), *old]
 
     @property
     def task_embeddings(self) -> bool:
@@ -152,8 +152,6 @@ def _without_absent(spec: BaseModel, values: dict[str, object]) -> dict[str, obj
     kept: dict[str, object] = {}
     unstated = spec.unstated if isinstance(spec, Spec) else ()
     for name, field in type(spec).model_fields.items():
-        if name not in values:  # a source leaves out what it is not
-            continue
         inner, value = getattr(spec, name), values[name]
         if inner is None and (name in unstated or any(_is_table(each) for each in get_args(field.annotation))):
             continue

@@ -106,14 +106,14 @@ def read_source(
     frames: list[pl.DataFrame] = []
     place = 0
     for raw in raws:
-        layout = _choose_layout(source, raw, reading.wanted)
         shown = _shown(raw.path, path, source.address)
-        part = _Part(name, shown if raw.document and several else "", source.terms)
-        frame = _read_rows(raw, layout, part, numbers[place : place + len(raw.rows)], reading, ledger)
+        document = shown if raw.document and several else ""
+        span = numbers[place : place + len(raw.rows)]
+        frame, layout = read_raw(raw, source, name, span, reading, ledger, document)
         place += len(raw.rows)
         frames.append(frame)
-        files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout.layout, len(raw.rows), len(frame)))
-        notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout.layout}))
+        files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout, len(raw.rows), len(frame)))
+        notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout}))
         notes += raw.notes
         if raw.guessed:
             notes.append(Note("data.guessed_encoding", {"path": shown, "encoding": raw.encoding}))
@@ -138,6 +138,27 @@ def _notes_of(passed_over: Sequence[Path], path: Path, source: SourceSpec) -> li
         for each in passed_over
         if each.suffix.lower() != ".md"
     ]
+
+
+def read_raw(
+    raw: RawFile,
+    source: SourceSpec,
+    name: str,
+    numbers: range,
+    reading: Reading,
+    ledger: Ledger,
+    document: str = "",
+) -> tuple[pl.DataFrame, Layout]:
+    """The raw rows of a file, or of a part of one, in the canonical table, and their layout.
+
+    Args:
+        document: what its rows are cut from, where they must not part.
+
+    Errors: those of `detect_layout`, `find_entry`; data.missing_columns, data.wrong_kind.
+    """
+    layout = _choose_layout(source, raw, reading.wanted)
+    part = _Part(name, document, source.terms)
+    return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
 
 
 def _shown(file: Path, root: Path, stated: str) -> str:

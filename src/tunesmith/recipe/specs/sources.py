@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from datetime import date
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import MOST, Spec
 
@@ -41,7 +41,6 @@ Encoding = Literal[
     "cp1252",
     "koi8-r",
 ]
-_OFTEN_UNSTATED = frozenset({"query", "database", "encoding", "chunk_size", "terms"})
 FROM_ENVIRONMENT = r"env:[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -74,6 +73,8 @@ class TermsSpec(Spec):
 
 class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
+
+    unstated: ClassVar[frozenset[str]] = frozenset({"query", "database", "encoding", "chunk_size", "terms"})
 
     path: str = Field(
         "",
@@ -113,12 +114,6 @@ class SourceSpec(Spec):
         if (self.query is None) != (self.database is None) or bool(self.path) == bool(self.query):
             raise ValueError("source_place")
         return self
-
-    @model_serializer(mode="wrap")
-    def _what_is_stated(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Most sources are files: a lock does not repeat for each of them what it is not."""
-        stated = handler(self)
-        return {name: value for name, value in stated.items() if value is not None or name not in _OFTEN_UNSTATED}
 
     @property
     def address(self) -> str:
