@@ -121,12 +121,11 @@ def _ask(url: URL, dialect: Dialect, query: str) -> Iterator[Answer]:
     try:
         with engine.connect() as connection:
             streamed = connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS, no_parameters=True)
+            result = streamed.exec_driver_sql(query)
             try:
-                result = streamed.exec_driver_sql(query)
                 yield Answer(tuple(result.keys()), result.partitions(BATCH_ROWS))
-            except BaseException:
-                connection.invalidate()  # rows that nobody takes any more would stand before the next word
-                raise
+            finally:
+                result.close()  # MySQL sends all that is left before it hears another word
     finally:
         engine.dispose()
 
