@@ -72,7 +72,9 @@ class Checkpointing:
 
 
 class Rows:
-    """A recipe becomes a run, and its sources become the splits of that run."""
+    """A recipe becomes a run, and its sources become the splits of that run, with rows made from the training rows."""
+
+    _CHANGES = ('data.augment={"edit": {}}',)
 
     def __init__(self, folder: Path) -> None:
         self._recipe = write_tiny_recipe(folder / "project", tiny_chat_model(folder / "base"), rows=(12, 4, 4))
@@ -82,13 +84,13 @@ class Rows:
         self._runs.mkdir()
 
     def work(self) -> None:
-        work = lifecycle.start(self._recipe, [], self._runs, ())
+        work = lifecycle.start(self._recipe, self._CHANGES, self._runs, ())
         with work.run.owned():
             lifecycle.prepare_data(work)
 
     def recover(self) -> None:
         found = list_runs(self._runs)
-        _owned(found[-1].path if found else lifecycle.start(self._recipe, [], self._runs, ()).path)
+        _owned(found[-1].path if found else lifecycle.start(self._recipe, self._CHANGES, self._runs, ()).path)
 
 
 class Export:
