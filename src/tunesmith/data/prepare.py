@@ -169,7 +169,11 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
-    return _without_alike(work, split, frame)
+    if work.spec.tasks is None or frame.is_empty():
+        return _without_alike(work, split, frame)
+    # a text that two tasks have in common is asked two different questions
+    parts = frame.partition_by("source", maintain_order=True)
+    return pl.concat([_without_alike(work, split, each) for each in parts]).sort("row")
 
 
 def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
