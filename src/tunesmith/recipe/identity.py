@@ -66,7 +66,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     lists = ("sources", "validation_sources", "test_sources", "benchmarks")
     stated = {f"data.{name}": getattr(recipe.data, name) or [] for name in lists}
-    stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    stated |= recipe.sources_beside | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
     stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
