@@ -32,6 +32,7 @@ from tunesmith.ship.adapter_judge import judge_name, put_on_by_others
 from tunesmith.ship.evaluated import load_evaluated_classes
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
+from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge import merge
 from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.model_card import write_class_card
@@ -57,6 +58,7 @@ class ClassShipping:
         metric: the recipe's first.
         instead: weights that stand in for the base's own, as they did in the evaluated model.
         merge_base: why they do or do not, where the change was trained beside a quantised base.
+        lineage: how the base that was trained came to be, where stages before have made it.
     """
 
     run_path: Path
@@ -71,6 +73,7 @@ class ClassShipping:
     task: str = ""
     instead: Mapping[str, Tensor] = field(default_factory=dict)
     merge_base: MergeBase | None = None
+    lineage: Lineage | None = None
 
     @property
     def own_head(self) -> Head:
@@ -81,6 +84,11 @@ class ClassShipping:
     def name(self) -> str:
         """What the model is called: like the run, and its task where there are several."""
         return "-".join(each for each in (self.run_path.parent.name, self.task) if each)
+
+    @property
+    def named_base(self) -> BaseFolder:
+        """The base that people have: the run's, whatever stages made of it before the last one."""
+        return self.base if self.lineage is None else self.lineage.base
 
     @property
     def format(self) -> ShipFormat:
@@ -122,7 +130,7 @@ def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
         parity = gate.check(aside)
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": "float32", "base_dtype": dtype_name(stored_dtype(shipping.base.path))})
-        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head)
+        write_class_card(aside, shipping.name, shipping.named_base, parity, shipping.own_head, lineage=shipping.lineage)
 
 
 def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
@@ -142,7 +150,9 @@ def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
                 break
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
-        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head, shipping.merge_base)
+        write_class_card(
+            aside, shipping.name, shipping.named_base, parity, shipping.own_head, shipping.merge_base, shipping.lineage
+        )
     if dtype != stored:
         emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
 
@@ -167,10 +177,11 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "labels": list(shipping.own_head.labels),
         "several": shipping.own_head.several,
         "max_length": shipping.max_length,
-        "base": shipping.base.name,
-        "base_revision": shipping.base.revision,
-        "base_source": shipping.base.origin.source,
-        "base_sha256": shipping.base.sha256,
+        "base": shipping.named_base.name,
+        "base_revision": shipping.named_base.revision,
+        "base_source": shipping.named_base.origin.source,
+        "base_sha256": shipping.named_base.sha256,
+        **({} if shipping.lineage is None else {"stages": list(shipping.lineage.stages)}),
         **({} if shipping.merge_base is None else {"merge_base": asdict(shipping.merge_base)}),
     }
 
