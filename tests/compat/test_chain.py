@@ -95,7 +95,6 @@ def test_a_stage_has_its_own_rows_or_the_runs() -> None:
             ("adapt: {kind: full}", LORA),
             {"more": "ship: {formats: [safetensors, adapter]}\n"},
         ),
-        ("head_adaptation", (CLASSES + ", adapt: {kind: experts}", LORA), {}),
         ("one_task", (OWN + ", objective: {kind: multitask}", LORA), {}),
         (
             "stopping_metric",
