@@ -34,7 +34,9 @@ from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
+from tunesmith.data.licences import check_licences
 from tunesmith.data.table import to_examples
+from tunesmith.data.tidy import Needs
 from tunesmith.evaluate.answers import (
     Answers,
     Question,
@@ -153,7 +155,10 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
+    compliance = work.recipe.goal.compliance
+    stated = [*work.recipe.data.all_sources, *(each for old in work.recipe.old_sources.values() for each in old)]
+    check_licences(stated, compliance)
+    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, _needs(work))
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -171,7 +176,7 @@ def prepare_data(work: Work) -> None:
     data_room.refuse_empty(prepared.tables, ledger)
     lengths = {split: [len(item.features.token_ids) for item in encoded[split]] for split in SPLITS}
     ledger.check(row for frame in prepared.tables.values() for row in frame["row"])
-    written = data_room.write(prepared, work.path, lengths)
+    written = data_room.write(prepared, work.path, lengths, compliance)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
     files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
@@ -179,6 +184,25 @@ def prepare_data(work: Work) -> None:
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
+
+
+def _needs(work: Work) -> Needs:
+    """What the data room needs of the model: its count of a conversation's tokens."""
+    if work.recipe.data.task != "chat":
+        return Needs()
+
+    def count_tokens(examples: Sequence[Example]) -> list[int]:
+        counted = []
+        for example in examples:
+            try:
+                encoded = work.task.encode(example)
+            except TunesmithError:  # a row that the template refuses goes by that reason
+                counted.append(0)
+            else:
+                counted.append(len(encoded.features.token_ids) + encoded.cut_tokens)
+        return counted
+
+    return Needs(count_tokens=count_tokens)
 
 
 def _keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:

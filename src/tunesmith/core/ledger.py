@@ -2,7 +2,8 @@
 
     read = kept + merged + dropped        (masked and truncated rows are kept, and say so)
 
-A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, never its content.
+A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, and how often which rule
+changed its text; never its content.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,8 @@ class Entry:
     fate: Fate = "kept"
     reason: str = ""
     amount: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """Rules that changed the row's text, and at how many places (1 where nobody counts them)."""
 
 
 class Ledger:
@@ -56,7 +59,16 @@ class Ledger:
             entry = self._entries[row]
             if entry.fate not in STILL_USED:
                 raise TunesmithError("core.ledger_second_fate", row=row, first=entry.reason, second=reason)
-            self._entries[row] = Entry(row, entry.source, entry.index, fate, reason, amount)
+            self._entries[row] = replace(entry, fate=fate, reason=reason, amount=amount)
+
+    def change(self, rows: Iterable[int], rule: str, places: Iterable[int] | None = None) -> None:
+        """Note that a rule changed the text of rows, each at so many places."""
+        listed = list(rows)
+        counts = [1] * len(listed) if places is None else list(places)
+        for row, count in zip(listed, counts, strict=True):
+            entry = self._entries[row]
+            changes = {**entry.changes, rule: entry.changes.get(rule, 0) + count}
+            self._entries[row] = replace(entry, changes=changes)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries in the order of their row numbers."""
@@ -71,6 +83,15 @@ class Ledger:
         labels = (f"{entry.fate}: {entry.reason}" if entry.reason else entry.fate for entry in self._entries)
         return dict(sorted(Counter(labels).items()))
 
+    def changed(self) -> Mapping[str, tuple[int, int]]:
+        """(rows, places) that each rule changed, rows that went later included."""
+        rows: Counter[str] = Counter()
+        places: Counter[str] = Counter()
+        for entry in self._entries:
+            rows.update(entry.changes.keys())
+            places.update(entry.changes)
+        return {rule: (rows[rule], places[rule]) for rule in sorted(rows)}
+
     def check(self, used: Iterable[int]) -> None:
         """The rows that go on are exactly the rows the ledger keeps. Errors: core.ledger_unbalanced."""
         used_rows = sorted(used)
@@ -82,7 +103,11 @@ class Ledger:
 
     def write(self, path: Path) -> str:
         """Write one JSON line a row, durably; returns the SHA-256."""
-        lines = (json.dumps(vars(entry), ensure_ascii=False) for entry in self._entries)
+        facts = (
+            {name: value for name, value in vars(entry).items() if name != "changes" or value}
+            for entry in self._entries
+        )
+        lines = (json.dumps(each, ensure_ascii=False) for each in facts)
         return write_atomic(path, "".join(line + "\n" for line in lines))
 
     @classmethod

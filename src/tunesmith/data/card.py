@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
@@ -31,6 +32,7 @@ def data_card(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | No
         _splits(prepared),
         _sources(prepared),
         _fates(prepared),
+        _changes(prepared),
         _lengths(prepared, tokens or {}),
         _languages(prepared),
         _labels(prepared) or _trained(prepared),
@@ -104,6 +106,12 @@ def _fates(prepared: Prepared) -> list[str]:
     return [*_heading("data.card_fates"), *_table(("fate", "reason", "rows"), rows)]
 
 
+def _changes(prepared: Prepared) -> list[str]:
+    """Which rules changed how many rows; nothing where none did."""
+    rows = [(_both(f"data.change_{rule}"), *counts) for rule, counts in prepared.ledger.changed().items()]
+    return [*_heading("data.card_changes"), *_table(("change", "rows", "places"), rows)] if rows else []
+
+
 def _lengths(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]]) -> list[str]:
     rows = []
     for split, frame in prepared.frames.items():
@@ -152,7 +160,16 @@ def _labels(prepared: Prepared) -> list[str]:
     table = counted.pivot("split", index="labels", values="labels", aggregate_function="len").fill_null(0)
     rows = [[name, *(int(row.get(split, 0)) for split in splits)] for row in table.sort("labels").iter_rows(named=True)
             for name in (row["labels"],)]  # fmt: skip
-    return [*_heading("data.card_labels"), *_table(("label", *splits), rows)]
+    return [*_heading("data.card_labels"), *_table(("label", *splits), rows), "", _balance(counted)]
+
+
+def _balance(counted: pl.DataFrame) -> str:
+    """How unequal the classes are: the largest to the smallest, and the entropy of their shares (1: all alike)."""
+    counts = counted["labels"].value_counts()["count"]
+    shares = counts / counts.sum()
+    evenness = float(-(shares * shares.log()).sum()) / math.log(len(counts)) if len(counts) > 1 else 1.0
+    ratio = int(counts.max()) / int(counts.min())  # type: ignore[call-overload]
+    return _both("data.card_balance", ratio=round(ratio, 1), evenness=round(evenness, 2))
 
 
 def _trained(prepared: Prepared) -> list[str]:

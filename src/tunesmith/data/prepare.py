@@ -14,13 +14,18 @@ from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.card import data_card
-from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.compliance import REPORT, compliance_report
 from tunesmith.data.dedup import merge_duplicates
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
+from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.pii.sealed import FILE, seal, user_key
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
+from tunesmith.data.tidy import Cleaner, Needs
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.recipe.specs.goal import ComplianceSpec
 
 FOLDER = "data"
 CARD = "data_card.md"
@@ -37,20 +42,27 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
+    cleaner: Cleaner
 
 
 def prepare(
-    spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Mapping[str, Sequence[SourceSpec]] | None = None
+    spec: DataSpec,
+    recipe_folder: Path,
+    ledger: Ledger,
+    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    needs: Needs | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
+        needs: what needs a model.
 
-    Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
+    Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner)
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -58,6 +70,7 @@ def prepare(
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _clean(work, split, frame)
+    against = _labels(work, frames)
     _keep_apart(work, frames)
     frames = _split(work, frames)
     refuse_empty(frames, ledger)
@@ -66,7 +79,16 @@ def prepare(
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables)
+    return Prepared(
+        ordered,
+        ledger,
+        tuple(work.sources),
+        tuple(work.notes),
+        tables,
+        personal=cleaner.personal,
+        listed=tuple(cleaner.listed),
+        suspected=tuple(against),
+    )
 
 
 def _old(
@@ -119,18 +141,29 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
-    if work.spec.clean.normalize:
-        frame, changed = normalize(frame)
-        work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
-        blank = frame.select("row", blank_reason()).drop_nulls("reason")
-        for (reason,), rows in blank.group_by("reason", maintain_order=True):
-            work.ledger.decide(rows["row"], "dropped", str(reason))
-        frame = frame.join(blank, on="row", how="anti", maintain_order="left")
+    frame, notes = work.cleaner.apply(split, frame)
+    work.notes += notes
     if work.spec.clean.exact_duplicates:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
     return frame
+
+
+def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> list[tuple[int, Suspicion]]:
+    """Labels by the names that are meant, in all tables; what is suspected of the rows that are learned from."""
+    wished = work.spec.labels
+    everything = pl.concat(frames.values())
+    work.notes += alike_names(everything)
+    if wished is None:
+        return []
+    check_names(everything, wished.names)
+    for split, frame in frames.items():
+        frames[split] = rename_labels(frame, wished.names, work.ledger)
+    frames["train"], against = suspected(frames["train"], wished, work.spec.split.seed, work.ledger)
+    if wished.suspected != "ignore":
+        work.notes.append(Note("data.suspected", {"rows": len(against), "at_least": wished.at_least}))
+    return against
 
 
 def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -171,10 +204,16 @@ def _main_reason(ledger: Ledger) -> str:
     return max(gone, key=lambda name: gone[name]).partition(": ")[2] if gone else "-"
 
 
-def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
+def write(
+    prepared: Prepared,
+    run_path: Path,
+    tokens: Mapping[SplitName, Sequence[int]] | None = None,
+    compliance: ComplianceSpec | None = None,
+) -> list[Path]:
     """Write `data/<split>.parquet`, those of old rows and `data_card.md` into a run; returns the paths written.
 
-    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
+    Besides, where the recipe asks for them: the compliance report, suspected labels, and placeholders under a key.
+    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder` and `user_key`.
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
@@ -185,7 +224,22 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
     write_atomic(run_path / CARD, data_card(prepared, tokens))
-    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD]
+    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD, *_write_asked(prepared, run_path, compliance)]
+
+
+def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
+    written: list[Path] = []
+    if prepared.personal is not None or prepared.listed or compliance is not None:
+        write_atomic(run_path / REPORT, compliance_report(prepared, compliance))
+        written.append(run_path / REPORT)
+    if prepared.suspected:
+        write_atomic(run_path / SUSPECTED, suspected_lines(list(prepared.suspected), prepared.ledger))
+        written.append(run_path / SUSPECTED)
+    key = prepared.personal.spec.key if prepared.personal else None
+    if prepared.personal is not None and key is not None:
+        seal(prepared.personal.masker.values, user_key(key), run_path / FILE)
+        written.append(run_path / FILE)
+    return written
 
 
 def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:

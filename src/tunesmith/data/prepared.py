@@ -9,14 +9,18 @@ import polars as pl
 
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SplitName
+from tunesmith.data.content import Listed
 from tunesmith.data.formats.read import Note, SourceReport
+from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.pii.apply import PersonalData
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
-    `old` are rows of older tasks, by the name of their table.
+    `old` are rows of older tasks, by the name of their table. `personal` holds what was found of personal data, `listed`
+    what the user's word lists found, `suspected` rows whose label is probably wrong.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -24,6 +28,9 @@ class Prepared:
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
     old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    personal: PersonalData | None = None
+    listed: tuple[Listed, ...] = ()
+    suspected: tuple[tuple[int, Suspicion], ...] = ()
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:

@@ -65,6 +65,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
     stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    stated["data.clean.content.word_lists"] = _word_lists(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
@@ -76,6 +77,12 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def _word_lists(recipe: Recipe) -> list[SourceSpec]:
+    """Lists of words decide which rows stay."""
+    content = recipe.data.clean.content
+    return [SourceSpec(path=each.path) for each in content.word_lists] if content else []
 
 
 def _starts(recipe: Recipe) -> list[SourceSpec]:

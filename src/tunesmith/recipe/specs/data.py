@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from tunesmith.core.types import RowKind
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
+from tunesmith.recipe.specs.clean import ContentSpec, FilterSpec, PiiSpec, RepairSpec
+from tunesmith.recipe.specs.labels import LabelsSpec
 
 Layout = Literal[
     "auto",
@@ -45,6 +47,19 @@ class CleanSpec(Spec):
 
     normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+    repair: RepairSpec | None = Field(None, description="Rules that change texts; none: no text is mended.")
+    filter: FilterSpec | None = Field(None, description="Rules that drop rows; none: every readable row stays.")
+    pii: PiiSpec | None = Field(None, description="Personal data; none: not looked for.")
+    content: ContentSpec | None = Field(None, description="Lists of words that you own; none: not looked for.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pii_by_its_action(cls, values: object) -> object:
+        """`pii: mask` says the same as `pii: {action: mask}`, and `pii: none` that it is not looked for."""
+        stated = values.get("pii") if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(stated, str):
+            return {**values, "pii": None if stated == "none" else {"action": stated}}
+        return values
 
 
 class SplitSpec(Spec):
@@ -79,6 +94,7 @@ class DataSpec(Spec):
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +102,11 @@ class DataSpec(Spec):
         if isinstance(values, dict) and isinstance(values.get("task"), str) and "rows" not in values:
             return {**values, "rows": values["task"]}
         return values
+
+    @property
+    def all_sources(self) -> list[SourceSpec]:
+        """Every source of rows, in the order in which the ledger numbers them."""
+        return [*self.test_sources, *self.validation_sources, *self.sources]
 
     @property
     def multi_label(self) -> bool:
