@@ -32,6 +32,7 @@ LIKE = {
     "data.test_sources": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
+    "data.augment.generator.hosted": "stages.objective.hosted",
 }
 """Settings that hold the same as another one, which is shown once."""
 

@@ -74,7 +74,14 @@ from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits, with_answers
+from tunesmith.ship.teachers import (
+    ANSWERS,
+    GENERATED,
+    config_in_memory,
+    generator_of,
+    teacher_of_logits,
+    with_answers,
+)
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
@@ -158,7 +165,10 @@ def prepare_data(work: Work) -> None:
     compliance = work.recipe.goal.compliance
     stated = [*work.recipe.data.all_sources, *(each for old in work.recipe.old_sources.values() for each in old)]
     check_licences(stated, compliance)
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, _needs(work))
+    generator = generator_of(work.recipe, work.recipe_folder, work.path, work.events)
+    prepared = data_room.prepare(
+        work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, generator, _needs(work)
+    )
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -179,8 +189,8 @@ def prepare_data(work: Work) -> None:
     written = data_room.write(prepared, work.path, lengths, compliance)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
-    work.run.record_files(*written, *files)
+    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS), *work.path.glob(GENERATED)]
+    work.run.record_files(*written, *files, data_version=prepared.version.id)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
@@ -475,7 +485,7 @@ def class_shipping(work: Work, head: Head) -> ClassShipping:
         work.base(),
         _proven_change(work),
         head,
-        work.recipe.stages[0].train.max_length,
+        work.max_length,
         questions[:PARITY_QUESTIONS],
         tuned.answers.texts[:PARITY_QUESTIONS],
         spec.metrics[0],

@@ -19,10 +19,13 @@ from tunesmith.recipe.specs.goal import ComplianceSpec
 @pytest.mark.parametrize(
     ("licence", "use"),
     [
-        ("CC-BY-4.0", "allowed"), ("cc by-sa 3.0", "allowed"), ("Apache-2.0", "allowed"), ("MIT", "allowed"), ("own", "allowed"),
+        ("CC-BY-4.0", "allowed"), ("cc by-sa 3.0", "allowed"), ("Apache-2.0", "allowed"), ("MIT", "allowed"), ("own",
+        "allowed"),
         ("ODC-BY", "allowed"), ("自有数据", "allowed"), ("CC-BY-NC-4.0", "forbidden"), ("CC BY-NC-SA 4.0", "forbidden"),
-        ("non-commercial", "forbidden"), ("Noncommercial research", "forbidden"), ("research only", "forbidden"), ("仅供研究使用", "forbidden"),
-        ("非商业", "forbidden"), ("Apache-2.0 code, rows for academic use", "forbidden"), ("", "unknown"), ("none stated", "unknown"),
+        ("non-commercial", "forbidden"), ("Noncommercial research", "forbidden"), ("research only", "forbidden"),
+        ("仅供研究使用", "forbidden"),
+        ("非商业", "forbidden"), ("Apache-2.0 code, rows for academic use", "forbidden"), ("", "unknown"),
+        ("none stated", "unknown"),
         ("see readme", "unknown"), ("Vancouver data", "unknown"), ("permitted by letter", "unknown"),
     ],
 )  # fmt: skip

@@ -59,14 +59,15 @@ def reasons(rows: list[Example], *rules: FilterRule, **limits: object) -> list[s
         ("too_long", "很长" * 20_000, "too_long"),
         ("truncated", "The hotel lies near the station. It has rooms with a view of the", "truncated_text"),
         ("truncated", "首先打开盖子，然后把", "truncated_text"),
-        ("language", "Der Hund und die Katze sind nicht auf dem Dach, sondern mit der Maus in dem Haus und das ist ein Problem für "
+        ("language", "Der Hund und die Katze sind nicht auf dem Dach, sondern mit der Maus in dem Haus und das ist "
+            "ein Problem für "
                      "den Mann von nebenan.", "other_language"),
         ("language", "これは日本語の文章です。とても長いです。", "other_language"),
         ("refusal", "As an AI language model, I cannot do that.", "refusal"),
         ("refusal", "抱歉，作为一个人工智能语言模型，我无法完成这个请求。", "refusal"),
         ("placeholder", "你好，我是 {{name}}，由 {{author}} 开发。", "placeholder_left"),
         ("placeholder", "Dear [insert name here], hello.", "placeholder_left"),
-        ("placeholder", "N/A", "placeholder_left"),
+        ("placeholder", "N/A", "empty_answer"),
     ],
 )  # fmt: skip
 def test_a_rule_names_its_rows(rule: FilterRule, answer: str, reason: str) -> None:
@@ -86,7 +87,8 @@ def test_an_answer_that_calls_a_function_says_enough() -> None:
 def test_of_answers_that_contradict_each_other_the_one_from_elsewhere_goes() -> None:
     rows = [
         chat(0, "Capital of Peru?", "Lima is the capital."), chat(1, "Capital of Peru?", "A hammer drives nails."),
-        chat(2, "What is a hammer for?", "A hammer drives nails."), chat(3, "Colour?", "red"), chat(4, "colour", "blue"),
+        chat(2, "What is a hammer for?", "A hammer drives nails."), chat(3, "Colour?", "red"), chat(4, "colour",
+        "blue"),
         chat(5, "Twice?", "yes"), chat(6, "Twice?", "yes"),
     ]  # fmt: skip
     conflict = "conflicting_answers"

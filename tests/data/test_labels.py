@@ -125,7 +125,7 @@ def test_labels_are_renamed_suspected_and_told(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "suspected_labels.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) >= 5 and all(line["other_probability"] >= 0.8 for line in lines)
     assert set(lines[0]) == {"row", "source", "index", "label", "probability", "other", "other_probability"}
-    assert "evenness" in (run / "data_card.md").read_text("utf-8")
+    assert "labels by the names that are meant" in (run / "data_card.md").read_text("utf-8")
 
 
 def test_suspected_rows_go_where_that_is_asked(tmp_path: Path) -> None:

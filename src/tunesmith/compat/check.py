@@ -34,13 +34,14 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task,
-    and those of `check_quantized`.
+    compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
+    compat.forgetting_of_task, and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
     _check_forgetting(recipe)
     _check_formats(recipe)
+    _check_dropout(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
@@ -85,6 +86,11 @@ def _check_formats(recipe: Recipe) -> None:
             if kind not in holds_a_head:
                 known = ", ".join(holds_a_head)
                 raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
+
+
+def _check_dropout(recipe: Recipe) -> None:
+    if recipe.model.dropout is not None and recipe.data.task == "chat":
+        raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
 
 
 def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:

@@ -1,6 +1,6 @@
 """The row ledger: every row that was read has exactly one fate, and the sums are checked.
 
-    read = kept + merged + dropped        (masked and truncated rows are kept, and say so)
+    read + made = kept + merged + dropped        (masked and truncated rows are kept, and say so)
 
 A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, and how often which rule
 changed its text; never its content.
@@ -24,7 +24,11 @@ STILL_USED: frozenset[str] = frozenset({"kept", "masked", "truncated"})
 
 @dataclass(frozen=True)
 class Entry:
-    """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which)."""
+    """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which).
+
+    A row that no file holds but that was made here has a `parent`: the number of the row that it was made from, whose
+    source and index it shares.
+    """
 
     row: int
     source: str
@@ -32,8 +36,14 @@ class Entry:
     fate: Fate = "kept"
     reason: str = ""
     amount: int = 0
+    parent: int | None = None
     changes: Mapping[str, int] = field(default_factory=dict)
     """Rules that changed the row's text, and at how many places (1 where nobody counts them)."""
+
+    def facts(self) -> dict[str, object]:
+        """All that it says, without what only made or changed rows have."""
+        absent = {name for name, empty in (("parent", self.parent is None), ("changes", not self.changes)) if empty}
+        return {name: value for name, value in vars(self).items() if name not in absent}
 
 
 class Ledger:
@@ -50,6 +60,14 @@ class Ledger:
         first = len(self._entries)
         self._entries.extend(Entry(first + index, source, index) for index in range(count))
         return range(first, first + count)
+
+    def make(self, parents: Iterable[int], reason: str) -> range:
+        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers."""
+        first = len(self._entries)
+        for row, parent in enumerate(parents, first):
+            origin = self._entries[parent]
+            self._entries.append(Entry(row, origin.source, origin.index, reason=reason, parent=parent))
+        return range(first, len(self._entries))
 
     def decide(self, rows: Iterable[int], fate: Fate, reason: str, amounts: Iterable[int] | None = None) -> None:
         """Give rows a fate. A row that was dropped or merged cannot get another. Errors: core.ledger_second_fate."""
@@ -103,11 +121,7 @@ class Ledger:
 
     def write(self, path: Path) -> str:
         """Write one JSON line a row, durably; returns the SHA-256."""
-        facts = (
-            {name: value for name, value in vars(entry).items() if name != "changes" or value}
-            for entry in self._entries
-        )
-        lines = (json.dumps(each, ensure_ascii=False) for each in facts)
+        lines = (json.dumps(entry.facts(), ensure_ascii=False) for entry in self._entries)
         return write_atomic(path, "".join(line + "\n" for line in lines))
 
     @classmethod

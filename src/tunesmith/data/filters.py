@@ -6,7 +6,8 @@ A chat is judged by its last answer where a rule is about answers, and by every 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import polars as pl
@@ -14,6 +15,7 @@ import polars as pl
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example
+from tunesmith.data import signs
 from tunesmith.data.defects import Reason
 from tunesmith.data.keys import prompt_key
 from tunesmith.data.language import language_of
@@ -26,37 +28,6 @@ _SHORT_TEXT = 40
 """Characters below which nobody can tell repetition or gibberish."""
 _COMPRESSES = 0.5
 """Only what deflate halves is searched for repetition: 3 kB of English come down to 0.45, of Chinese to 0.65."""
-
-# A text is an advertisement by two signs of different kinds; one alone stands in honest texts about selling, too.
-_AD_SIGNS = (
-    r"(?i)https?://|www\.|扫码|二维码|加(?:群|微信|vx|v信|我)|私聊|\bDM me\b|whatsapp",
-    r"(?i)立即(?:抢购|购买|下单)|马上(?:抢购|下单)|限时(?:秒杀|特价|优惠|抢购)|秒杀|领红包|免费领|全场\d+折|包邮|buy now|order now|shop now"
-    r"|limited[ -]time offer|act now|click here|click click|join (?:now|http)",
-    r"(?i)日赚\d+|月入(?:过万|\d+)|兼职|刷单|躺赚|稳赚|代开发票|earn \$? ?\d+|\d+ ?% off|work from home|from home|no experience|free free"
-    r"|make money|100% free|guaranteed (?:income|profit)",
-    r"!{3}|！{3}|>>>|【广告】|\[ad\]|🔥{2}",
-)  # fmt: skip
-_LONGEST_AD = 400
-_REFUSALS = (
-    r"(?i)\bas an ai(?: language)?(?: model| assistant)?,? i(?:'m| am)? (?:cannot|can ?not|can't|can’t|unable|not able|do not|don't|don’t)",
-    r"(?i)\bi(?:'m| am|’m) sorry,? (?:but )?(?:i|as an ai)\b.{0,40}(?:cannot|can't|can’t|unable|not able)",
-    r"(?i)^i (?:cannot|can't|can’t|am unable to) (?:assist|help|fulfil|fulfill|comply|complete|provide|do that)",
-    r"作为(?:一个|一名)?(?:人工智能|AI).{0,12}(?:无法|不能|没有能力)",
-    r"(?:抱歉|对不起).{0,24}(?:无法|不能|没办法)(?:完成|回答|提供|协助|帮助|满足|处理|执行|访问)",
-)
-_LONGEST_REFUSAL = 300
-_PLACEHOLDERS = (
-    r"(?:^|[^\w}\\])\{\{\s*[A-Za-z_][A-Za-z_ ]{2,30}\}\}|(?i)\[(?:insert|your|enter) [^\]\n]{1,40}\]|<(?:insert|your|enter)[ _][^>\n]{1,40}>"
-    r"|\bTODO\b|\bTBD\b|\bFIXME\b|lorem ipsum|【(?:请)?(?:填写|插入|在此)[^】\n]{0,20}】|此处(?:填写|插入|省略)|待补充"
-)
-_NO_ANSWER = r"(?i)^\s*(?:n/?a|null|none|nil|nan|undefined|无|暂无|空|-+|\.+|…+|。+|/)\s*[.。]?\s*$"
-# Words after which no sentence ends: articles, prepositions, conjunctions, measure words.
-_GOES_ON = (
-    r"(?:[,，、:：;；(（\[{<+&=@#-]|\b(?i:a|an|the|of|and|or|but|to|in|on|at|for|from|with|by|as|is|are|was|were|be|that|which|who|if|when"
-    r"|because|its|their|his|her|my|your|our|this|these|than|into|such|not)|[的和与及或在是把被将对从向为比让使给但而且因虽若如即其这那每各一两几])\s*$"
-)
-_SENTENCE_ENDS = r"[.。!！?？…][\"'”’」』)）\]】]*(?:\s|[^\x00-\x7f]|$)"
-_ENDED = r"(?:[.。．!！?？…~～^|>%％*_`$\d\"'”’」』)）\]】}》〉:;]|\p{So}|\p{Emoji_Presentation})\s*$"
 
 
 class CountTokens(Protocol):
@@ -76,60 +47,40 @@ def filter_rows(
     """
     if spec is None or frame.is_empty():
         return frame
-    tests = [(rule, test) for rule, test in _tests(spec).items() if rule in spec.rules]
-    reason = pl.coalesce(pl.lit(None, pl.String), *(pl.when(test).then(pl.lit(REASONS[rule])) for rule, test in tests))
-    found = frame.select("row", reason.alias("reason"))
-    rest = frame.filter(found["reason"].is_null())
-    slow = {
-        "repetition": lambda: _repeats(rest, spec.max_repeated),
-        "too_long": lambda: _too_many_tokens(rest, spec.max_tokens, count_tokens),
-        "conflicting_answers": lambda: _conflicts(rest),
-    }
+    reasons = (pl.when(test).then(pl.lit(reason)) for rule, reason, test in _tests(spec) if rule in spec.rules)
+    found = frame.select("row", reason=pl.coalesce(pl.lit(None, pl.String), *reasons))
     for (why,), rows in found.drop_nulls("reason").group_by("reason", maintain_order=True):
         ledger.decide(rows["row"], "dropped", str(why))
-    for rule, rows_against in slow.items():
+    frame = frame.filter(found["reason"].is_null())
+    for rule, slow in _SLOW.items():
         if rule in spec.rules:
-            against = rows_against()
-            ledger.decide(against, "dropped", REASONS[rule])  # type: ignore[index]
-            rest = rest.filter(~rest["row"].is_in(against.implode()))
-    return rest
+            against = slow.rows(frame, spec, count_tokens)
+            ledger.decide(against, "dropped", slow.reason)
+            frame = frame.filter(~frame["row"].is_in(against.implode()))
+    return frame
 
 
-REASONS: Mapping[FilterRule, Reason] = {
-    "broken_encoding": "broken_encoding",
-    "gibberish": "gibberish",
-    "repetition": "repetition",
-    "advertising": "advertising",
-    "too_short": "too_short",
-    "too_long": "too_long",
-    "truncated": "truncated_text",
-    "language": "other_language",
-    "refusal": "refusal",
-    "placeholder": "placeholder_left",
-    "conflicting_answers": "conflicting_answers",
-}
-"""What the ledger says of a row that a rule is against."""
-
-
-def _tests(spec: FilterSpec) -> dict[FilterRule, pl.Expr]:
+def _tests(spec: FilterSpec) -> list[tuple[FilterRule, Reason, pl.Expr]]:
+    """Rules that one expression decides, with what the ledger says of the rows that they are against."""
     answer, calls = _answer("content"), _answer("tool_calls").fill_null("") != ""
     said = answer.str.count_matches(r"[\p{L}\p{N}]")
-    whole = pl.concat_str(
-        "text", *(pl.col(name).list.eval(pl.element().struct.field("content")).list.join("\n") for name in _TURNS)
-    )
-    words = pl.col("kind") != "token_class"
-    return {
-        "broken_encoding": any_text(lambda text: text.str.contains("\ufffd|锟斤拷|[\ue000-\uf8ff]{2}")),
-        "gibberish": any_text(_is_gibberish),
-        "advertising": any_text(_is_advertising),
-        "too_short": words & ~calls & (said < spec.min_characters),
-        "too_long": words & (whole.str.len_chars() > spec.max_characters),
-        "truncated": words & ~calls & _is_truncated(answer),
-        "language": words & ~language_of(whole).is_in([*spec.languages, ""]),
-        "refusal": answer.str.len_chars().le(_LONGEST_REFUSAL) & _any_of(answer, _REFUSALS),
-        "placeholder": any_text(lambda text: text.str.contains(_PLACEHOLDERS) & ~text.str.contains("```", literal=True))
-        | (words & ~calls & answer.str.contains(_NO_ANSWER)),
-    }
+    contents = (pl.col(name).list.eval(pl.element().struct.field("content")).list.join("\n") for name in _TURNS)
+    whole = pl.concat_str("text", *contents)
+    speaks = (pl.col("kind") != "token_class") & ~calls
+    refuses = answer.str.len_chars().le(signs.LONGEST_REFUSAL) & _any_of(answer, signs.REFUSALS)
+    other = (pl.col("kind") != "token_class") & ~language_of(whole).is_in([*spec.languages, ""])
+    return [
+        ("broken_encoding", "broken_encoding", any_text(lambda text: text.str.contains(signs.LOST))),
+        ("gibberish", "gibberish", any_text(_is_gibberish)),
+        ("advertising", "advertising", any_text(_is_advertising)),
+        ("placeholder", "empty_answer", speaks & answer.str.contains(signs.NO_ANSWER)),
+        ("placeholder", "placeholder_left", any_text(_has_placeholder)),
+        ("too_short", "too_short", speaks & (said < spec.min_characters)),
+        ("too_long", "too_long", whole.str.len_chars() > spec.max_characters),
+        ("truncated", "truncated_text", speaks & _is_truncated(answer)),
+        ("language", "other_language", other),
+        ("refusal", "refusal", refuses),
+    ]
 
 
 _TURNS = ("messages", "chosen")
@@ -142,8 +93,12 @@ def _answer(field: str) -> pl.Expr:
     return pl.coalesce(last["chosen"], last["messages"], text)
 
 
-def _any_of(text: pl.Expr, signs: Sequence[str]) -> pl.Expr:
-    return pl.any_horizontal(*(text.str.contains(sign) for sign in signs))
+def _any_of(text: pl.Expr, patterns: Sequence[str]) -> pl.Expr:
+    return pl.any_horizontal(*(text.str.contains(pattern) for pattern in patterns))
+
+
+def _has_placeholder(text: pl.Expr) -> pl.Expr:
+    return text.str.contains(signs.PLACEHOLDERS) & ~text.str.contains("```", literal=True)
 
 
 def _is_gibberish(text: pl.Expr) -> pl.Expr:
@@ -154,17 +109,17 @@ def _is_gibberish(text: pl.Expr) -> pl.Expr:
     """
     written = text.str.count_matches(r"\S")
     pieces = text.str.count_matches(r"\S+")
-    signs = text.str.count_matches(r"[^\p{L}\p{M}\p{N}\s]")
+    marks = text.str.count_matches(r"[^\p{L}\p{M}\p{N}\s]")
     runs = text.str.count_matches(r"(?i)[bcdfghjklmnpqrstvwxz]{5}")
     other = text.str.contains(r"\\[A-Za-z]|://|^\s*[\[{]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]|```")
-    mixed = (written > 25 * pieces) & (signs > 0.05 * written)
+    mixed = (written > 25 * pieces) & (marks > 0.05 * written)
     mashed = runs * 5 > 0.3 * written
     return (written >= _SHORT_TEXT) & ~other & (mixed | mashed)
 
 
 def _is_advertising(text: pl.Expr) -> pl.Expr:
-    signs = pl.sum_horizontal(*(text.str.contains(sign).cast(pl.Int8) for sign in _AD_SIGNS))
-    return (signs >= 2) & (text.str.len_chars() <= _LONGEST_AD)
+    found = pl.sum_horizontal(*(text.str.contains(sign).cast(pl.Int8) for sign in signs.AD_SIGNS))
+    return (found >= 2) & (text.str.len_chars() <= signs.LONGEST_AD)
 
 
 def _is_truncated(text: pl.Expr) -> pl.Expr:
@@ -173,20 +128,23 @@ def _is_truncated(text: pl.Expr) -> pl.Expr:
     A last line that stands alone (a title, an item of a list) may have no full stop.
     """
     last_line = text.str.strip_chars().str.extract(r"([^\n]*)$", 1)
-    several = last_line.str.count_matches(_SENTENCE_ENDS) >= 1
+    several = last_line.str.count_matches(signs.SENTENCE_ENDS) >= 1
     titled = last_line.str.contains(r"[.。] ?[^.。,，!！?？]{2,40}$") & last_line.str.contains(r"\. \S")
     listed = last_line.str.contains(r"^\s*(?:[-*•·]|\d+[.)、])") | text.str.contains("```|~~~")
-    open_end = ~last_line.str.contains(_ENDED)
-    return open_end & (last_line.str.contains(_GOES_ON) | (several & ~titled & ~listed))
+    open_end = ~last_line.str.contains(signs.ENDED)
+    return open_end & (last_line.str.contains(signs.GOES_ON) | (several & ~titled & ~listed))
 
 
-def _repeats(frame: pl.DataFrame, most: float) -> pl.Series:
+def _repeats(frame: pl.DataFrame, spec: FilterSpec, _count: CountTokens | None) -> pl.Series:
     """Rows of which a text says too much of itself again."""
     rows = frame.filter(any_text(lambda text: text.str.len_chars() >= _SHORT_TEXT))
     against = [
         example.row
         for example in to_examples(rows)
-        if any(repeated_share(text) > most for text in (example.text, *(turn.content for turn in example.messages)))
+        if any(
+            repeated_share(text) > spec.max_repeated
+            for text in (example.text, *(turn.content for turn in example.messages))
+        )
     ]
     return pl.Series("row", against, dtype=pl.Int64)
 
@@ -200,15 +158,15 @@ def repeated_share(text: str) -> float:
     return 1 - len(set(pieces)) / len(pieces)
 
 
-def _too_many_tokens(frame: pl.DataFrame, most: int | None, count_tokens: CountTokens | None) -> pl.Series:
-    if most is None:
+def _too_many_tokens(frame: pl.DataFrame, spec: FilterSpec, count_tokens: CountTokens | None) -> pl.Series:
+    if spec.max_tokens is None:
         return pl.Series("row", [], dtype=pl.Int64)
     if count_tokens is None:
         raise TunesmithError("data.nobody_counts_tokens")
-    return frame["row"].filter(pl.Series(count_tokens(to_examples(frame)), dtype=pl.Int64) > most)
+    return frame["row"].filter(pl.Series(count_tokens(to_examples(frame)), dtype=pl.Int64) > spec.max_tokens)
 
 
-def _conflicts(frame: pl.DataFrame) -> pl.Series:
+def _conflicts(frame: pl.DataFrame, _spec: FilterSpec, _count: CountTokens | None) -> pl.Series:
     """Rows that answer a question otherwise than another row does.
 
     Of those, an answer that is also given to another question is the wrong one; where none is, nobody can tell, and
@@ -220,3 +178,18 @@ def _conflicts(frame: pl.DataFrame) -> pl.Series:
     ).filter(pl.col("answers") > 1)
     stray = (pl.col("questions") > 1) & (pl.col("answer").str.len_chars() >= _PIECE)
     return marked.filter(stray | ~stray.any().over("prompt_key"))["row"]
+
+
+@dataclass(frozen=True)
+class _Slow:
+    """A rule that takes more than an expression: the rows that it is against."""
+
+    reason: Reason
+    rows: Callable[[pl.DataFrame, FilterSpec, CountTokens | None], pl.Series]
+
+
+_SLOW: Mapping[FilterRule, _Slow] = {
+    "repetition": _Slow("repetition", _repeats),
+    "too_long": _Slow("too_long", _too_many_tokens),
+    "conflicting_answers": _Slow("conflicting_answers", _conflicts),
+}

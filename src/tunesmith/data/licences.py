@@ -13,13 +13,16 @@ from tunesmith.recipe.specs.goal import ComplianceSpec
 Use = Literal["allowed", "forbidden", "unknown"]
 
 _FORBIDDEN = re.compile(
-    r"(?<![A-Za-z])NC(?![A-Za-z])|non[ \-]?commercial|(?:research|academic|educational|study|testing)[ \-](?:use |purposes? )?only"
-    r"|academic use|no[nt] for commercial|evaluation only|非商[业用]|(?:仅|只)(?:供|限|用于).{0,8}(?:研究|学术|学习|测试|教学)|不得.{0,6}商[业用]|禁止.{0,4}商[业用]",
+    r"(?<![A-Za-z])NC(?![A-Za-z])|non[ \-]?commercial|(?:research|academic|educational|study|testing)[ \-](?:use "
+    r"|purposes? )?only"
+    r"|academic use|no[nt] for commercial|evaluation only|非商[业用]|(?:仅|只)(?:供|限|用于).{0,8}(?:研究|学术|学习"
+    r"|测试|教学)|不得.{0,6}商[业用]|禁止.{0,4}商[业用]",
     re.IGNORECASE,
 )
 # Licences of SPDX that allow commercial use, and what people write who own their rows.
 _ALLOWED = re.compile(
-    r"(?<![A-Za-z])(?:CC0|CC[ \-]?BY|PDDL|ODC[ \-]?BY|ODbL|public domain|MIT|Apache|BSD|ISC|Unlicense|Zlib|GPL|LGPL|AGPL|MPL|EPL|CDLA|OGL|Etalab"
+    r"(?<![A-Za-z])(?:CC0|CC[ \-]?BY|PDDL|ODC[ \-]?BY|ODbL|public domain|MIT|Apache|BSD|ISC|Unlicense|Zlib|GPL|LGPL"
+    r"|AGPL|MPL|EPL|CDLA|OGL|Etalab"
     r"|Mulan|own|owned|proprietary|in[ \-]?house|first[ \-]?party)(?![A-Za-z])|公有领域|木兰|自有|自建|公司内部",
     re.IGNORECASE,
 )

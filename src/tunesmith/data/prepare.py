@@ -13,7 +13,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
-from tunesmith.data.card import data_card
+from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.generator import Generator
+from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, compliance_report
 from tunesmith.data.dedup import merge_duplicates
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
@@ -24,11 +26,12 @@ from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.tidy import Cleaner, Needs
+from tunesmith.data.version import made_by
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
 FOLDER = "data"
-CARD = "data_card.md"
+CARD, CARD_PAGE = "data_card.md", "data_card.html"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
 
@@ -50,6 +53,7 @@ def prepare(
     recipe_folder: Path,
     ledger: Ledger,
     old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    generator: Generator | None = None,
     needs: Needs | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
@@ -57,7 +61,8 @@ def prepare(
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
-        needs: what needs a model.
+        generator: who answers prompts, where rows are to be made by a model.
+        needs: what else needs a model.
 
     Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
@@ -74,6 +79,12 @@ def prepare(
     _keep_apart(work, frames)
     frames = _split(work, frames)
     refuse_empty(frames, ledger)
+    if spec.augment is not None:
+        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
+        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        work.notes += made
+        if cleaner.personal is not None:  # documents and models may say what no row said
+            frames["train"], _ = cleaner.personal.apply(frames["train"], ledger)
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
@@ -85,10 +96,23 @@ def prepare(
         tuple(work.sources),
         tuple(work.notes),
         tables,
+        made_by(spec),
         personal=cleaner.personal,
         listed=tuple(cleaner.listed),
         suspected=tuple(against),
     )
+
+
+def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
+    """The rows of the sources, cleaned and not split, as the table `rows`: a look at files that no recipe knows yet.
+
+    Errors: those of `read_source`.
+    """
+    cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner)
+    frame = _clean(work, "rows", _read(work, "rows", spec.sources))
+    notes = (*work.notes, *alike_names(frame))
+    return Prepared({}, ledger, tuple(work.sources), notes, {"rows": frame}, made_by(spec), personal=cleaner.personal)
 
 
 def _old(
@@ -210,21 +234,23 @@ def write(
     tokens: Mapping[SplitName, Sequence[int]] | None = None,
     compliance: ComplianceSpec | None = None,
 ) -> list[Path]:
-    """Write `data/<split>.parquet`, those of old rows and `data_card.md` into a run; returns the paths written.
+    """Write `data/<split>.parquet`, those of old rows and the data card into a run; returns the paths written.
 
     Besides, where the recipe asks for them: the compliance report, suspected labels, and placeholders under a key.
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder` and `user_key`.
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
-    with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
+    with new_folder(run_path / FOLDER, needed, rows=rows, **prepared.version.facts()) as folder:
         for split, frame in prepared.tables.items():
             # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD, data_card(prepared, tokens))
-    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD, *_write_asked(prepared, run_path, compliance)]
+    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
+    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    cards = [run_path / CARD_PAGE, run_path / CARD]
+    return [*sorted((run_path / FOLDER).iterdir()), *cards, *_write_asked(prepared, run_path, compliance)]
 
 
 def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
@@ -251,9 +277,14 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     if not folder.is_dir():
         raise TunesmithError("data.not_prepared", path=str(run_path))
     verify_folder(folder)
-    frames = {split: pl.read_parquet(folder / f"{split}.parquet", schema=SCHEMA) for split in SPLITS}
+    frames = {split: _stored(folder / f"{split}.parquet") for split in SPLITS}
     check_leaks(frames)
     return frames
+
+
+def _stored(path: Path) -> pl.DataFrame:
+    """A stored table; one of an older release lacks columns that came later."""
+    return pl.read_parquet(path, schema=SCHEMA, missing_columns="insert")
 
 
 def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
@@ -263,7 +294,7 @@ def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
     """
     splits = load_splits(run_path)
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
-    tables = {path.stem: pl.read_parquet(path, schema=SCHEMA) for path in paths if path.stem not in SPLITS}
+    tables = {path.stem: _stored(path) for path in paths if path.stem not in SPLITS}
     for name, frame in tables.items():
         for other in _LOOKED_AT:
             shared = shared_with(frame, splits[other])

@@ -13,14 +13,16 @@ from tunesmith.data.content import Listed
 from tunesmith.data.formats.read import Note, SourceReport
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.pii.apply import PersonalData
+from tunesmith.data.version import Version, version_of
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
-    `old` are rows of older tasks, by the name of their table. `personal` holds what was found of personal data, `listed`
-    what the user's word lists found, `suspected` rows whose label is probably wrong.
+    `old` are rows of older tasks, by the name of their table; `settings` are those that made the rows. `personal` holds
+    what was found of personal data, `listed` what the user's word lists found, `suspected` rows whose label is probably
+    wrong.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -28,6 +30,7 @@ class Prepared:
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
     old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     personal: PersonalData | None = None
     listed: tuple[Listed, ...] = ()
     suspected: tuple[tuple[int, Suspicion], ...] = ()
@@ -36,3 +39,8 @@ class Prepared:
     def tables(self) -> dict[str, pl.DataFrame]:
         """All rows, by the name of their file: the splits first."""
         return {str(name): frame for tables in (self.frames, self.old) for name, frame in tables.items()}
+
+    @property
+    def version(self) -> Version:
+        """The version of the rows as they are now."""
+        return version_of(self.tables, self.settings)

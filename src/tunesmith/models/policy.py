@@ -38,6 +38,7 @@ class Policy(nn.Module):
     """A causal language model over packed batches.
 
     `blocks_kept` are the first blocks whose outputs come with the batches (`Packed.below`) and are not run again.
+    `first_position` is what the model calls the place of a document's first token.
 
     Args:
         model: the causal model; its attention is switched to the packed form, which touches only this instance.
@@ -46,6 +47,7 @@ class Policy(nn.Module):
     """
 
     attention = PACKED_ATTENTION
+    first_position = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class Policy(nn.Module):
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Positions counted from 0 as the model counts them."""
-        return position_ids
+        return position_ids + self.first_position if self.first_position else position_ids
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
         """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted.

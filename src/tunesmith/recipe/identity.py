@@ -66,14 +66,14 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
     stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
     stated["data.clean.content.word_lists"] = _word_lists(recipe)
+    stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
             if os.path.isdir(path):
-                listed = repr(sorted(folder_hashes(path).items()))
-                found[f"{place} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()
+                found[f"{place} ({source.path})"] = hash_of_source(path)
             elif os.path.isfile(path):
-                found[f"{place} ({source.path})"] = sha256_file(path)
+                found[f"{place} ({source.path})"] = hash_of_source(path)
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
@@ -83,6 +83,24 @@ def _word_lists(recipe: Recipe) -> list[SourceSpec]:
     """Lists of words decide which rows stay."""
     content = recipe.data.clean.content
     return [SourceSpec(path=each.path) for each in content.word_lists] if content else []
+
+
+def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:
+    """Dictionaries, documents and a schema that rows are made with."""
+    spec = recipe.data.augment
+    if spec is None:
+        return []
+    named = [each.dictionary for each in (spec.synonyms, spec.edit) if each is not None and each.dictionary != "auto"]
+    if spec.synthesize is not None:
+        named += [*spec.synthesize.documents, *filter(None, [spec.synthesize.schema_file])]
+    return [SourceSpec(path=path) for path in named]
+
+
+def hash_of_source(path: Path) -> str:
+    """SHA-256 of a file; of a folder, of the list of its files with theirs."""
+    if os.path.isdir(path):
+        return hashlib.sha256(repr(sorted(folder_hashes(path).items())).encode()).hexdigest()
+    return sha256_file(path)
 
 
 def _starts(recipe: Recipe) -> list[SourceSpec]:

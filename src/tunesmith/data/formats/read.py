@@ -23,7 +23,6 @@ from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
 from tunesmith.data.table import SCHEMA, build_frame, turn_value
 from tunesmith.recipe.specs.data import Layout, SourceSpec
 
-
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -247,6 +246,7 @@ def _append(columns: dict[str, list[object]], record: Record, number: int, name:
         record.label,
         list(record.tokens),
         list(record.labels),
+        None,
     )
     for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -46,7 +47,7 @@ def suspicions(texts: Sequence[str], labels: Sequence[str], folds: int = 5, seed
         parts = min(folds, int(counts[counts > 1].min()))
         features = HashingVectorizer(
             analyzer=_pieces, n_features=_HASHES, alternate_sign=False, norm=None, binary=True
-        ).transform([texts[row] for row in judged])
+        ).transform([texts[int(row)] for row in judged])
         for seen, unseen in StratifiedKFold(parts, shuffle=True, random_state=seed).split(features, stated[judged]):
             model = make_pipeline(TfidfTransformer(), SGDClassifier(loss="log_loss", random_state=seed))
             model.fit(features[seen], stated[judged][seen])
@@ -58,7 +59,7 @@ def suspicions(texts: Sequence[str], labels: Sequence[str], folds: int = 5, seed
 
 def _pieces(text: str) -> list[str]:
     words = _WORDS.findall(text.lower())
-    return words + [f"{one} {next_one}" for one, next_one in zip(words, words[1:], strict=False)]
+    return words + [f"{one} {after}" for one, after in pairwise(words)]
 
 
 def _suspicion(row: int, probability: np.ndarray, stated: int, names: np.ndarray) -> Suspicion:

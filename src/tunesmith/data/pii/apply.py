@@ -1,4 +1,4 @@
-"""Personal data of a table: counted, masked or dropped with their rows. What was found is never said, only how often."""
+"""Personal data of a table: counted, masked or dropped. What was found is never said, only how often."""
 
 from __future__ import annotations
 

@@ -47,7 +47,10 @@ _A_VERSION = re.compile(
 )
 _HAN = "[\u4e00-\u9fa5]"
 _PROVINCE = "[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]"
-_STREET = "(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Pl|Square|Sq|Terrace|Highway|Hwy)"
+_STREET = (
+    "(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Pl|Square|Sq|Terrace"
+    "|Highway|Hwy)"
+)
 _ALONE = r"(?<![0-9A-Za-z_])(?<![0-9][.\-])"
 _ENDS = r"(?![0-9A-Za-z_])(?![.\-]?[0-9])"
 _PHONE_WORD = r"(?:电话|手机|联系方式|传真|热线|座机|telephone|phone|mobile|cell|call|tel|fax)"
@@ -85,7 +88,8 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern(
         "secret",
         r"(?i:passwd|password|secret|api[_\- ]?key|access[_\- ]?token|bearer|密码|口令)",
-        r"(?i:passwd|password|secret(?:[_\- ]?key)?|api[_\- ]?key|access[_\- ]?token|密码|口令)[\"']?\s?(?:[:=：]|是|is)\s?[\"']?"
+        r"(?i:passwd|password|secret(?:[_\- ]?key)?|api[_\- ]?key|access[_\- ]?token|密码|口令)[\"']?\s?(?:[:=：]|是"
+        r"|is)\s?[\"']?"
         r"([A-Za-z0-9!@#%^&*_+=.~\-]{8,128})(?![(\[])",
         checks.is_secret,
     ),
@@ -103,11 +107,13 @@ PATTERNS: tuple[Pattern, ...] = (
         checks.is_resident_id,
     ),
     _pattern("id_card", "身份证", r"身份证[^\d\n]{0,8}(\d{15})(?!\d)", checks.is_old_resident_id),
-    _pattern("id_card", r"[A-Z][0-9]{6}\([0-9A]\)", r"(?<![A-Za-z0-9])[A-Z]{1,2}\d{6}\([0-9A]\)", checks.is_hong_kong_id),
+    _pattern("id_card", r"[A-Z][0-9]{6}\([0-9A]\)", r"(?<![A-Za-z0-9])[A-Z]{1,2}\d{6}\([0-9A]\)",
+    checks.is_hong_kong_id),
     _pattern(
         "bank_card",
         r"[2-6](?:[ \-]?[0-9]){12}",
-        rf"{_ALONE}(?:[2-6]\d{{12,18}}|[2-6]\d{{3}}(?:[ \-]\d{{4}}){{3}}(?:[ \-]?\d{{1,3}})?|3\d{{3}}[ \-]\d{{6}}[ \-]\d{{4,5}}){_ENDS}",
+        rf"{_ALONE}(?:[2-6]\d{{12,18}}|[2-6]\d{{3}}(?:[ \-]\d{{4}}){{3}}(?:[ \-]?\d{{1,3}})?"
+        rf"|3\d{{3}}[ \-]\d{{6}}[ \-]\d{{4,5}}){_ENDS}",
         checks.is_card,
         _A_THING,
     ),
@@ -120,11 +126,13 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern(
         "bank_account",
         r"(?i:银行账|银行帐|银行卡|开户|收款账|对公账|卡号|account (?:number|no|#)|acct|routing|card (?:number|no|#))",
-        r"(?i:银行[账帐][号户]|银行卡号?|开户[账帐]?号|收款[账帐][号户]|对公[账帐]户|卡号|(?:bank )?account (?:number|no|#)"
+        r"(?i:银行[账帐][号户]|银行卡号?|开户[账帐]?号|收款[账帐][号户]|对公[账帐]户|卡号|(?:bank )?account (?:number"
+        r"|no|#)"
         r"|acct(?: no)?|routing number|card (?:number|no|#))[\s.:：#为是is]{0,6}([0-9](?:[ \-]?[0-9]){7,29})(?![0-9])",
     ),
     _pattern(
-        "ssn", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", rf"{_ALONE}\d{{3}}-\d{{2}}-\d{{4}}{_ENDS}", checks.is_social_security, _A_THING
+        "ssn", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", rf"{_ALONE}\d{{3}}-\d{{2}}-\d{{4}}{_ENDS}", checks.is_social_security,
+        _A_THING
     ),
     _pattern(
         "ssn",
@@ -155,7 +163,8 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern(
         "phone",
         r"0(?:10|2[0-9]|[3-9][0-9]{2})[)） \-]{1,2}[2-9]",
-        rf"(?<![0-9A-Za-z_.\-])[(（]?0(?:10|2\d|[3-9]\d\d)(?:[)）][ \-]?|[ \-])[2-9]\d{{2,3}}[ \-]?\d{{4}}(?:(?:-|转|转分机)\d{{1,5}})?(?![0-9])",
+        r"(?<![0-9A-Za-z_.\-])[(（]?0(?:10|2\d|[3-9]\d\d)(?:[)）][ \-]?|[ \-])[2-9]\d{2,3}[ \-]?\d{4}(?:(?:-|转"
+        r"|转分机)\d{1,5})?(?![0-9])",
         None,
         _A_THING,
     ),
@@ -169,7 +178,8 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern(
         "phone",
         rf"(?i:{_PHONE_WORD})[号码\s.:：#]{{0,6}}[+(（0-9]",
-        rf"(?i:{_PHONE_WORD})(?:号码|号)?[\s.:：#]{{0,4}}([+(（]?[0-9](?:[ .()（）\-]{{0,2}}[0-9]){{6,14}})(?![0-9A-Za-z_])",
+        rf"(?i:{_PHONE_WORD})(?:号码"
+        rf"|号)?[\s.:：#]{{0,4}}([+(（]?[0-9](?:[ .()（）\-]{{0,2}}[0-9]){{6,14}})(?![0-9A-Za-z_])",
     ),
     _pattern(
         "passport",
@@ -183,11 +193,13 @@ PATTERNS: tuple[Pattern, ...] = (
         checks.is_address,
         _A_VERSION,
     ),
-    _pattern("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:", r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{6,39}(?![0-9A-Za-z:])", checks.is_address),
+    _pattern("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:",
+    r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{6,39}(?![0-9A-Za-z:])", checks.is_address),
     _pattern(
         "plate",
         rf"{_PROVINCE}[A-HJ-NP-Z][·•・ \-]?[A-HJ-NP-Z0-9]{{4}}",
-        rf"{_PROVINCE}[A-HJ-NP-Z][·•・ \-]?(?=[A-HJ-NP-Z]{{0,4}}\d)[A-HJ-NP-Z0-9]{{4}}(?:[A-HJ-NP-Z0-9]{{1,2}}|[挂学警港澳])(?![A-Za-z0-9])",
+        rf"{_PROVINCE}[A-HJ-NP-Z][·•・ \-]?(?=[A-HJ-NP-Z]{{0,4}}\d)[A-HJ-NP-Z0-9]{{4}}(?:[A-HJ-NP-Z0-9]{{1,2}}"
+        rf"|[挂学警港澳])(?![A-Za-z0-9])",
     ),
     _pattern(
         "wechat",
@@ -195,7 +207,8 @@ PATTERNS: tuple[Pattern, ...] = (
         r"(?i:微信|薇信|wechat|(?<![A-Za-z])vx|(?<![A-Za-z])wx)(?:号|id| id)?[\s:：是为]{0,3}"
         r"((?=[A-Za-z_\-]{0,19}\d|[A-Za-z]{1,18}_)[A-Za-z][A-Za-z0-9_\-]{5,19})(?![A-Za-z0-9_])",
     ),
-    _pattern("qq", r"(?i:qq)[号群\s:：]{0,4}[1-9][0-9]{4}", r"(?<![A-Za-z])(?i:qq)[号群\s:：]{0,4}([1-9]\d{4,10})(?!\d)"),
+    _pattern("qq", r"(?i:qq)[号群\s:：]{0,4}[1-9][0-9]{4}", r"(?<![A-Za-z])(?i:qq)[号群\s:：]{0,4}([1-9]\d{4,10})"
+        r"(?!\d)"),
     _pattern(
         "address",
         r"(?:路|街|道|巷|弄|胡同|村|镇|小区|花园|苑)[0-9A-Za-z一二三四五六七八九十]{1,8}[号栋幢座]",
@@ -205,7 +218,8 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern(
         "address",
         rf"[0-9] (?:[A-Z][A-Za-z]+\.? ){{1,3}}{_STREET}",
-        rf"(?<![0-9A-Za-z])\d{{1,5}} (?:[A-Z][A-Za-z]+\.? ){{1,3}}{_STREET}\b\.?(?:,? (?:Apt|Suite|Unit|Floor)\.? ?\w{{1,5}})?"
+        rf"(?<![0-9A-Za-z])\d{{1,5}} (?:[A-Z][A-Za-z]+\.? ){{1,3}}{_STREET}\b\.?(?:,? (?:Apt|Suite|Unit"
+        rf"|Floor)\.? ?\w{{1,5}})?"
         r"(?:, [A-Z][A-Za-z]+(?: [A-Z][A-Za-z]+){0,2})?(?:,? [A-Z]{2} \d{5}(?:-\d{4})?)?",
     ),
     _pattern(

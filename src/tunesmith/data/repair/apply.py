@@ -1,4 +1,4 @@
-"""Repairs of a table in a fixed order, whichever way a recipe lists them; each row that one changed is in the ledger."""
+"""Repairs of a table in a fixed order, however a recipe lists them; each row that one changed is in the ledger."""
 
 from __future__ import annotations
 

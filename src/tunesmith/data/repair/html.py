@@ -18,7 +18,10 @@ _INLINE = (
     "|td|textarea|th|time|tt|u|var|video|wbr"
 )
 # After the name stands nothing, or attributes with a value: "a <b and c> d" is no tag.
-_ATTRIBUTES = r"(?:\s+[A-Za-z_:@][\w:.\-]*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))|\s+(?:checked|disabled|selected|nowrap|noshade|hidden|async|defer))*"
+_ATTRIBUTES = (
+    r"(?:\s+[A-Za-z_:@][\w:.\-]*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))"
+    r"|\s+(?:checked|disabled|selected|nowrap|noshade|hidden|async|defer))*"
+)
 _TAG = re.compile(
     rf"<(?P<close>/)?(?:(?P<block>{_BLOCKS})|(?P<inline>{_INLINE}|script|style)){_ATTRIBUTES}\s*/?>", re.IGNORECASE
 )

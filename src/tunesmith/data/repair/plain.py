@@ -24,7 +24,8 @@ _CODE_OR_TABLE = r"(?m)```|^~~~|^\s*[\[{]|^(?: {4}|\t)|^\s*\|"
 # Sentences that sites set behind every text; found at its end alone, where they are no quotation.
 _APPENDED = (
     r"(?:[（(【\[]?(?:转载请注明(?:出处|来源)|本文(?:来自|转自|转载自|来源于)(?:网络|互联网)|图片来源于网络)"
-    r"[，,、。.；; ]*(?:侵删|如有侵权(?:请)?(?:联系)?(?:我们|作者)?(?:及时)?删除|版权归原作者所有|转载请注明(?:出处|来源))?[。.）)】\]]*"
+    r"[，,、。.；; ]*(?:侵删|如有侵权(?:请)?(?:联系)?(?:我们|作者)?(?:及时)?删除|版权归原作者所有|转载请注明(?:出处"
+    r"|来源))?[。.）)】\]]*"
     r"|(?:Read|See|Learn) more (?:on|at|from) (?:our|the) (?:site|website|blog|page)[.!]?"
     r"|Share this (?:post|article|page|story)(?: with your friends| on \w+)?[.!]?"
     r"|(?:Click|Tap) here to (?:read|learn|see|subscribe|find out)\b[^.\n]{0,40}[.!]?"
@@ -45,8 +46,8 @@ def half_width(text: pl.Expr) -> pl.Expr:
     """
     letters = text.str.replace_many(_WIDE, _NARROW).str.replace_all(r"([0-9A-Za-z])．([0-9A-Za-z])", "$1.$2")
     signs = letters.str.replace_many(_WIDE_SIGNS, _NARROW_SIGNS).str.replace_all("\u3000", " ", literal=True)
-    wrong = has_full_width(text) & ~text.str.contains(_EAST_ASIAN)
-    return pl.when(wrong).then(signs).when(has_full_width(text)).then(letters).otherwise(text)
+    faulty = has_full_width(text) & ~text.str.contains("```", literal=True)  # in code they may be meant
+    return pl.when(faulty & ~text.str.contains(_EAST_ASIAN)).then(signs).when(faulty).then(letters).otherwise(text)
 
 
 def one_blank(text: pl.Expr) -> pl.Expr:

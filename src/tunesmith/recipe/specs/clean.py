@@ -48,7 +48,8 @@ class RepairSpec(Spec):
     rules: list[RepairRule] = Field(
         ["mojibake", "full_width"],
         min_length=1,
-        description="What is mended: wrongly decoded text, HTML, full-width letters and digits, blanks, sentences that sites "
+        description="What is mended: wrongly decoded text, HTML, full-width letters and digits, blanks, sentences "
+        "that sites "
         "append, Chinese characters into one script.",
     )
 
@@ -94,7 +95,8 @@ class PiiSpec(Spec):
     key: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
-        description="Environment variable that holds a key of yours; placeholders and what they stand for are then kept, "
+        description="Environment variable that holds a key of yours; placeholders and what they stand for are then "
+        "kept, "
         "encrypted with it. None: masking cannot be undone.",
     )
 

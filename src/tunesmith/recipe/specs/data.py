@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.core.types import RowKind
+from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 from tunesmith.recipe.specs.clean import ContentSpec, FilterSpec, PiiSpec, RepairSpec
 from tunesmith.recipe.specs.labels import LabelsSpec
@@ -95,6 +96,7 @@ class DataSpec(Spec):
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
     labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,8 @@ class LabelsSpec(Spec):
     )
     suspected: Literal["ignore", "report", "drop"] = Field(
         "report",
-        description="Labels that a simple model, trained on other rows, contradicts: named in suspected_labels.jsonl, or "
+        description="Labels that a simple model, trained on other rows, contradicts: named in "
+        "suspected_labels.jsonl, or "
         "their rows dropped.",
     )
     at_least: float = Field(
