@@ -121,7 +121,7 @@ def _values(annotation: object, words: Mapping[str, str]) -> list[str]:
     if origin is list:
         return [f"[{', '.join(_values(parts[0], words))}]"]
     if origin is dict:
-        return [words["table"].replace(words["text"], *_values(parts[1], words))]
+        return [words["table"].replace(words["text"], " / ".join(_values(parts[1], words)))]
     names = {str: words["text"], int: words["whole"], float: words["number"], bool: "true, false"}
     return [names[annotation]] if isinstance(annotation, type) else []
 

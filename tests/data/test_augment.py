@@ -243,17 +243,20 @@ def test_rows_that_a_model_writes_pass_a_gate(folder: Path) -> None:
             None,
             '{"text": "question about thing c", "label": "card"}',
             "[" * 9999,
+            '{"text": "how do I close my account now", "label": "account"}',
         ]
     )
     generator = Answers(lambda prompt: next(replies))
-    made, _ = augmented(spec(synthesize={"rows": 10}, **MODEL), frame, {}, folder, ledger, generator)
+    tested = {"test": from_examples([text(99, "How do I close my account", "account")])}
+    made, _ = augmented(spec(synthesize={"rows": 11}, **MODEL), frame, tested, folder, ledger, generator)
     reasons = [each.reason for each in ledger.entries()[6:]]
     assert reasons == [
         "made_by_synthesis", "made_too_similar", "made_with_unknown_label", "made_unreadable", "made_unreadable",
         "made_unreadable", "made_of_odd_length", "made_without_answer", "made_too_similar", "made_unreadable",
+        "made_too_similar",
     ]  # fmt: skip
     assert made["text"].to_list()[6:] == ["why was my payment declined"] and made["labels"].to_list()[6:] == [["card"]]
-    assert len(set(generator.asked)) == 10, "no two requests are the same, so that no two answers must be"
+    assert len(set(generator.asked)) == 11, "no two requests are the same, so that no two answers must be"
     ledger.check(made["row"])
 
 

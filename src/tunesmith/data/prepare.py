@@ -15,6 +15,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
+from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, compliance_report
 from tunesmith.data.dedup import merge_duplicates
@@ -84,7 +85,8 @@ def prepare(
         frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
         work.notes += made
         if cleaner.personal is not None:  # documents and models may say what no row said
-            frames["train"], _ = cleaner.personal.apply(frames["train"], ledger)
+            new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
+            frames["train"] = pl.concat([frames["train"].filter(pl.col("parent").is_null()), new])
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
@@ -149,9 +151,10 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed)
     frames = []
     for source in sources:
+        kind = work.spec.kind_of(source.name or source.path)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -169,7 +172,7 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
     work.notes += notes
     if work.spec.clean.exact_duplicates:
         before = len(frame)
-        frame = merge_duplicates(frame, work.ledger)
+        frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
     return frame
 
@@ -247,8 +250,9 @@ def write(
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
-    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    sections = card_sections(prepared, tokens)
+    write_atomic(run_path / CARD_PAGE, as_page(sections))
+    write_atomic(run_path / CARD, as_markdown(sections))
     cards = [run_path / CARD_PAGE, run_path / CARD]
     return [*sorted((run_path / FOLDER).iterdir()), *cards, *_write_asked(prepared, run_path, compliance)]
 

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from tunesmith.models.packed import Packed
 
+TOLD = "loss_of_"
+"""How terms are named that are told of every step and neither part of its loss nor of its gradient."""
+
 
 class Objective(Protocol):
     """What a stage is trained toward."""

@@ -48,7 +48,7 @@ def augmented(
     """
     _refuse_tagged(spec, train)
     table, notes = train, []
-    for reason, make in _methods(spec, train, folder, generator):
+    for reason, make in _methods(spec, train, others, folder, generator):
         made = list(make())
         children = as_table(made, reason, ledger)
         kept = _apart(_merged(table, children, ledger), others, ledger)
@@ -69,7 +69,13 @@ def _refuse_tagged(spec: AugmentSpec, train: pl.DataFrame) -> None:
         raise TunesmithError("augment.tagged_rows")
 
 
-def _methods(spec: AugmentSpec, train: pl.DataFrame, folder: Path, generator: Generator | None) -> list[_Made]:
+def _methods(
+    spec: AugmentSpec,
+    train: pl.DataFrame,
+    others: Mapping[str, pl.DataFrame],
+    folder: Path,
+    generator: Generator | None,
+) -> list[_Made]:
     """What the recipe asks for, each with the ledger's reason for its rows."""
     loaded: dict[str, Thesaurus] = {}
 
@@ -87,11 +93,13 @@ def _methods(spec: AugmentSpec, train: pl.DataFrame, folder: Path, generator: Ge
         put_in = thesaurus(edit.dictionary) if edit.insert else None
         found.append(("made_by_edit", lambda: edit_children(train, edit, put_in, spec.seed)))
     if generator is not None:
-        found += _asking(spec, train, folder, generator)
+        found += _asking(spec, train, others, folder, generator)
     return found
 
 
-def _asking(spec: AugmentSpec, train: pl.DataFrame, folder: Path, generator: Generator) -> list[_Made]:
+def _asking(
+    spec: AugmentSpec, train: pl.DataFrame, others: Mapping[str, pl.DataFrame], folder: Path, generator: Generator
+) -> list[_Made]:
     found: list[_Made] = []
     back, other_words, new = spec.back_translate, spec.paraphrase, spec.synthesize
     if back is not None:
@@ -99,7 +107,8 @@ def _asking(spec: AugmentSpec, train: pl.DataFrame, folder: Path, generator: Gen
     if other_words is not None:
         found.append(("made_by_paraphrase", lambda: paraphrased(train, other_words, generator)))
     if new is not None:
-        found.append(("made_by_synthesis", lambda: synthesized(train, new, folder, spec.seed, generator)))
+        apart = others.values()
+        found.append(("made_by_synthesis", lambda: synthesized(train, apart, new, folder, spec.seed, generator)))
     return found
 
 

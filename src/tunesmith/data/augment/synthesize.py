@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jsonschema
@@ -33,9 +33,17 @@ _Shingles = frozenset[str]
 
 
 def synthesized(
-    frame: pl.DataFrame, spec: SynthesizeSpec, folder: Path, seed: int, generator: Generator
+    frame: pl.DataFrame,
+    others: Iterable[pl.DataFrame],
+    spec: SynthesizeSpec,
+    folder: Path,
+    seed: int,
+    generator: Generator,
 ) -> list[Child]:
     """So many rows as the spec asks for, those refused among them.
+
+    Args:
+        others: rows of validation and test, which no new row may resemble either.
 
     Errors: augment.rows_to_write for rows that are neither conversations nor texts with labels; core.missing_file,
     augment.broken_schema, augment.unreadable_document.
@@ -53,7 +61,8 @@ def synthesized(
         requests.append((shown, _request(spec, kind, shown, passage, schema, number)))
     answers = generator.generate([text for _, text in requests])
     labels = {label for row in rows for label in _list(row["labels"])}
-    gate = _Gate(kind, labels, schema, spec.similarity, [asked_text(row) for row in rows])
+    apart = [asked_text(row) for other in others for row in other.iter_rows(named=True)]
+    gate = _Gate(kind, labels, schema, spec.similarity, [asked_text(row) for row in rows], apart)
     return [gate.child(shown, answer) for (shown, _), answer in zip(requests, answers, strict=True)]
 
 
@@ -61,7 +70,13 @@ class _Gate:
     """What an answer must be to become a row; it grows with each row that passed."""
 
     def __init__(
-        self, kind: str, labels: set[str], schema: Mapping[str, object] | None, similarity: float, texts: Sequence[str]
+        self,
+        kind: str,
+        labels: set[str],
+        schema: Mapping[str, object] | None,
+        similarity: float,
+        texts: Sequence[str],
+        apart: Sequence[str],
     ) -> None:
         self._kind = kind
         self._labels = labels
@@ -70,7 +85,7 @@ class _Gate:
         self._longest = _LONGEST * max(map(len, texts))
         self._seen: list[_Shingles] = []
         self._with: dict[str, list[int]] = {}
-        for text in texts:
+        for text in (*texts, *apart):
             self._remember(_shingles(text))
 
     def child(self, shown: Sequence[Row], answer: str | None) -> Child:
