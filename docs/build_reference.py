@@ -30,6 +30,7 @@ WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
 LIKE = {
     "data.validation_sources": "data.sources",
     "data.test_sources": "data.sources",
+    "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
     "data.augment.generator.hosted": "stages.objective.hosted",

@@ -55,6 +55,7 @@ from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
+from tunesmith.models.embed import TextEmbedder
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.models.side_by_side import policy_of
@@ -166,10 +167,10 @@ def prepare_data(work: Work) -> None:
     compliance = work.recipe.goal.compliance
     stated = [*work.recipe.data.all_sources, *(each for old in work.recipe.old_sources.values() for each in old)]
     check_licences(stated, compliance)
+    embed = TextEmbedder() if work.recipe.data.clean.semantic_duplicates is not None else None
     generator = generator_of(work.recipe, work.recipe_folder, work.path, work.events)
-    prepared = data_room.prepare(
-        work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources, generator, _needs(work)
-    )
+    given = (work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
+    prepared = data_room.prepare(*given, generator=generator, needs=_needs(work), embed=embed)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}

@@ -54,10 +54,14 @@ def test_wrong_input_is_refused_by_code(call: Program, tmp_path: Path, run: Path
     (tmp_path / "odd.jsonl").write_text('{"nonsense": 1}\n', "utf-8")
     (tmp_path / "recipe.yaml").write_text("name: [", "utf-8")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.jsonl").write_text('{"text": "a"}\n', "utf-8")
+    write(tmp_path / "mixed" / "b.jsonl", ROWS)
     file = write(tmp_path / "a.jsonl", ROWS)
     cases = [
         (("check", tmp_path / "absent.jsonl"), "data.missing_path"),
         (("check", tmp_path / "odd.jsonl"), "data.unknown_layout"),
+        (("check", tmp_path / "mixed"), "versions.no_one_kind"),
         (("check", tmp_path / "recipe.yaml"), "recipe.broken_yaml"),
         (("sample", file, "--split", "test"), "versions.no_table"),
         (("sample", run, "--split", "tset"), "versions.no_table"),

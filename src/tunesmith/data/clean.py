@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from tunesmith.data.defects import Reason
+from tunesmith.data.settled import any_unsettled, where_flagged
 from tunesmith.data.table import TURN_COLUMNS
 from tunesmith.data.texts import any_text, changed_rows, each_text
 
@@ -24,6 +25,10 @@ def normalized(text: pl.Expr) -> pl.Expr:
 
 def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Every text of the table normalised, and the number of rows that this changed."""
+    return where_flagged(frame, any_unsettled(), _normalize_all)
+
+
+def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     cleaned = frame.with_columns(each_text(normalized))
     if cleaned.select(any_text(lambda text: text.str.contains(_JOINERS)).any()).item():
         cleaned = cleaned.with_columns(

@@ -6,19 +6,22 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, compliance_report
-from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
+from tunesmith.data.formats.files import Unread, list_files, read_file
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
@@ -47,6 +50,7 @@ class _Work:
     sources: list[SourceReport]
     notes: list[Note]
     cleaner: Cleaner
+    embed: Embedder | None
 
 
 def prepare(
@@ -56,6 +60,7 @@ def prepare(
     old: Mapping[str, Sequence[SourceSpec]] | None = None,
     generator: Generator | None = None,
     needs: Needs | None = None,
+    embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
@@ -64,11 +69,12 @@ def prepare(
             that stand in test or validation go.
         generator: who answers prompts, where rows are to be made by a model.
         needs: what else needs a model.
+        embed: what makes vectors of texts, for duplicates by meaning.
 
     Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed)
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -76,9 +82,12 @@ def prepare(
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _clean(work, split, frame)
+    _keep_benchmarks_out(work, frames)
     against = _labels(work, frames)
     _keep_apart(work, frames)
+    _keep_near_apart(work, frames)
     frames = _split(work, frames)
+    _keep_near_apart(work, frames)
     refuse_empty(frames, ledger)
     if spec.augment is not None:
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
@@ -87,6 +96,7 @@ def prepare(
         if cleaner.personal is not None:  # documents and models may say what no row said
             new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
             frames["train"] = pl.concat([frames["train"].filter(pl.col("parent").is_null()), new])
+        _keep_near_apart(work, frames)
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
@@ -111,7 +121,7 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
     Errors: those of `read_source`.
     """
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None)
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
     notes = (*work.notes, *alike_names(frame))
     return Prepared({}, ledger, tuple(work.sources), notes, {"rows": frame}, made_by(spec), personal=cleaner.personal)
@@ -127,6 +137,11 @@ def _old(
         for other in _LOOKED_AT:
             frame = _without_shared(work, name, frame, other, frames[other])
         tables[name] = frame
+    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
+    for name, frame in tables.items():
+        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
+        _keep_near_apart(work, beside, (name,))
+        tables[name] = beside[name]
     return tables
 
 
@@ -174,6 +189,26 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
+    if work.spec.tasks is None or frame.is_empty():
+        return _without_alike(work, split, frame)
+    # a text that two tasks have in common is asked two different questions
+    parts = frame.partition_by("source", maintain_order=True)
+    return pl.concat([_without_alike(work, split, each) for each in parts]).sort("row")
+
+
+def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows that are near by their words, then one of those that are near by their meaning."""
+    wanted = work.spec.clean
+    before = len(frame)
+    if wanted.near_duplicates is not None:
+        frame = drop_near_duplicates(frame, wanted.near_duplicates, work.ledger)
+        work.notes.append(Note("data.near_dropped", {"rows": before - len(frame), "split": split}))
+    before = len(frame)
+    if wanted.semantic_duplicates is not None:
+        if work.embed is None:
+            raise TunesmithError("data.no_embedder")
+        frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
+        work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
 
 
@@ -191,6 +226,37 @@ def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> list[tuple[in
     if wished.suspected != "ignore":
         work.notes.append(Note("data.suspected", {"rows": len(against), "at_least": wished.at_least}))
     return against
+
+
+def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Take rows out of training that repeat what a benchmark asks."""
+    for source in work.spec.benchmarks or ():
+        files = list_files(user_path(source.path, work.folder))[0]
+        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+        gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
+        work.ledger.decide(gone, "dropped", "repeats_benchmark")
+        frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+
+
+def _keep_near_apart(
+    work: _Work,
+    frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
+    only: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
+    threshold = work.spec.clean.near_duplicates
+    tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
+    while threshold is not None and len(tables) > 1:
+        shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
+        if shared.is_empty():
+            return
+        for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
+            work.notes.append(
+                Note("data.near_kept_apart", {"rows": len(rows), "split": str(name), "other": str(other)})
+            )
+            tables[str(name)] = tables[str(name)].join(rows, on="row", how="anti", maintain_order="left")
 
 
 def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -222,7 +288,13 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    return frames | split_rows(source, shares, wished.seed)
+    if wished.stratify_by and not (source["labels"].list.len() > 0).any():
+        raise TunesmithError("data.no_classes")
+    if wished.fold is not None and "test" in frames:
+        raise TunesmithError("data.fold_and_test")
+    fold = (wished.fold.number, wished.fold.of) if wished.fold else None
+    near = work.spec.clean.near_duplicates
+    return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
 def _main_reason(ledger: Ledger) -> str:

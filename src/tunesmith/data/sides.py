@@ -48,7 +48,7 @@ def side_of_recipe(path: Path) -> tuple[Side, Prepared]:
 def side_of_file(path: Path) -> tuple[Side, Prepared]:
     """The rows of a file or a folder, cleaned as by default and not split.
 
-    Errors: those of `read_source`; the kind of rows is found by trying.
+    Errors: those of `read_source`; versions.no_one_kind. The kind of rows is found by trying.
     """
     refused: TunesmithError | None = None
     for kind in _TRIED:
@@ -64,7 +64,9 @@ def side_of_file(path: Path) -> tuple[Side, Prepared]:
         return Side(
             str(path), {"": prepared.old["rows"]}, prepared.ledger, {str(path): hash_of_source(path)}, {}
         ), prepared
-    raise refused or TunesmithError("data.missing_path", path=str(path))
+    if refused is not None and refused.code != "data.wrong_kind":
+        raise refused
+    raise TunesmithError("versions.no_one_kind", path=str(path))
 
 
 def _hashes(recipe: Recipe, stated: Mapping[str, str]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def made_by(spec: DataSpec) -> dict[str, object]:
     """The settings that make rows out of files: what differs from the defaults, without names and places of files."""
     stated: dict[str, object] = spec.model_dump(mode="json", exclude_defaults=True)
     for name, value in stated.items():
-        if name.endswith("sources") and isinstance(value, list):
+        if (name.endswith("sources") or name == "benchmarks") and isinstance(value, list):
             stated[name] = [{key: each[key] for key in each if key not in _NOT_CONTENT} for each in value]
     return stated
 

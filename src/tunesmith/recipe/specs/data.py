@@ -49,8 +49,23 @@ class SourceSpec(Spec):
 class CleanSpec(Spec):
     """What is mended or removed before the split."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"near_duplicates", "semantic_duplicates"})
     normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of phrases from which on only one of two rows stays, their prompts in one "
+        "split, such as 0.7; none looks for none.",
+    )
+    semantic_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Cosine of the bundled encoder (English) from which on only one of two rows stays, such as "
+        "0.95; none looks for none.",
+    )
     repair: RepairSpec | None = Field(None, description="Rules that change texts; none: no text is mended.")
     filter: FilterSpec | None = Field(None, description="Rules that drop rows; none: every readable row stays.")
     pii: PiiSpec | None = Field(None, description="Personal data; none: not looked for.")
@@ -66,13 +81,36 @@ class CleanSpec(Spec):
         return values
 
 
+class FoldSpec(Spec):
+    """One of the runs of a cross-validation."""
+
+    number: int = Field(
+        1, ge=1, description="Which part is the test rows, counted from 1; set another one in each run."
+    )
+    of: int = Field(5, ge=2, le=100, description="Into how many equal parts the rows are cut.")
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.number > self.of:
+            raise ValueError("fold_number")
+        return self
+
+
 class SplitSpec(Spec):
     """Shares of rows by split; rows of one group or with one prompt never part."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"stratify_by", "fold"})
     train: float = Field(0.7, gt=0, lt=1, description="Share of rows for training.")
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    stratify_by: Literal["class"] | None = Field(
+        None, description="Keep the shares of the classes alike in all splits; none takes no heed of them."
+    )
+    fold: FoldSpec | None = Field(
+        None,
+        description="Cross-validation: the test rows are one of equal parts, train and validation share the others.",
+    )
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
 
     @model_validator(mode="after")
@@ -85,7 +123,7 @@ class SplitSpec(Spec):
 class DataSpec(Spec):
     """The rows of a run or of one stage."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
+    unstated: ClassVar[frozenset[str]] = frozenset({"benchmarks", "tasks"})
 
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
@@ -103,6 +141,10 @@ class DataSpec(Spec):
         [], description="Given instead of cutting validation from the sources."
     )
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    benchmarks: list[SourceSpec] | None = Field(
+        None,
+        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
+    )
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
     labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
