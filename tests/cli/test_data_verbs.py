@@ -125,3 +125,20 @@ def test_an_edited_run_is_refused(call: Program, run: Path, tmp_path: Path) -> N
     for verb in ("check", "sample"):
         refused = call("data", verb, copy, "--json")
         assert (refused.code, refused.error) == (2, "core.hash_differs")
+
+
+def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
+    texts = [{"text": " ".join(f"word{number}x{place}" for place in range(20))} for number in range(30)]
+    write(tmp_path / "texts.jsonl", [*texts, texts[0], {"text": texts[1]["text"] + " again"}])
+    data = "{rows: text, sources: [{path: texts.jsonl}], clean: {near_duplicates: 0.7}}"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {{base: minilm-l6}}\ndata: {data}\nstages: [{{name: read}}]\n", "utf-8")
+    told = call("data", "corpus", recipe, "--out", tmp_path / "out", "--json")
+    assert told.code == 0, told.out
+    wanted = {"dropped: near_duplicate_of_row": 1, "kept": 30, "merged: exact_duplicate_of_row": 1}
+    assert told.json["fates"] == wanted
+    assert sum(told.json["splits"].values()) == 30  # type: ignore[attr-defined]
+    again = call("data", "corpus", recipe, "--out", tmp_path / "out")
+    assert again.code == 0 and "30" in again.out
+    refused = call("data", "corpus", recipe, "--out", tmp_path, "--json")
+    assert (refused.code, refused.error) == (2, "data.corpus_exists")

@@ -231,3 +231,16 @@ def test_a_curve_is_read_from_events() -> None:
         Event("note", 0, {"step": 9, "loss": 9.0}),
     ]
     assert curve_from_events(events, 2) == LossCurve(((1, 3.0), (2, 2.0)), ((2, 2.2),), 2)
+
+
+def test_stages_in_a_row_follow_one_another_in_the_curve() -> None:
+    """Each counts its steps from 1; what was done twice after a resume stands once."""
+    events = [
+        Event("step", 0, {"stage": "a", "step": 1, "loss": 3.0}),
+        Event("step", 0, {"stage": "a", "step": 2, "loss": 2.0}),
+        Event("validation", 0, {"stage": "a", "step": 2, "loss": 2.2}),
+        Event("step", 0, {"stage": "a", "step": 2, "loss": 1.9}),
+        Event("step", 0, {"stage": "b", "step": 1, "loss": 5.0}),
+        Event("validation", 0, {"stage": "b", "step": 1, "loss": 4.0}),
+    ]
+    assert curve_from_events(events, 1) == LossCurve(((1, 3.0), (2, 1.9), (3, 5.0)), ((2, 2.2), (3, 4.0)), 3)

@@ -1,4 +1,5 @@
-"""`tunesmith data RECIPE`, `data xray RECIPE|RUN`, `data rejected RUN`: rows made ready, their masks, and what went."""
+"""`tunesmith data RECIPE`, `data collect RECIPE`, `data xray RECIPE|RUN`, `data rejected RUN`: rows fetched and made
+ready, their masks, and what went."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.manner import answer, console, manner, tell
-from tunesmith.cli.options import RUNS, RunArgument, RunsOption
+from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import find_run, opened
@@ -40,6 +41,22 @@ def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     answer({"run": str(path), "fates": totals, **{name: str(each) for name, each in files.items()}})
 
 
+def collect(recipe: RecipeArgument) -> None:
+    """Fetch the rows of databases, hubs and object stores again; runs then use these."""
+    from tunesmith.data.collect.fetch import collect as fetch
+    from tunesmith.data.collect.lineage import lineage_of
+
+    stated = load_recipe(recipe)
+    places = fetch(stated.all_sources, recipe.resolve().parent, offline=stated.model.offline, again=True)
+    found = [lineage_of(place) | {"path": str(place)} for place in places]
+    for each in found:
+        facts = {name: str(each.get(name, "-")) for name in ("from", "rows", "path")}
+        tell(say("cli.collected", source=facts.pop("from"), **facts))
+    if not found:
+        tell(say("cli.nothing_to_collect"))
+    answer({"collected": found})
+
+
 def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:
     """Show tokens and loss mask of the first training rows in colour."""
     path = run_until(run, "data", runs)
@@ -60,8 +77,8 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
     recipe, manifest = load_recipe(found.path / LOCK), found.manifest()
     folder = Path(str(manifest["recipe_folder"]))
     refuse_changed_sources(recipe, folder, manifest.get("sources"))
-    old = [source for sources in recipe.old_sources.values() for source in sources]
-    rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl"), old))
+    beside = [source for sources in recipe.sources_beside.values() for source in sources]
+    rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl"), beside))
     write_atomic(out, "".join(f"{row}\n" for row in rows))
     tell(say("cli.rejected_written", rows=len(rows), path=str(out)))
     answer({"run": str(found.path), "rows": len(rows), "out": str(out)})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import near_across, repeats, texts_of
@@ -21,8 +22,9 @@ from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
-from tunesmith.data.formats.files import Unread, list_files, read_file
-from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.formats.files import list_files, read_files
+from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
+from tunesmith.data.formats.rows import Unread
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.pii.sealed import FILE, seal, user_key
@@ -30,34 +32,45 @@ from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.tidy import Cleaner, Needs
-from tunesmith.data.version import made_by
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.data.version import made_by, settings_of
+from tunesmith.recipe.places import local_path
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
+_NOTHING: Mapping[SplitName, pl.DataFrame] = MappingProxyType({})
 
 
 @dataclass
 class _Work:
     """What the steps share."""
 
-    spec: DataSpec
+    spec: DataSpec | StageDataSpec
     folder: Path
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
     cleaner: Cleaner
     embed: Embedder | None
+    benchmarks: Sequence[SourceSpec] = ()
+    suspected: list[tuple[int, Suspicion]] = field(default_factory=list)
+    stage: str = ""
+    """Whose tables are made; none of the run's own."""
+
+    def table(self, what: str) -> str:
+        """The name of a table, such as train, or instruct-train where it is a stage's own."""
+        return f"{self.stage}-{what}" if self.stage else what
 
 
 def prepare(
     spec: DataSpec,
     recipe_folder: Path,
     ledger: Ledger,
-    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    stages: Sequence[StageSpec] = (),
     generator: Generator | None = None,
     needs: Needs | None = None,
     embed: Embedder | None = None,
@@ -65,8 +78,8 @@ def prepare(
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
-        old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
-            that stand in test or validation go.
+        stages: each may name rows of its own to learn from, and rows of older tasks, which are not split. What stands
+            in the run's test or validation goes from all of these.
         generator: who answers prompts, where rows are to be made by a model.
         needs: what else needs a model.
         embed: what makes vectors of texts, for duplicates by meaning.
@@ -74,21 +87,11 @@ def prepare(
     Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
-    frames = {split: _read(work, split, sources) for split, sources in given.items()}
-    _check_group(work, frames)
-    for split, frame in frames.items():
-        frames[split] = _clean(work, split, frame)
-    _keep_benchmarks_out(work, frames)
-    against = _labels(work, frames)
-    _keep_apart(work, frames)
-    _keep_near_apart(work, frames)
-    frames = _split(work, frames)
-    _keep_near_apart(work, frames)
-    refuse_empty(frames, ledger)
+    frames = _splits(work, given)
     if spec.augment is not None:
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
         frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
@@ -97,8 +100,16 @@ def prepare(
             new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
             frames["train"] = pl.concat([frames["train"].filter(pl.col("parent").is_null()), new])
         _keep_near_apart(work, frames)
-    check_leaks(frames)
-    tables = _old(work, old or {}, frames)
+        check_leaks(frames)
+    tables: dict[str, pl.DataFrame] = {}
+    for stage in stages:
+        own = cleaner if stage.data is None else cleaner.beside(stage.data.clean)
+        tables |= _beside(replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name), stage, frames)
+    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
+    for name, frame in tables.items():
+        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
+        _keep_near_apart(work, beside, (name,))
+        tables[name] = beside[name]
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
@@ -108,10 +119,10 @@ def prepare(
         tuple(work.sources),
         tuple(work.notes),
         tables,
-        made_by(spec),
+        settings_of(spec, stages),
         personal=cleaner.personal,
         listed=tuple(cleaner.listed),
-        suspected=tuple(against),
+        suspected=tuple(work.suspected),
     )
 
 
@@ -127,22 +138,45 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
     return Prepared({}, ledger, tuple(work.sources), notes, {"rows": frame}, made_by(spec), personal=cleaner.personal)
 
 
-def _old(
-    work: _Work, old: Mapping[str, Sequence[SourceSpec]], frames: Mapping[SplitName, pl.DataFrame]
-) -> dict[str, pl.DataFrame]:
-    """The tables of older tasks, without what the evaluation will ask."""
-    tables: dict[str, pl.DataFrame] = {}
-    for name, sources in old.items():
-        frame = _clean(work, name, _read(work, name, sources))
-        for other in _LOOKED_AT:
-            frame = _without_shared(work, name, frame, other, frames[other])
-        tables[name] = frame
-    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
-    for name, frame in tables.items():
-        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
-        _keep_near_apart(work, beside, (name,))
-        tables[name] = beside[name]
+def _splits(
+    work: _Work, given: Mapping[SplitName, Sequence[SourceSpec]], asked: Mapping[SplitName, pl.DataFrame] = _NOTHING
+) -> dict[SplitName, pl.DataFrame]:
+    """Clean splits of the sources given for each, without what stands in `asked`."""
+    frames = {split: _read(work, work.table(split), sources) for split, sources in given.items()}
+    _check_group(work, frames)
+    for split, frame in frames.items():
+        frames[split] = _unasked(work, work.table(split), frame, asked)
+    _labels(work, frames)
+    _keep_benchmarks_out(work, frames)
+    _keep_apart(work, frames)
+    _keep_near_apart(work, frames)
+    frames = _split(work, frames)
+    _keep_near_apart(work, frames)
+    refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
+    check_leaks(frames)
+    return frames
+
+
+def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """What one stage alone names: its own rows, split, and rows of older tasks; none that the evaluation will ask."""
+    own: dict[SplitName, Sequence[SourceSpec]] = {}
+    if stage.data is not None:
+        own = {"validation": stage.data.validation_sources} if stage.data.validation_sources else {}
+        own["train"] = stage.data.sources
+    tables = {work.table(split): frame for split, frame in (_splits(work, own, frames) if own else {}).items()}
+    for what, sources in stage.old_sources.items():
+        name = work.table(what)
+        tables[name] = _unasked(work, name, _read(work, name, sources), frames)
     return tables
+
+
+def _unasked(work: _Work, name: str, frame: pl.DataFrame, asked: Mapping[SplitName, pl.DataFrame]) -> pl.DataFrame:
+    """Clean rows of a table, less those that stand in a test or validation that it is held apart from."""
+    frame = _clean(work, name, frame)
+    for other in _LOOKED_AT:
+        if other in asked:
+            frame = _without_shared(work, name, frame, other, asked[other])
+    return frame
 
 
 def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
@@ -155,7 +189,7 @@ def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.Data
 def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
     """The sources with the split they are given for, in the order in which the ledger numbers their rows.
 
-    The rows of older tasks come behind them.
+    Those that a stage names come behind them (`Recipe.sources_beside`).
     """
     given: dict[SplitName, Sequence[SourceSpec]] = {
         "test": spec.test_sources,
@@ -168,7 +202,7 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
     frames = []
     for source in sources:
-        kind = work.spec.kind_of(source.name or source.path)
+        kind = work.spec.kind_of(source.title)
         reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
@@ -212,31 +246,32 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
     return frame
 
 
-def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> list[tuple[int, Suspicion]]:
+def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Labels by the names that are meant, in all tables; what is suspected of the rows that are learned from."""
-    wished = work.spec.labels
+    wished = work.spec.labels if isinstance(work.spec, DataSpec) else None
     everything = pl.concat(frames.values())
     work.notes += alike_names(everything)
     if wished is None:
-        return []
+        return
     check_names(everything, wished.names)
     for split, frame in frames.items():
         frames[split] = rename_labels(frame, wished.names, work.ledger)
     frames["train"], against = suspected(frames["train"], wished, work.spec.split.seed, work.ledger)
     if wished.suspected != "ignore":
         work.notes.append(Note("data.suspected", {"rows": len(against), "at_least": wished.at_least}))
-    return against
+    work.suspected.extend(against)
 
 
 def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Take rows out of training that repeat what a benchmark asks."""
-    for source in work.spec.benchmarks or ():
-        files = list_files(user_path(source.path, work.folder))[0]
-        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+    for source in work.benchmarks:
+        files = list_files(local_path(source, work.folder))[0]
+        raws = (raw for path in files for raw in read_files(path, manner_of(source)))
+        rows = (row for raw in raws for row in raw.rows if not isinstance(row, Unread))
         gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
         work.ledger.decide(gone, "dropped", "repeats_benchmark")
         frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
-        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.title}))
 
 
 def _keep_near_apart(
@@ -265,7 +300,7 @@ def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
         for other in others:
             if split not in frames or other not in frames:
                 continue
-            frames[split] = _without_shared(work, split, frames[split], other, frames[other])
+            frames[split] = _without_shared(work, work.table(split), frames[split], other, frames[other])
 
 
 def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, others: pl.DataFrame) -> pl.DataFrame:
@@ -282,18 +317,18 @@ def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, oth
 
 def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
     """Cut what was not given from the sources."""
-    wished = work.spec.split
-    stated: dict[SplitName, float] = {"train": wished.train, "validation": wished.validation, "test": wished.test}
-    shares = {split: share for split, share in stated.items() if split == "train" or split not in frames}
+    wished, near = work.spec.split, work.spec.clean.near_duplicates
+    shares = {split: share for split, share in wished.shares.items() if split == "train" or split not in frames}
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
+    if isinstance(wished, StageSplitSpec):
+        return frames | split_rows(source, shares, wished.seed, near)
     if wished.stratify_by and not (source["labels"].list.len() > 0).any():
         raise TunesmithError("data.no_classes")
     if wished.fold is not None and "test" in frames:
         raise TunesmithError("data.fold_and_test")
     fold = (wished.fold.number, wished.fold.of) if wished.fold else None
-    near = work.spec.clean.near_duplicates
     return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
@@ -309,7 +344,7 @@ def write(
     tokens: Mapping[SplitName, Sequence[int]] | None = None,
     compliance: ComplianceSpec | None = None,
 ) -> list[Path]:
-    """Write `data/<split>.parquet`, those of old rows and the data card into a run; returns the paths written.
+    """Write `data/<split>.parquet`, the tables beside them and the data card into a run; returns the paths written.
 
     Besides, where the recipe asks for them: the compliance report, suspected labels, and placeholders under a key.
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder` and `user_key`.
@@ -363,25 +398,31 @@ def _stored(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path, schema=SCHEMA, missing_columns="insert")
 
 
-def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
-    """The stored rows of older tasks by the name of their table, held against what the evaluation asks.
+def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
+    """The stored rows that a stage alone names, by their table, held against what the evaluation asks.
 
-    Errors: those of `load_splits`.
+    A stage's own training rows are held against its own validation too. Errors: those of `load_splits`.
     """
     splits = load_splits(run_path)
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
     tables = {path.stem: _stored(path) for path in paths if path.stem not in SPLITS}
     for name, frame in tables.items():
-        for other in _LOOKED_AT:
-            shared = shared_with(frame, splits[other])
+        asked = {str(split): splits[split] for split in _LOOKED_AT}
+        stage, _, what = name.rpartition("-")
+        if what == "train":
+            asked[f"{stage}-validation"] = tables[f"{stage}-validation"]
+        for other, rows in asked.items():
+            shared = shared_with(frame, rows)
             if len(shared):
                 raise TunesmithError("data.leak", rows=len(shared), one=name, other=other)
     return tables
 
 
 def load_tables(run_path: Path) -> dict[str, pl.DataFrame]:
-    """All stored rows: the splits and those of older tasks. Errors: those of `load_splits`."""
-    return {str(name): each for tables in (load_splits(run_path), load_old(run_path)) for name, each in tables.items()}
+    """All stored rows: the splits and the tables beside them. Errors: those of `load_splits`."""
+    return {
+        str(name): each for tables in (load_splits(run_path), load_beside(run_path)) for name, each in tables.items()
+    }
 
 
 def load_split(run_path: Path, split: SplitName) -> pl.DataFrame:

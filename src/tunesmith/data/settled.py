@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +12,10 @@ from tunesmith.data.table import TURN_COLUMNS
 
 _REMOVED = "\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200d\u2028\u2029\u2060\ufeff"
 """Control characters, line ends but \\n, and marks that show nothing."""
+
+
+_LOOKED_AT = 0x30000
+"""Behind it Unicode has Han, tags and variation selectors, which NFC leaves alone."""
 
 
 def may_change(text: pl.Expr) -> pl.Expr:
@@ -44,12 +47,12 @@ def where_flagged(
 @cache
 def _unsettled() -> str:
     """A class of the characters that are removed, or that NFC may change or join with others."""
-    parts = (unicodedata.decomposition(chr(code)).split() for code in range(sys.maxunicode + 1))
+    parts = (unicodedata.decomposition(chr(code)).split() for code in range(_LOOKED_AT))
     joined = {int(each[1], 16) for each in parts if len(each) == 2 and each[0][0] != "<"}
     joined |= {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}  # vowels and ends of Hangul, composed by a rule
     open_codes = [
         code
-        for code in range(0xA0, sys.maxunicode + 1)
+        for code in range(0xA0, _LOOKED_AT)
         if not 0xD800 <= code < 0xE000
         and (unicodedata.combining(chr(code)) or code in joined or not unicodedata.is_normalized("NFC", chr(code)))
     ]

@@ -31,18 +31,26 @@ class Needs:
 
 
 class Cleaner:
-    """The cleaning of one run. Errors at the start: data.extra_missing, no_key, short_key, bad_word_list."""
+    """The cleaning of one run. Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list."""
 
-    def __init__(self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs) -> None:
+    def __init__(
+        self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs, personal: PersonalData | None = None
+    ) -> None:
         check_packages(spec.repair)
         if spec.pii is not None and spec.pii.key is not None:
             user_key(spec.pii.key)
         self.spec = spec
-        self.personal = PersonalData(spec.pii, needs.tagger) if spec.pii else None
+        shared = personal is not None and personal.spec == spec.pii
+        self.personal = personal if shared else PersonalData(spec.pii, needs.tagger) if spec.pii else None
+        self._folder = folder
         self.listed: list[Listed] = []
         self._lists = read_lists(spec.content, folder)
         self._ledger = ledger
         self._needs = needs
+
+    def beside(self, spec: CleanSpec) -> Cleaner:
+        """The cleaning of rows that one stage alone names; where both mask alike, their placeholders are the same."""
+        return Cleaner(spec, self._folder, self._ledger, self._needs, self.personal)
 
     def apply(self, split: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[Note]]:
         """A table after every rule that the recipe names, and what is worth saying about it."""

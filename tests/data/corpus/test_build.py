@@ -178,6 +178,8 @@ def test_a_corpus_that_is_there_is_told_again_and_never_replaced(folder: Path) -
         ({"test_sources": [{"path": "rows"}]}, "data.corpus_setting"),
         ({"clean": {"semantic_duplicates": 0.9}}, "data.corpus_setting"),
         ({"sources": [{"path": "rows", "sample": 3}]}, "data.corpus_setting"),
+        ({"split": {"stratify_by": "class"}}, "data.corpus_setting"),
+        ({"benchmarks": [{"path": "rows"}]}, "data.corpus_setting"),
         ({"sources": [{"path": "rows.csv"}]}, "data.corpus_suffix"),
         ({"sources": [{"path": "latin.jsonl"}]}, "data.wrong_encoding"),
         ({"sources": [{"path": "nowhere.jsonl"}]}, "data.missing_path"),

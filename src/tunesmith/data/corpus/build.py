@@ -47,11 +47,20 @@ from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.shards import LEDGER, PartCounts, PartPlace, write_shards
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.near import Rows
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.data import CleanSpec, DataSpec, SourceSpec, SplitSpec
 
 PLAN, REPORT = "plan.json", "report.json"
 _FORM = 1
 """Raised when what a part holds changes: parts of an older program are then made again."""
+
+_KNOWN: dict[type[Spec], frozenset[str]] = {
+    DataSpec: frozenset({"task", "rows", "sources", "clean", "split"}),
+    CleanSpec: frozenset({"normalize", "exact_duplicates", "near_duplicates"}),
+    SplitSpec: frozenset({"train", "validation", "test", "group_by", "seed"}),
+    SourceSpec: frozenset({"path", "name", "layout", "columns", "licence"}),
+}
+"""Settings that the pass heeds; every other one is refused where a recipe states it."""
 
 Plan = dict[str, object]
 Item = TypeVar("Item")
@@ -113,19 +122,13 @@ def build_corpus(
 def _refuse(spec: DataSpec) -> None:
     if spec.rows != "text":
         raise TunesmithError("data.corpus_rows", rows=spec.rows)
-    given = {
-        "data.validation_sources": spec.validation_sources,
-        "data.test_sources": spec.test_sources,
-        "data.benchmarks": spec.benchmarks,
-        "data.augment": spec.augment,
-        "data.split.stratify_by": spec.split.stratify_by,
-        "data.split.fold": spec.split.fold,
-        "data.clean.semantic_duplicates": spec.clean.semantic_duplicates,
-        "data.sources.sample": [source.sample for source in spec.sources if source.sample],
-    }
-    for name, value in given.items():
-        if value:
-            raise TunesmithError("data.corpus_setting", setting=name)
+    parts: dict[str, Spec] = {"data": spec, "data.clean": spec.clean, "data.split": spec.split}
+    parts |= {f"data.sources.{place}": source for place, source in enumerate(spec.sources)}
+    for place, part in parts.items():
+        for name, known in type(part).model_fields.items():
+            default = known.get_default(call_default_factory=True)
+            if name not in _KNOWN[type(part)] and getattr(part, name) != default:
+                raise TunesmithError("data.corpus_setting", setting=f"{place}.{name}")
 
 
 def _plan(spec: DataSpec, pieces: Iterable[Piece]) -> Plan:
@@ -236,7 +239,7 @@ def _places(build: _Build) -> tuple[list[PartPlace], Rows]:
     of_source: Counter[int] = Counter()
     for number, (part, piece) in enumerate(zip(build.parts(), build.pieces, strict=True)):
         source = build.spec.sources[piece.source]
-        places.append(PartPlace(number, source.name or source.path, read, of_source[piece.source], kept))
+        places.append(PartPlace(number, source.title, read, of_source[piece.source], kept))
         rows = read_rows(part)["row"].to_numpy() + read
         numbers.append(rows)
         count = len(read_fates(part))

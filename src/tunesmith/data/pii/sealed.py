@@ -29,10 +29,10 @@ _COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
 def user_key(variable: str) -> bytes:
     """The key as the environment has it.
 
-    Errors: data.no_key, data.short_key, data.extra_missing without the package `cryptography`.
+    Errors: data.no_key, data.short_key, data.rule_needs_package without the package `cryptography`.
     """
     if find_spec("cryptography") is None:
-        raise TunesmithError("data.extra_missing", setting="data.clean.pii.key", package="cryptography")
+        raise TunesmithError("data.rule_needs_package", setting="data.clean.pii.key", package="cryptography")
     key = os.environ.get(variable, "")
     if not key:
         raise TunesmithError("data.no_key", variable=variable)

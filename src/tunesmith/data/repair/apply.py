@@ -48,7 +48,7 @@ _AFTER: dict[RepairRule, _Batch | _Column] = {
 
 
 def check_packages(spec: RepairSpec | None) -> None:
-    """Refuse rules whose package is missing, before anything is read. Errors: data.extra_missing."""
+    """Refuse rules whose package is missing, before anything is read. Errors: data.rule_needs_package."""
     rules = spec.rules if spec else []
     if "mojibake" in rules:
         mojibake.need_ftfy()

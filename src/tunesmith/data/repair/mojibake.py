@@ -38,9 +38,9 @@ def hint(text: pl.Expr) -> pl.Expr:
 
 
 def need_ftfy() -> None:
-    """Errors: data.extra_missing."""
+    """Errors: data.rule_needs_package."""
     if find_spec("ftfy") is None:
-        raise TunesmithError("data.extra_missing", setting="data.clean.repair: mojibake", package="ftfy")
+        raise TunesmithError("data.rule_needs_package", setting="data.clean.repair: mojibake", package="ftfy")
 
 
 def mend_all(texts: Sequence[str]) -> list[str]:

@@ -16,9 +16,9 @@ def hint(text: pl.Expr) -> pl.Expr:
 
 
 def need_opencc(rule: str) -> None:
-    """Errors: data.extra_missing."""
+    """Errors: data.rule_needs_package."""
     if find_spec("opencc") is None:
-        raise TunesmithError("data.extra_missing", setting=f"data.clean.repair: {rule}", package="opencc")
+        raise TunesmithError("data.rule_needs_package", setting=f"data.clean.repair: {rule}", package="opencc")
 
 
 def to_simplified(texts: Sequence[str]) -> list[str]:

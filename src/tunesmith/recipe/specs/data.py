@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tunesmith.core.types import RowKind
+from tunesmith.core.types import RowKind, SplitName
 from tunesmith.recipe.specs.augment import AugmentSpec
-from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
+from tunesmith.recipe.specs.base import LARGEST_SEED, Spec
 from tunesmith.recipe.specs.clean import ContentSpec, FilterSpec, PiiSpec, RepairSpec
 from tunesmith.recipe.specs.labels import LabelsSpec
+from tunesmith.recipe.specs.sources import Layout as Layout
+from tunesmith.recipe.specs.sources import SourceSpec as SourceSpec
 
-Layout = Literal[
-    "auto",
-    "alpaca",
-    "sharegpt",
-    "messages",
-    "prompt_completion",
-    "query_response",
-    "text",
-    "preference",
-    "kto",
-    "text_class",
-    "token_class",
-]
 Task = Literal["chat", "text_class", "token_class"]
+_Split = TypeVar("_Split")
 ClassRows = Literal["text_class", "multi_label", "token_class"]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 """Name of one of several tasks: it also names files."""
-
-
-class SourceSpec(Spec):
-    """One file or folder of rows."""
-
-    path: str = Field(description="A json, jsonl, csv or parquet file, or a folder of them; relative to the recipe.")
-    name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
-    layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
-    columns: dict[str, str] = Field(
-        {}, description="Tunesmith's column name to the file's, such as {prompt: question}."
-    )
-    sample: int | None = Field(
-        None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."
-    )
-    licence: str = Field("", description="Licence of the rows, kept in the data card.")
 
 
 class CleanSpec(Spec):
@@ -115,15 +91,42 @@ class SplitSpec(Spec):
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("shares")
-        return self
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-class DataSpec(Spec):
-    """The rows of a run or of one stage."""
+class StageSplitSpec(Spec):
+    """Shares of a stage's own rows; none are tested, because the evaluation asks the run's."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"benchmarks", "tasks"})
+    train: float = Field(0.85, gt=0, lt=1, description="Share of rows for training.")
+    validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
+    group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation}
+
+
+def _with_whole(spec: _Split, shares: Mapping[SplitName, float]) -> _Split:
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError("shares")
+    return spec
+
+
+class RowsSpec(Spec):
+    """Rows: what they mean, where they come from and how they are cleaned."""
+
+    unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
 
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
@@ -140,15 +143,7 @@ class DataSpec(Spec):
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
     )
-    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
-    benchmarks: list[SourceSpec] | None = Field(
-        None,
-        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
-    )
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
-    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
-    labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
-    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
     @model_validator(mode="before")
     @classmethod
@@ -162,11 +157,6 @@ class DataSpec(Spec):
         if isinstance(values.get("task"), str) and "rows" not in values:
             return {**values, "rows": values["task"]}
         return values
-
-    @property
-    def all_sources(self) -> list[SourceSpec]:
-        """Every source of rows, in the order in which the ledger numbers them."""
-        return [*self.test_sources, *self.validation_sources, *self.sources]
 
     @property
     def multi_label(self) -> bool:
@@ -185,3 +175,23 @@ class DataSpec(Spec):
 
 def _form(rows: RowKind | Literal["multi_label"]) -> RowKind:
     return "text_class" if rows == "multi_label" else rows
+
+
+class DataSpec(RowsSpec):
+    """The rows of a run: those that it is evaluated on, and those that every stage without rows of its own learns."""
+
+    unstated: ClassVar[frozenset[str]] = frozenset({"benchmarks", "tasks"})
+    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    benchmarks: list[SourceSpec] | None = Field(
+        None,
+        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
+    )
+    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
+
+
+class StageDataSpec(RowsSpec):
+    """Rows that one stage alone learns from."""
+
+    split: StageSplitSpec = Field(StageSplitSpec(), description="Shares and groups of the split.")
