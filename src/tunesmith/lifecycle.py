@@ -34,7 +34,9 @@ from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
 from tunesmith.data.collect.fetch import collect
+from tunesmith.data.licences import check_licences
 from tunesmith.data.table import to_examples
+from tunesmith.data.tidy import Needs
 from tunesmith.evaluate.answers import (
     Answers,
     Question,
@@ -155,11 +157,14 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger, recipe = Ledger(), work.recipe
+    compliance = recipe.goal.compliance
+    check_licences(recipe.all_sources, compliance)
     collect(recipe.all_sources, work.recipe_folder, offline=recipe.model.offline)
     by_meaning = any(each.clean.semantic_duplicates is not None for each in (recipe.data, *own_rows(recipe)))
+    embed = TextEmbedder() if by_meaning else None
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
     given = (recipe.data, work.recipe_folder, ledger, recipe.stages)
-    prepared = data_room.prepare(*given, generator=generator, embed=TextEmbedder() if by_meaning else None)
+    prepared = data_room.prepare(*given, generator=generator, needs=_needs(work), embed=embed)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -173,7 +178,7 @@ def prepare_data(work: Work) -> None:
     data_room.refuse_empty(prepared.tables, ledger)
     lengths = {split: [len(item.features.token_ids) for item in encoded[split]] for split in SPLITS}
     ledger.check(row for frame in prepared.tables.values() for row in frame["row"])
-    written = data_room.write(prepared, work.path, lengths)
+    written = data_room.write(prepared, work.path, lengths, compliance)
     ledger.write(work.path / "ledger.jsonl")
     pages = {work.path / "xray.html": "train"}
     pages |= {work.path / each.name / "xray.html": f"{each.name}-train" for each in recipe.stages if each.data}
@@ -187,6 +192,25 @@ def prepare_data(work: Work) -> None:
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}
             work.events.emit("source", source=source, **facts)
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
+
+
+def _needs(work: Work) -> Needs:
+    """What the data room needs of the model: its count of a conversation's tokens."""
+    if work.recipe.data.task != "chat":
+        return Needs()
+
+    def count_tokens(examples: Sequence[Example]) -> list[int]:
+        counted = []
+        for example in examples:
+            try:
+                encoded = work.task.encode(example)
+            except TunesmithError:  # a row that the template refuses goes by that reason
+                counted.append(0)
+            else:
+                counted.append(len(encoded.features.token_ids) + encoded.cut_tokens)
+        return counted
+
+    return Needs(count_tokens=count_tokens)
 
 
 @_stage("plan")

@@ -30,7 +30,7 @@ def frame(*examples: Example) -> pl.DataFrame:
 
 def test_normalising_mends_texts_and_counts_rows() -> None:
     rows = frame(
-        chat(0, " cafe\u0301\r\nnow\r\x07\ufeff ", "fine \u200d\n"),
+        chat(0, " cafe\u0301\r\nnow\r\x07\ufeff ", "fine 👩\u200d💻\n"),
         chat(1, "untouched\n\tkeeps its tab"),
         Example(2, "preference", Origin("s", 2), (Message("user", "q"),), chosen=(Message("assistant", "x "),),
                 rejected=(Message("assistant", "y"),)),
@@ -38,11 +38,19 @@ def test_normalising_mends_texts_and_counts_rows() -> None:
     )  # fmt: skip
     cleaned, changed = normalize(rows)
     first, second, third, fourth = to_examples(cleaned)
-    assert [turn.content for turn in first.messages] == ["café\nnow", "fine \u200d"]
+    assert [turn.content for turn in first.messages] == ["café\nnow", "fine 👩\u200d💻"]
     assert second.messages[0].content == "untouched\n\tkeeps its tab"
     assert (third.chosen[0].content, fourth.text) == ("x", "words")
     assert changed == 3
     assert normalize(cleaned)[1] == 0
+
+
+def test_marks_that_show_nothing_go_and_joiners_stay_where_a_script_needs_them() -> None:
+    persian, flag = "می\u200cخواهم", "🏳\ufe0f\u200d🌈"
+    rows = frame(chat(0, "a\u200cb\u200b \u200dc\u00add\u2060 中\u200c文\u200d", persian), chat(1, flag, "क्\u200dष"))
+    first, second = to_examples(normalize(rows)[0])
+    assert [turn.content for turn in first.messages] == ["ab cd 中文", persian]
+    assert [turn.content for turn in second.messages] == [flag, "क्\u200dष"]
 
 
 def test_rows_with_nothing_left_are_named() -> None:

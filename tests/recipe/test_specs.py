@@ -162,8 +162,9 @@ def test_a_register_beside_a_file_is_a_source_too(tmp_path: Path) -> None:
 def test_a_hash_is_the_same_in_every_version_until_a_setting_changes() -> None:
     """Runs are found again by this hash: a new default or field changes it, and this line with it, knowingly."""
     value = parse_recipe(BASE).as_json()
-    clean = '{"exact_duplicates":true,"near_duplicates":null,"normalize":true,"semantic_duplicates":null}'
-    assert value.startswith(f'{{"data":{{"augment":null,"benchmarks":null,"clean":{clean},"rows":"chat",')
+    nothing = '"pii":null,"repair":null,"semantic_duplicates":null}'
+    clean = f'{{"content":null,"exact_duplicates":true,"filter":null,"near_duplicates":null,"normalize":true,{nothing}'
+    assert value.startswith(f'{{"data":{{"augment":null,"benchmarks":null,"clean":{clean},"labels":null,"rows":"chat",')
     assert '"learning_rate":null' in value and ": " not in value
 
 

@@ -2,7 +2,8 @@
 
     read + made = kept + merged + dropped        (masked and truncated rows are kept, and say so)
 
-A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, never its content.
+A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, and how often which rule
+changed its text; never its content.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,10 +37,13 @@ class Entry:
     reason: str = ""
     amount: int = 0
     parent: int | None = None
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """Rules that changed the row's text, and at how many places (1 where nobody counts them)."""
 
     def facts(self) -> dict[str, object]:
-        """All that it says, without what only made rows have."""
-        return {name: value for name, value in vars(self).items() if name != "parent" or value is not None}
+        """All that it says, without what only made or changed rows have."""
+        absent = {name for name, empty in (("parent", self.parent is None), ("changes", not self.changes)) if empty}
+        return {name: value for name, value in vars(self).items() if name not in absent}
 
 
 class Ledger:
@@ -75,6 +79,15 @@ class Ledger:
                 raise TunesmithError("core.ledger_second_fate", row=row, first=entry.reason, second=reason)
             self._entries[row] = replace(entry, fate=fate, reason=reason, amount=amount)
 
+    def change(self, rows: Iterable[int], rule: str, places: Iterable[int] | None = None) -> None:
+        """Note that a rule changed the text of rows, each at so many places."""
+        listed = list(rows)
+        counts = [1] * len(listed) if places is None else list(places)
+        for row, count in zip(listed, counts, strict=True):
+            entry = self._entries[row]
+            changes = {**entry.changes, rule: entry.changes.get(rule, 0) + count}
+            self._entries[row] = replace(entry, changes=changes)
+
     def entries(self) -> tuple[Entry, ...]:
         """All entries in the order of their row numbers."""
         return tuple(self._entries)
@@ -87,6 +100,15 @@ class Ledger:
         """Rows by fate and reason, such as {"kept": 90, "dropped: exact duplicate": 10}."""
         labels = (f"{entry.fate}: {entry.reason}" if entry.reason else entry.fate for entry in self._entries)
         return dict(sorted(Counter(labels).items()))
+
+    def changed(self) -> Mapping[str, tuple[int, int]]:
+        """(rows, places) that each rule changed, rows that went later included."""
+        rows: Counter[str] = Counter()
+        places: Counter[str] = Counter()
+        for entry in self._entries:
+            rows.update(entry.changes.keys())
+            places.update(entry.changes)
+        return {rule: (rows[rule], places[rule]) for rule in sorted(rows)}
 
     def check(self, used: Iterable[int]) -> None:
         """The rows that go on are exactly the rows the ledger keeps. Errors: core.ledger_unbalanced."""

@@ -70,6 +70,7 @@ def card_sections(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] 
         _splits(prepared),
         _sources(prepared),
         _fates(prepared),
+        _changes(prepared),
         _made(prepared),
         _lengths(prepared, tokens or {}),
         _languages(prepared),
@@ -160,6 +161,15 @@ def _fates(prepared: Prepared) -> Section:
     rows += [(both("card.all_made"), "", made)] if made else []
     picture = _counted("card.rows_by_fate", sorted(by_fate.items(), key=lambda each: -each[1]))
     return Section(both("data.card_fates"), (*picture[1:], Table(_columns("fate", "reason", "rows"), tuple(rows))))
+
+
+def _changes(prepared: Prepared) -> Section | None:
+    """Which rules changed how many rows; nothing where none did."""
+    rows: list[tuple[Cell, ...]] = [
+        (both(f"data.change_{rule}"), *counts) for rule, counts in prepared.ledger.changed().items()
+    ]
+    columns = _columns("change", "rows", "places")
+    return Section(both("data.card_changes"), (Table(columns, tuple(rows)),)) if rows else None
 
 
 def _made(prepared: Prepared) -> Section | None:

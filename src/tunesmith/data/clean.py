@@ -7,10 +7,14 @@ import polars as pl
 from tunesmith.data.defects import Reason
 from tunesmith.data.settled import any_unsettled, where_flagged
 from tunesmith.data.table import TURN_COLUMNS
+from tunesmith.data.texts import any_text, changed_rows, each_text
 
-# Control characters but tab and newline, and the zero-width mark that editors leave behind. Zero-width joiners stay:
-# emoji and several scripts need them.
-_CONTROL = "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\ufeff]"
+# Control characters but tab and newline; and marks that show nothing and mean nothing in running text: soft hyphen,
+# zero-width blank, word joiner, and the zero-width mark that editors leave behind.
+_CONTROL = "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u2060\ufeff]"
+_JOINERS = "[\u200c\u200d]"
+# Emoji, Arabic and Indic scripts need joiners; between these letters they can only be rubbish.
+_NEEDLESS_JOINER = rf"(^|[\p{{Latin}}\p{{Han}}\p{{N}}\p{{P}}\s]){_JOINERS}+"
 _LINE_END = "\r\n|\r|\u0085|\u2028|\u2029"
 
 
@@ -25,11 +29,12 @@ def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
 
 
 def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    content = normalized(pl.field("content")).alias("content")
-    turns = [pl.col(name).list.eval(pl.element().struct.with_fields(content)) for name in TURN_COLUMNS]
-    cleaned = frame.with_columns(normalized(pl.col("text")).alias("text"), *turns)
-    differs = [frame[name].ne_missing(cleaned[name]) for name in ("text", *TURN_COLUMNS)]
-    return cleaned, pl.select(pl.any_horizontal(*differs).sum()).item() if len(frame) else 0
+    cleaned = frame.with_columns(each_text(normalized))
+    if cleaned.select(any_text(lambda text: text.str.contains(_JOINERS)).any()).item():
+        cleaned = cleaned.with_columns(
+            each_text(lambda text: text.str.replace_all(_NEEDLESS_JOINER, "$1").str.strip_chars())
+        )
+    return cleaned, len(changed_rows(frame, cleaned))
 
 
 def blank_reason() -> pl.Expr:

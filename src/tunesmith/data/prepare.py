@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -20,18 +20,23 @@ from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
-from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.compliance import REPORT, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
 from tunesmith.data.formats.files import list_files, read_files
 from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
 from tunesmith.data.formats.rows import Unread
+from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
+from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.pii.sealed import FILE, seal, user_key
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
+from tunesmith.data.tidy import Cleaner, Needs
 from tunesmith.data.version import made_by, settings_of
 from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
+from tunesmith.recipe.specs.goal import ComplianceSpec
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
@@ -49,8 +54,10 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
+    cleaner: Cleaner
     embed: Embedder | None
     benchmarks: Sequence[SourceSpec] = ()
+    suspected: list[tuple[int, Suspicion]] = field(default_factory=list)
     stage: str = ""
     """Whose tables are made; none of the run's own."""
 
@@ -65,6 +72,7 @@ def prepare(
     ledger: Ledger,
     stages: Sequence[StageSpec] = (),
     generator: Generator | None = None,
+    needs: Needs | None = None,
     embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
@@ -73,11 +81,13 @@ def prepare(
         stages: each may name rows of its own to learn from, and rows of older tasks, which are not split. What stands
             in the run's test or validation goes from all of these.
         generator: who answers prompts, where rows are to be made by a model.
+        needs: what else needs a model.
         embed: what makes vectors of texts, for duplicates by meaning.
 
-    Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
+    Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [], embed, spec.benchmarks or ())
+    cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -86,11 +96,15 @@ def prepare(
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
         frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
         work.notes += made
+        if cleaner.personal is not None:  # documents and models may say what no row said
+            new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
+            frames["train"] = pl.concat([frames["train"].filter(pl.col("parent").is_null()), new])
         _keep_near_apart(work, frames)
         check_leaks(frames)
     tables: dict[str, pl.DataFrame] = {}
     for stage in stages:
-        tables |= _beside(replace(work, spec=stage.data or spec, stage=stage.name), stage, frames)
+        own = cleaner if stage.data is None else cleaner.beside(stage.data.clean)
+        tables |= _beside(replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name), stage, frames)
     asked_about = {str(split): frames[split] for split in _LOOKED_AT}
     for name, frame in tables.items():
         beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
@@ -99,8 +113,17 @@ def prepare(
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    settings = settings_of(spec, stages)
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, settings)
+    return Prepared(
+        ordered,
+        ledger,
+        tuple(work.sources),
+        tuple(work.notes),
+        tables,
+        settings_of(spec, stages),
+        personal=cleaner.personal,
+        listed=tuple(cleaner.listed),
+        suspected=tuple(work.suspected),
+    )
 
 
 def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
@@ -108,9 +131,11 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
 
     Errors: those of `read_source`.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [], None)
+    cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None)
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
-    return Prepared({}, ledger, tuple(work.sources), tuple(work.notes), {"rows": frame}, made_by(spec))
+    notes = (*work.notes, *alike_names(frame))
+    return Prepared({}, ledger, tuple(work.sources), notes, {"rows": frame}, made_by(spec), personal=cleaner.personal)
 
 
 def _splits(
@@ -121,6 +146,7 @@ def _splits(
     _check_group(work, frames)
     for split, frame in frames.items():
         frames[split] = _unasked(work, work.table(split), frame, asked)
+    _labels(work, frames)
     _keep_benchmarks_out(work, frames)
     _keep_apart(work, frames)
     _keep_near_apart(work, frames)
@@ -191,13 +217,8 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
-    if work.spec.clean.normalize:
-        frame, changed = normalize(frame)
-        work.notes.append(Note("data.normalized", {"rows": changed, "split": split}))
-        blank = frame.select("row", blank_reason()).drop_nulls("reason")
-        for (reason,), rows in blank.group_by("reason", maintain_order=True):
-            work.ledger.decide(rows["row"], "dropped", str(reason))
-        frame = frame.join(blank, on="row", how="anti", maintain_order="left")
+    frame, notes = work.cleaner.apply(split, frame)
+    work.notes += notes
     if work.spec.clean.exact_duplicates:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
@@ -223,6 +244,22 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
         frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
         work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
+
+
+def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Labels by the names that are meant, in all tables; what is suspected of the rows that are learned from."""
+    wished = work.spec.labels if isinstance(work.spec, DataSpec) else None
+    everything = pl.concat(frames.values())
+    work.notes += alike_names(everything)
+    if wished is None:
+        return
+    check_names(everything, wished.names)
+    for split, frame in frames.items():
+        frames[split] = rename_labels(frame, wished.names, work.ledger)
+    frames["train"], against = suspected(frames["train"], wished, work.spec.split.seed, work.ledger)
+    if wished.suspected != "ignore":
+        work.notes.append(Note("data.suspected", {"rows": len(against), "at_least": wished.at_least}))
+    work.suspected.extend(against)
 
 
 def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -301,10 +338,16 @@ def _main_reason(ledger: Ledger) -> str:
     return max(gone, key=lambda name: gone[name]).partition(": ")[2] if gone else "-"
 
 
-def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
+def write(
+    prepared: Prepared,
+    run_path: Path,
+    tokens: Mapping[SplitName, Sequence[int]] | None = None,
+    compliance: ComplianceSpec | None = None,
+) -> list[Path]:
     """Write `data/<split>.parquet`, the tables beside them and the data card into a run; returns the paths written.
 
-    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
+    Besides, where the recipe asks for them: the compliance report, suspected labels, and placeholders under a key.
+    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder` and `user_key`.
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
@@ -317,7 +360,23 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
     sections = card_sections(prepared, tokens)
     write_atomic(run_path / CARD_PAGE, as_page(sections))
     write_atomic(run_path / CARD, as_markdown(sections))
-    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD_PAGE, run_path / CARD]
+    cards = [run_path / CARD_PAGE, run_path / CARD]
+    return [*sorted((run_path / FOLDER).iterdir()), *cards, *_write_asked(prepared, run_path, compliance)]
+
+
+def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
+    written: list[Path] = []
+    if prepared.personal is not None or prepared.listed or compliance is not None:
+        write_atomic(run_path / REPORT, compliance_report(prepared, compliance))
+        written.append(run_path / REPORT)
+    if prepared.suspected:
+        write_atomic(run_path / SUSPECTED, suspected_lines(list(prepared.suspected), prepared.ledger))
+        written.append(run_path / SUSPECTED)
+    key = prepared.personal.spec.key if prepared.personal else None
+    if prepared.personal is not None and key is not None:
+        seal(prepared.personal.masker.values, user_key(key), run_path / FILE)
+        written.append(run_path / FILE)
+    return written
 
 
 def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:

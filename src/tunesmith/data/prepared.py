@@ -10,7 +10,10 @@ import polars as pl
 
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SplitName
+from tunesmith.data.content import Listed
 from tunesmith.data.formats.read import Note, SourceReport
+from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.pii.apply import PersonalData
 from tunesmith.data.version import Version, version_of
 
 
@@ -19,7 +22,8 @@ class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
     `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
-    `settings` are those that made the rows.
+    `settings` are those that made the rows. `personal` holds what was found of personal data, `listed` what the user's
+    word lists found, `suspected` rows whose label is probably wrong.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -28,6 +32,9 @@ class Prepared:
     notes: tuple[Note, ...]
     beside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
+    personal: PersonalData | None = None
+    listed: tuple[Listed, ...] = ()
+    suspected: tuple[tuple[int, Suspicion], ...] = ()
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:

@@ -67,6 +67,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     lists = ("sources", "validation_sources", "test_sources", "benchmarks")
     stated = {f"data.{name}": getattr(recipe.data, name) or [] for name in lists}
     stated |= recipe.sources_beside | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    stated["data.clean.content.word_lists"] = _word_lists(recipe)
     stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
@@ -78,6 +79,12 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def _word_lists(recipe: Recipe) -> list[SourceSpec]:
+    """Lists of words decide which rows stay."""
+    content = recipe.data.clean.content
+    return [SourceSpec(path=each.path) for each in content.word_lists] if content else []
 
 
 def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:

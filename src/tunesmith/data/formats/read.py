@@ -28,6 +28,8 @@ from tunesmith.recipe.places import is_local, local_path
 from tunesmith.recipe.specs.data import Layout, SourceSpec
 from tunesmith.recipe.specs.sources import TermsSpec
 
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+
 
 @dataclass(frozen=True)
 class FileReport:
@@ -211,6 +213,7 @@ def _read_rows(
     """The one loop over rows: from odd nested values to the columns of the table."""
     refused: dict[Reason, list[int]] = {}
     cut: dict[int, int] = {}
+    renamed: list[int] = []
     columns: dict[str, list[object]] = {column: [] for column in SCHEMA}
     entries = ledger.entries()
     for number, row in zip(numbers, raw.rows, strict=True):
@@ -221,13 +224,23 @@ def _read_rows(
             continue
         if record.cut:
             cut[number] = record.cut
+        if layout.layout == "messages" and _has_other_roles(row, layout):
+            renamed.append(number)
         _append(columns, record, number, part.source, entries[number].index, group)
     if len(refused.get("missing_columns", [])) == len(raw.rows):
         raise TunesmithError("data.missing_columns", path=str(raw.path), missing=layout.layout)
     for reason, rows in refused.items():
         ledger.decide(rows, "dropped", reason)
     ledger.decide(cut, "truncated", "trailing_turn", cut.values())
+    ledger.change(renamed, "role_renamed")
     return build_frame(columns)
+
+
+def _has_other_roles(row: RawRow, layout: _Layout) -> bool:
+    """Whether a turn's role is not one of OpenAI's, such as human and bot: it is read, and that is said."""
+    turns = None if isinstance(row, Unread) else _rename(row, layout.columns, only=layout.only).get("messages")
+    stated = [turn.get("role") for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    return any(isinstance(role, str) and role not in _ROLES and role not in layout.keys.names for role in stated)
 
 
 def _convert(row: RawRow, layout: _Layout, part: _Part, reading: Reading) -> tuple[Record, str]:

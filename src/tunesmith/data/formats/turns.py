@@ -217,12 +217,14 @@ def check_prompt(messages: Sequence[Message]) -> None:
 
     Raises RowDefect.
     """
-    if not messages or messages[0].role not in ("system", "user"):
-        raise RowDefect("role_order" if messages else "empty_prompt")
+    if not messages:
+        raise RowDefect("empty_prompt")
+    if messages[0].role not in ("system", "user"):
+        raise RowDefect("assistant_first" if messages[0].role == "assistant" else "role_order")
     for before, after in itertools.pairwise(messages):
         several_calls = before.role == after.role == "assistant" and before.tool_calls and after.tool_calls
         if after.role not in _NEXT[before.role] and not several_calls:
-            raise RowDefect("role_order")
+            raise RowDefect("same_role_twice" if before.role == after.role else "role_order")
     if not any(turn.content.strip() for turn in messages if turn.role == "user"):
         raise RowDefect("empty_prompt")
 

@@ -10,6 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from tunesmith.core.types import RowKind, SplitName
 from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, Spec
+from tunesmith.recipe.specs.clean import ContentSpec, FilterSpec, PiiSpec, RepairSpec
+from tunesmith.recipe.specs.labels import LabelsSpec
 from tunesmith.recipe.specs.sources import Layout as Layout
 from tunesmith.recipe.specs.sources import SourceSpec as SourceSpec
 
@@ -40,6 +42,19 @@ class CleanSpec(Spec):
         description="Cosine of the bundled encoder (English) from which on only one of two rows stays, such as "
         "0.95; none looks for none.",
     )
+    repair: RepairSpec | None = Field(None, description="Rules that change texts; none: no text is mended.")
+    filter: FilterSpec | None = Field(None, description="Rules that drop rows; none: every readable row stays.")
+    pii: PiiSpec | None = Field(None, description="Personal data; none: not looked for.")
+    content: ContentSpec | None = Field(None, description="Lists of words that you own; none: not looked for.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pii_by_its_action(cls, values: object) -> object:
+        """`pii: mask` says the same as `pii: {action: mask}`, and `pii: none` that it is not looked for."""
+        stated = values.get("pii") if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(stated, str):
+            return {**values, "pii": None if stated == "none" else {"action": stated}}
+        return values
 
 
 class FoldSpec(Spec):
@@ -172,6 +187,7 @@ class DataSpec(RowsSpec):
         description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
     )
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
     augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
 

@@ -19,6 +19,15 @@ class TargetSpec(Spec):
     at_least: float = Field(0.85, ge=0, le=1, description="Share, 0 to 1, that counts as reached.")
 
 
+class ComplianceSpec(Spec):
+    """What the product may learn from."""
+
+    commercial: bool = Field(True, description="Whether the product is commercial; sources that forbid it are refused.")
+    unknown_licences: Literal["report", "refuse"] = Field(
+        "report", description="Sources whose licence is not stated or not known: named in the report, or refused."
+    )
+
+
 class GoalSpec(Spec):
     """The business side of a run."""
 
@@ -32,3 +41,4 @@ class GoalSpec(Spec):
     support_rate: float = Field(
         0.70, ge=0.5, le=1, description="Share of blind wins against the baseline for a release."
     )
+    compliance: ComplianceSpec | None = Field(None, description="Licences that count; none: they are only noted.")

@@ -1,0 +1,70 @@
+"""What placeholders stand for, kept under a key of the user's: authenticated encryption, and nothing without the key.
+
+A file is the mark, 16 bytes of salt and an AES-SIV ciphertext (RFC 5297) of JSON. The key is derived by scrypt
+(RFC 7914) from the environment variable that the recipe names; it is neither kept nor shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import write_atomic
+
+FILE = "placeholders.sealed"
+_MARK = b"tunesmith placeholders 1\n"
+_SALT = 16
+_SHORTEST = 16
+"""Characters of a key: shorter ones are found by trying."""
+_COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
+"""32 MB and a tenth of a second for each attempt, as OWASP asks of passwords."""
+
+
+def user_key(variable: str) -> bytes:
+    """The key as the environment has it.
+
+    Errors: data.no_key, data.short_key, data.rule_needs_package without the package `cryptography`.
+    """
+    if find_spec("cryptography") is None:
+        raise TunesmithError("data.rule_needs_package", setting="data.clean.pii.key", package="cryptography")
+    key = os.environ.get(variable, "")
+    if not key:
+        raise TunesmithError("data.no_key", variable=variable)
+    if len(key) < _SHORTEST:
+        raise TunesmithError("data.short_key", variable=variable, shortest=_SHORTEST)
+    return key.encode("utf-8", "surrogateescape")
+
+
+def seal(values: Mapping[str, str], key: bytes, path: Path) -> None:
+    """Write the encrypted mapping of placeholders to values."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+    salt = secrets.token_bytes(_SALT)
+    plain = json.dumps(dict(values), ensure_ascii=False).encode()
+    write_atomic(path, _MARK + salt + AESSIV(_derived(key, salt)).encrypt(plain, [_MARK]))
+
+
+def unseal(path: Path, key: bytes) -> dict[str, str]:
+    """Read the mapping back. Errors: data.not_sealed, data.wrong_key (or a file that was changed)."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+    content = path.read_bytes() if path.exists() else b""
+    if not content.startswith(_MARK):
+        raise TunesmithError("data.not_sealed", path=str(path))
+    salt, sealed = content[len(_MARK) :][:_SALT], content[len(_MARK) + _SALT :]
+    try:
+        plain = AESSIV(_derived(key, salt)).decrypt(sealed, [_MARK])
+    except (InvalidTag, ValueError) as error:
+        raise TunesmithError("data.wrong_key", path=str(path)) from error
+    return {str(placeholder): str(value) for placeholder, value in json.loads(plain).items()}
+
+
+def _derived(key: bytes, salt: bytes) -> bytes:
+    return hashlib.scrypt(key, salt=salt, dklen=64, **_COST)

@@ -1,0 +1,1 @@
+"""Rules that mend texts: what each looks at, and what it makes of it."""

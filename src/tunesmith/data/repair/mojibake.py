@@ -1,0 +1,104 @@
+"""Text that was decoded by the wrong encoding, put right where its bytes are still all there.
+
+Two ways: ftfy for UTF-8 read as a Western code page (once or several times), and for Chinese a search over the pairs of
+encodings that get mixed up, judged by how common the characters are that come out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import polars as pl
+
+from tunesmith.core.errors import TunesmithError
+
+_WESTERN = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+"""Characters of Windows-1252 that stand where Latin-1 has control characters."""
+_LEAD_AND_REST = f"[\u00c2-\u00f4][\u0080-\u00bf{_WESTERN}]"
+_CHINESE_AS_WESTERN = "(?:[\u00a1-\u00fe][\u0080-\u00fe]){3}"
+_UTF8_AS_CHINESE = "[銆鐨鈥锛囩殑浜]{1}.{0,3}[\u4e00-\u9fff\ue000-\uf8ff]|[\ue000-\uf8ff]"
+_HINT = f"{_LEAD_AND_REST}|{_CHINESE_AS_WESTERN}|{_UTF8_AS_CHINESE}"
+_WESTERN_RUN = re.compile(f"[\u00a0-\u00ff][\u0080-\u00ff\x21-\x7e{_WESTERN}]*[\u0080-\u00ff{_WESTERN}]")
+_FROM_WESTERN = tuple((wrong, right) for wrong in ("latin-1", "cp1252") for right in ("gb18030", "big5"))
+_PAIRS = (("gb18030", "utf-8"), ("big5", "utf-8"), ("gb18030", "big5"), ("big5", "gb18030"), *_FROM_WESTERN)
+"""(wrong, right): how a text was read, and how it should have been."""
+_RIGHT, _WRONG = 0.9, 0.7
+"""Shares of common characters. Chinese text has 0.97 and more of them, text read by a wrong encoding 0.2 to 0.5; a text
+is read again only where it has fewer than the lower figure and would have more than the higher one."""
+_FEWEST = 12
+"""Chinese characters that it takes to tell; in a few, rare ones may all be common by chance."""
+_HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff]")
+
+
+def hint(text: pl.Expr) -> pl.Expr:
+    """Whether a text holds sequences that wrong decoding leaves, and right text hardly ever."""
+    return text.str.contains(_HINT)
+
+
+def need_ftfy() -> None:
+    """Errors: data.rule_needs_package."""
+    if find_spec("ftfy") is None:
+        raise TunesmithError("data.rule_needs_package", setting="data.clean.repair: mojibake", package="ftfy")
+
+
+def mend_all(texts: Sequence[str]) -> list[str]:
+    """The texts as they were meant; those that cannot be told stay as they are."""
+    import ftfy
+
+    config = ftfy.TextFixerConfig(
+        unescape_html=False,
+        remove_terminal_escapes=False,
+        replace_lossy_sequences=False,  # what is lost is not made up
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        fix_line_breaks=False,
+        fix_surrogates=False,
+        remove_control_chars=False,
+        normalization=None,
+    )
+    # Chinese first: ftfy takes pairs of GB 18030 that happen to be UTF-8 as well for UTF-8.
+    return [ftfy.fix_text(_chinese(text), config) for text in texts]
+
+
+def _chinese(text: str) -> str:
+    whole = _best(text, _PAIRS)
+    if whole != text:
+        return whole
+    return _WESTERN_RUN.sub(lambda run: _best(run[0], _FROM_WESTERN), text)
+
+
+def _best(text: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """The reading with the most common characters, where it is right by them and the text is not."""
+    if commonness(text) > _WRONG:
+        return text
+    readings = [reading for pair in pairs if (reading := _read_again(text, *pair)) is not None]
+    best = max(readings, key=commonness, default=text)
+    return best if commonness(best) >= _RIGHT else text
+
+
+def _read_again(text: str, wrong: str, right: str) -> str | None:
+    try:
+        return text.encode(wrong).decode(right)
+    except (UnicodeEncodeError, UnicodeDecodeError):
+        return None
+
+
+def commonness(text: str) -> float:
+    """Share of Chinese characters that are of the first level of GB 2312 or Big5; 0 where hardly any is Chinese."""
+    written = _HAN.findall(text)
+    if len(written) < _FEWEST:
+        return 0.0
+    return sum(map(_is_common, written)) / len(written)
+
+
+def _is_common(character: str) -> bool:
+    for encoding, first, last in (("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
+        try:
+            if first <= character.encode(encoding)[0] <= last:
+                return True
+        except UnicodeEncodeError:
+            continue
+    return False

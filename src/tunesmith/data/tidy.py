@@ -1,0 +1,78 @@
+"""One table made clean, rule after rule in a fixed order; what the rules share over the tables of a run lives here.
+
+encodings mended -> Unicode -> repairs -> rows without words -> filters -> word lists -> personal data
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tunesmith.core.ledger import Ledger
+from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.content import Listed, apply_lists, read_lists
+from tunesmith.data.filters import CountTokens, filter_rows
+from tunesmith.data.formats.read import Note
+from tunesmith.data.pii.apply import PersonalData
+from tunesmith.data.pii.find import Tagger
+from tunesmith.data.pii.sealed import user_key
+from tunesmith.data.repair.apply import check_packages, repair_encoding, repair_texts
+from tunesmith.recipe.specs.data import CleanSpec
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What needs a model, handed in from above: this room knows none."""
+
+    tagger: Tagger | None = None
+    count_tokens: CountTokens | None = None
+
+
+class Cleaner:
+    """The cleaning of one run. Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list."""
+
+    def __init__(
+        self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs, personal: PersonalData | None = None
+    ) -> None:
+        check_packages(spec.repair)
+        if spec.pii is not None and spec.pii.key is not None:
+            user_key(spec.pii.key)
+        self.spec = spec
+        shared = personal is not None and personal.spec == spec.pii
+        self.personal = personal if shared else PersonalData(spec.pii, needs.tagger) if spec.pii else None
+        self._folder = folder
+        self.listed: list[Listed] = []
+        self._lists = read_lists(spec.content, folder)
+        self._ledger = ledger
+        self._needs = needs
+
+    def beside(self, spec: CleanSpec) -> Cleaner:
+        """The cleaning of rows that one stage alone names; where both mask alike, their placeholders are the same."""
+        return Cleaner(spec, self._folder, self._ledger, self._needs, self.personal)
+
+    def apply(self, split: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[Note]]:
+        """A table after every rule that the recipe names, and what is worth saying about it."""
+        notes: list[Note] = []
+        frame = repair_encoding(frame, self.spec.repair, self._ledger)
+        if self.spec.normalize:
+            frame, changed = normalize(frame)
+            notes.append(Note("data.normalized", {"rows": changed, "split": split}))
+        frame = repair_texts(frame, self.spec.repair, self._ledger)
+        if self.spec.normalize or self.spec.repair:
+            frame = self._without_blank(frame)
+        frame = filter_rows(frame, self.spec.filter, self._ledger, self._needs.count_tokens)
+        frame, listed = apply_lists(frame, self._lists, split, self._ledger)
+        notes += [Note("data.listed", {"rows": each.rows, "path": each.path, "split": split}) for each in listed]
+        self.listed += listed
+        if self.personal is not None:
+            frame, rows = self.personal.apply(frame, self._ledger)
+            notes.append(Note(f"data.pii_{self.personal.spec.action}", {"rows": rows, "split": split}))
+        return frame, notes
+
+    def _without_blank(self, frame: pl.DataFrame) -> pl.DataFrame:
+        blank = frame.select("row", blank_reason()).drop_nulls("reason")
+        for (reason,), rows in blank.group_by("reason", maintain_order=True):
+            self._ledger.decide(rows["row"], "dropped", str(reason))
+        return frame.join(blank, on="row", how="anti", maintain_order="left")
