@@ -32,6 +32,7 @@ LIKE = {
     "data.test_sources": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
+    "stages.objective.target_sources": "data.sources",
 }
 """Settings that hold the same as another one, which is shown once."""
 

@@ -76,6 +76,7 @@ from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tasks.classes import ClassTask, label_set
 from tunesmith.tasks.mask_gate import check_rows
+from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, StageInputs, build, validation_loss
 from tunesmith.train.checkpoint import BEST, checkpoint_paths
@@ -153,11 +154,14 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
-    prepared = data_room.prepare(work.recipe.data, work.recipe_folder, ledger, work.recipe.old_sources)
+    recipe = work.recipe
+    prepared = data_room.prepare(recipe.data, work.recipe_folder, ledger, recipe.old_sources, recipe.unlabelled)
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
-    examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
+    examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}
     _keep_labels(work, examples)
+    if work.head is not None:
+        examples = with_stand_ins(examples, recipe.unlabelled, work.head.labels)
     task = work.task
     encoded = {name: task.encode_all(rows, ledger) for name, rows in examples.items()}
     template = folder_template(work.base().path)

@@ -28,9 +28,11 @@ from tunesmith.models.texts import texts_sha256
 from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import TARGET
 from tunesmith.runtime.peak import place_of
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.registry import task_of
+from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import DTYPES
 from tunesmith.train.checkpoint import BEST
 from tunesmith.train.settle import settled
@@ -124,7 +126,11 @@ class Work:
         if not stage.old_sources:
             return {}
         tables = data_room.load_old(self.path)
-        examples = {what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources}
+        examples: Mapping[str, Sequence[Example]] = {
+            what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources
+        }
+        if self.head is not None:
+            examples = with_stand_ins(examples, {TARGET}, self.head.labels)
         return {what: [self.task.encode(each).features for each in rows] for what, rows in examples.items()}
 
 

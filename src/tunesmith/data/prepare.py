@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,20 +37,26 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
+    unlabelled: frozenset[str]
 
 
 def prepare(
-    spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Mapping[str, Sequence[SourceSpec]] | None = None
+    spec: DataSpec,
+    recipe_folder: Path,
+    ledger: Ledger,
+    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    unlabelled: Collection[str] = (),
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
+        unlabelled: names of those tables of which texts alone are read, whatever else stands there.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    work = _Work(spec, recipe_folder, ledger, [], [], frozenset(unlabelled))
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -103,7 +109,8 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed)
+    labelled = split not in work.unlabelled
+    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed, labelled)
     frames = []
     for source in sources:
         frame, report = read_source(source, split, work.folder, reading, work.ledger)

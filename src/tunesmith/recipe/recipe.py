@@ -19,7 +19,7 @@ from tunesmith.recipe.specs.evaluate import EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
 from tunesmith.recipe.specs.groups import GroupsSpec
 from tunesmith.recipe.specs.model import ModelSpec
-from tunesmith.recipe.specs.objectives import ObjectiveSpec, SupervisedSpec
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, ObjectiveSpec, SupervisedSpec
 from tunesmith.recipe.specs.penalties import PenaltiesSpec
 from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
@@ -55,9 +55,13 @@ class StageSpec(Spec):
 
     @property
     def old_sources(self) -> dict[str, list[SourceSpec]]:
-        """Sources of rows of older tasks, by what the stage wants with them: ewc, replay."""
+        """Sources of rows beside those of data, by what the stage wants with them: ewc, replay, target."""
         ewc = self.penalties.ewc if self.penalties is not None else None
-        stated = {"ewc": ewc.sources if ewc else [], "replay": self.replay.sources if self.replay else []}
+        stated = {
+            "ewc": ewc.sources if ewc else [],
+            "replay": self.replay.sources if self.replay else [],
+            TARGET: self.objective.target_sources if isinstance(self.objective, AdversarialSpec) else [],
+        }
         return {name: sources for name, sources in stated.items() if sources}
 
 
@@ -114,6 +118,11 @@ class Recipe(Spec):
     def old_sources(self) -> dict[str, list[SourceSpec]]:
         """Sources of rows of older tasks by the name of their table, such as instruct-replay."""
         return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.old_sources.items()}
+
+    @property
+    def unlabelled(self) -> frozenset[str]:
+        """Names of the tables among them whose rows have no labels."""
+        return frozenset(f"{stage.name}-{TARGET}" for stage in self.stages if TARGET in stage.old_sources)
 
     @property
     def formats(self) -> list[ShipFormat]:

@@ -27,6 +27,7 @@ from tunesmith.runtime.base import Runtime
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
+from tunesmith.train.look_ahead import Begin, nothing_ahead
 from tunesmith.train.optim import MasterOptimizer, step_size
 from tunesmith.train.passes import Passes
 from tunesmith.train.signals import StopRequest, listening
@@ -39,7 +40,10 @@ BAD_STEPS_ALLOWED = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One fit, assembled by `build`: everything the loop calls. `meter` is asked by the turn of the unfreezing."""
+    """One fit, assembled by `build`: everything the loop calls. `meter` is asked by the turn of the unfreezing.
+
+    `told` are figures that the objective gives like terms, and that are no part of the loss.
+    """
 
     policy: nn.Module
     objective: Objective
@@ -57,6 +61,8 @@ class Job:
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
+    begin: Begin = nothing_ahead
+    told: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -156,6 +162,7 @@ def _step(job: Job, progress: Progress) -> _Update:
     window = job.source.window(progress.step)
     batches = job.passes.cut(progress.step, window)
     counts = _total_counts(job, batches)
+    job.begin(progress.step, window, batches)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
         torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
@@ -163,7 +170,8 @@ def _step(job: Job, progress: Progress) -> _Update:
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
             # Gradients are averaged over ranks; the contract wants their sum.
-            total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in counts]).sum()
+            parts = [terms[name] * (runtime.size / (counts[name] or 1.0)) for name in counts if name not in job.told]
+            total = torch.stack(parts).sum()
             total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
@@ -198,7 +206,7 @@ def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]
     if not any(counts.values()):
         return dict.fromkeys(("loss", *sums), math.nan)
     means = {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
-    return {"loss": sum(means.values()), **means}
+    return {"loss": sum(mean for name, mean in means.items() if name not in job.told), **means}
 
 
 def _note(job: Job, progress: Progress, update: _Update) -> None:

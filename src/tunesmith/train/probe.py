@@ -61,13 +61,14 @@ def step_cost(job: Job, steps: int = 2) -> StepCost:
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
         terms = job.objective.loss(job.policy, batch.to(job.runtime.device))
         job.passes.forward_done()
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack([term for name, term in terms.items() if name not in job.told]).sum().backward()
         return {}
 
     for step in range(steps):
         window = job.source.window(step)
         batches = job.passes.cut(step, window)
         started = time.perf_counter()
+        job.begin(step, window, batches)
         ran = job.passes.run(step, window, batches, one_pass)
         job.penalties.add()
         _wait(job.runtime.device)

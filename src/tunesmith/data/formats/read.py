@@ -17,6 +17,7 @@ from tunesmith.core.types import Message, RowKind
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
 from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, is_hidden, list_files, read_file
+from tunesmith.data.formats.labelled import read_unlabelled
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
@@ -64,11 +65,12 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class Reading:
-    """What all sources of one run have in common."""
+    """What all sources of one run have in common; of rows that are not `labelled` the text alone is read."""
 
     wanted: RowKind
     group_by: str | None
     seed: int
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def read_source(
     frames: list[pl.DataFrame] = []
     place = 0
     for raw in raws:
-        layout = _choose_layout(source, raw, reading.wanted)
+        layout = _choose_layout(source, raw, reading.wanted) if reading.labelled else _layout_of_texts(source, raw)
         frame = _read_rows(raw, layout, name, numbers[place : place + len(raw.rows)], reading, ledger)
         place += len(raw.rows)
         frames.append(frame)
@@ -141,6 +143,16 @@ def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout
     return chosen
 
 
+def _layout_of_texts(source: SourceSpec, raw: RawFile) -> _Layout:
+    """Of a file of which texts alone are read. Errors: data.wrong_kind where the recipe states what holds none."""
+    if source.layout not in ("auto", "text", "text_class"):
+        kind = kind_of(source.layout)
+        raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=source.layout, kind=kind, wanted="text")
+    present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
+    _require(frozenset(source.columns.values()), present, raw.path)
+    return _Layout("text", source.columns, False, USUAL_KEYS)
+
+
 def _require(columns: frozenset[str], present: set[str], path: Path) -> None:
     missing = sorted(columns - present)
     if missing:
@@ -167,7 +179,7 @@ def _read_rows(
     entries = ledger.entries()
     for number, row in zip(numbers, raw.rows, strict=True):
         try:
-            record, group = _convert(row, layout, reading.group_by)
+            record, group = _convert(row, layout, reading)
         except RowDefect as defect:
             refused.setdefault(defect.reason, []).append(number)
             continue
@@ -182,15 +194,16 @@ def _read_rows(
     return build_frame(columns)
 
 
-def _convert(row: RawRow, layout: _Layout, group_by: str | None) -> tuple[Record, str]:
+def _convert(row: RawRow, layout: _Layout, reading: Reading) -> tuple[Record, str]:
     """What a row says and its group. Raises RowDefect."""
     if isinstance(row, Unread):
         raise RowDefect(row.reason)
     try:
-        record = READERS[layout.layout](_rename(row, layout.columns, only=layout.only), layout.keys)
+        read = READERS[layout.layout] if reading.labelled else read_unlabelled
+        record = read(_rename(row, layout.columns, only=layout.only), layout.keys)
     except RecursionError:
         raise RowDefect("too_deep") from None
-    group = _group(row, group_by)
+    group = _group(row, reading.group_by)
     _check_text(record, group)
     return record, group
 
