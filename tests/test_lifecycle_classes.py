@@ -17,6 +17,7 @@ from tunesmith.cli.models import base_of, folder_with_head
 from tunesmith.cli.predict_classes import classes_of_rows
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event
+from tunesmith.core.files import read_manifest
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 
 RECIPE = """
@@ -133,6 +134,21 @@ def test_the_head_stands_in_every_change(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_dropout_trains_through_the_whole_life_cycle(tmp_path: Path) -> None:
+    recipe, ends = write_recipe(tmp_path, "encoder", "text_class", "full"), []
+    for dropout in ("", "own"):
+        overrides = (f"model.dropout={dropout}",) if dropout else ()
+        seen: list[Event] = []
+        work = lifecycle.start(recipe, overrides, tmp_path / f"runs{dropout}", (seen.append,))
+        lifecycle.run_to_release(work)
+        assert proof.verify(work) is not None
+        losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
+        assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
+        assert ("dropout: own" in (work.path / "recipe.lock.yaml").read_text("utf-8")) == bool(dropout)
+        ends.append(losses)
+    assert ends[0] != ends[1]
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -194,12 +210,13 @@ def test_a_learned_beginning_is_published_with_its_head_beside_the_base(
     monkeypatch.setitem(ADAPTS, "beginning", adapt)
     seen: list[Event] = []
     recipe = write_recipe(tmp_path, base, task, "beginning")
-    if base == "encoder":
-        with pytest.raises(TunesmithError, match=r"train\.beyond_context"):
-            lifecycle.run_to_release(lifecycle.start(recipe, (), tmp_path / "long", ()))
-    fitting = ("stages.0.train.max_length=120",)
-    work = lifecycle.start(recipe, fitting, tmp_path / "runs", (seen.append,))
+    work = lifecycle.start(recipe, (), tmp_path / "runs", (seen.append,))
     lifecycle.run_to_release(work)
+    # the encoder has 128 positions, of which the beginning takes six: longer rows are cut there, also when asked later
+    assert work.max_length == (122 if base == "encoder" else 128)
+    assert read_manifest(work.path / "ship" / "adapter")["max_length"] == work.max_length
+    longest = max(len(row.token_ids) for split in ("train", "test") for row in work.features(split))  # type: ignore[arg-type]
+    assert longest == work.max_length
     losses = [float(str(event.values["loss"])) for event in seen if event.kind == "step"]
     assert sum(losses[-4:]) < sum(losses[:4]), "it learns"
     assert [event.values["unchanged"] for event in seen if event.kind == "frozen"] == [True]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.exchange import Figures, Job
 from tunesmith import lifecycle
-from tunesmith.cli.init import RECIPE, TICKETS, sample_recipe, write_sample
+from tunesmith.cli.init import RECIPE, ROWS, sample_recipe, write_sample
 from tunesmith.core.events import Event
 from tunesmith.core.process import peak_memory_bytes
 from tunesmith.data.samples.tickets import write_tickets
@@ -61,8 +61,8 @@ def _recipe(folder: Path, job: Job) -> Path:
     if "rows" not in job.options:
         return write_sample(folder)
     few = int(job.options["rows"])
-    write_tickets(folder / TICKETS, train=few, validation=few, test=few, seed=7)
-    (folder / RECIPE).write_text(sample_recipe(), "utf-8")
+    write_tickets(folder / ROWS["chat"], train=few, validation=few, test=few, seed=7)
+    (folder / RECIPE).write_text(sample_recipe("chat"), "utf-8")
     return folder / RECIPE
 
 

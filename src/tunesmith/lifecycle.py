@@ -179,7 +179,7 @@ def prepare_data(work: Work) -> None:
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
     files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
-    work.run.record_files(*written, *files)
+    work.run.record_files(*written, *files, data_version=prepared.version.id)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
@@ -455,7 +455,7 @@ def class_shipping(work: Work, head: Head) -> ClassShipping:
         work.base(),
         _proven_change(work),
         head,
-        work.recipe.stages[0].train.max_length,
+        work.max_length,
         questions[:PARITY_QUESTIONS],
         tuned.answers.texts[:PARITY_QUESTIONS],
         spec.metrics[0],

@@ -28,9 +28,11 @@ from tunesmith.models.texts import texts_sha256
 from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.objectives import TARGET
 from tunesmith.runtime.peak import place_of
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.classes import longest_row
 from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import DTYPES
@@ -98,7 +100,8 @@ class Work:
         """The base in memory in the locked number format, with a task head where the task has one."""
         dtype, device = DTYPES[self.recipe.model.dtype], self.recipe.runtime.device
         if self.head is not None:
-            return load_with_head(base.path, self.head, dtype=dtype, device=device)
+            dropout = self.recipe.model.dropout
+            return load_with_head(base.path, self.head, dtype=dtype, device=device, dropout=dropout)
         return load_model(base.path, dtype=dtype, device=device)
 
     def load_to_train(self, base: BaseFolder) -> Loaded:
@@ -111,7 +114,18 @@ class Work:
     @cached_property
     def task(self) -> Task:
         """The task with the base's own tokenizer and template."""
-        return task_of(self.base().path, self.head, self.recipe.stages[0].train.max_length)
+        return task_of(self.base().path, self.head, self.max_length)
+
+    @property
+    def max_length(self) -> int:
+        """Longest row in tokens: as stated, and with a task head no more than the model has positions left for.
+
+        Errors: those of `longest_row`.
+        """
+        stage = self.recipe.stages[0]
+        places = stage.adapt.num_virtual_tokens if isinstance(stage.adapt, BeginningSpec) else 0
+        stated = stage.train.max_length
+        return stated if self.head is None else longest_row(self.base().path, stated, places)
 
     def examples(self, split: SplitName) -> list[Example]:
         """The rows of a split. Errors: those of `load_splits`."""

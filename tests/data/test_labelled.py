@@ -183,6 +183,13 @@ def test_sentences_of_a_conll_file(name: str, tmp_path: Path) -> None:
     assert [each.labels for each in examples] == [("B-org", "O"), ("B-地点", "I-地点", "O")]
 
 
+def test_a_full_width_blank_is_a_token_of_a_conll_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.conll").write_text("杭 B-地点\n\u3000 O\n\u2028\tO\n \t\n \u00a0  O \n", "utf-8")
+    examples, fates = read(tmp_path / "rows.conll", "token_class")
+    assert [each.tokens for each in examples] == [("杭", "\u3000", "\u2028"), ("\u00a0",)] and fates == {"kept": 2}
+    assert [each.labels for each in examples] == [("B-地点", "O", "O"), ("O",)]
+
+
 def test_a_conll_line_without_a_tag_drops_its_sentence(tmp_path: Path) -> None:
     (tmp_path / "rows.conll").write_text("a O\nb\n\nc O\n", "utf-8")
     examples, fates = read(tmp_path / "rows.conll", "token_class")

@@ -152,7 +152,12 @@ def test_stored_splits_are_checked_when_they_are_loaded(tmp_path: Path) -> None:
     with pytest.raises(TunesmithError, match=r"data.not_prepared"):
         load_split(tmp_path, "train")
     paths = write(prepared, tmp_path)
-    assert {path.name for path in paths} == {*(f"{s}.parquet" for s in SPLITS), "manifest.json", "data_card.md"}
+    assert {path.name for path in paths} == {
+        *(f"{s}.parquet" for s in SPLITS),
+        "manifest.json",
+        "data_card.md",
+        "data_card.html",
+    }
     assert all(load_splits(tmp_path)[split].equals(prepared.frames[split]) for split in SPLITS)
     first = {path.name: sha256_file(path) for path in paths}
     assert first == {path.name: sha256_file(path) for path in write(prepared, tmp_path)}

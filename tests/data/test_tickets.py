@@ -77,3 +77,25 @@ def test_files_hold_the_messages_layout(tmp_path: Path) -> None:
     assert len(rows) == 16
     assert [turn["role"] for turn in rows[0]["messages"]] == ["system", "user", "assistant"]
     assert rows[0]["template"].split("/")[3] == "train"
+
+
+def test_a_text_has_its_intent_and_an_entity_its_own_words() -> None:
+    tickets = generate_tickets(400, "train", seed=5, task="token_class")
+    labels = Counter(str(entity["label"]) for ticket in tickets for entity in ticket.entities or ())
+    assert labels["product"] == sum(ticket.product is not None for ticket in tickets) > 250
+    assert labels["order"] == sum(ticket.order is not None for ticket in tickets) > 150
+    for ticket in tickets:
+        row = ticket.row("token_class")
+        assert row["text"] == ticket.message and row["template"] == ticket.template
+        named = {"product": ticket.named, "order": ticket.order}
+        for entity in ticket.entities or ():
+            found = ticket.message[slice(entity["start"], entity["end"])]  # type: ignore[misc]
+            assert found.lower() == str(named[str(entity["label"])]).lower()
+    assert {str(ticket.row("text_class")["label"]) for ticket in tickets} == set(INTENTS)
+
+
+def test_a_name_with_a_slip_is_no_entity_row() -> None:
+    drawn = generate_tickets(400, "train", seed=5)
+    hidden = [ticket for ticket in drawn if ticket.entities is None]
+    assert hidden, "some names suffer a slip"
+    assert all(ticket.named.lower() not in ticket.message.lower() for ticket in hidden)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import HELPERS, python_path
 from faults_tally import Tally
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.data.formats.files import LONGEST_ROW, Unread, read_file
 from tunesmith.messages import LANGUAGES, render
 
-HELPERS = Path(__file__).parents[1] / "helpers"
 CHINESE = [
     {"prompt": "请问我的订单什么时候到货？", "completion": "您好，预计三天内送达，请注意查收。"},
     {"prompt": "“退款”需要多久？", "completion": "一般在七个工作日之内，会按原来的支付方式退回给您。"},
@@ -301,7 +301,7 @@ def test_a_row_without_end_is_dropped_in_bounded_memory(tmp_path: Path, tally: T
 
 def read_in_children(folder: Path, seeds: range, at_once: int = 250) -> Iterator[dict[str, object]]:
     """What came of the file of each seed. A child that dies is a fault of the file it had begun."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(HELPERS)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": python_path()}
     for first in range(seeds.start, seeds.stop, at_once):
         last = min(first + at_once, seeds.stop)
         command = [sys.executable, str(HELPERS / "faults_data.py"), str(folder), str(first), str(last)]

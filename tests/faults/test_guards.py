@@ -12,6 +12,7 @@ from pathlib import Path
 
 import code_rules
 import pytest
+from children import python_path
 from faults_canaries import AS_DATA, BESIDE_A_MODEL
 from faults_pickles import pickles_in
 from faults_tally import Tally
@@ -103,7 +104,7 @@ print(len(tried))
 """
     outcome = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "helpers")}, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": python_path()}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     tally.count("connections tried and seen", int(outcome.stdout))
     assert int(outcome.stdout) == 4

@@ -14,6 +14,7 @@ from tunesmith.core.types import Example
 from tunesmith.models.heads import Head
 from tunesmith.models.load import load_with_head, resolve_base
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.model import Dropout
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.classes import label_set
 from tunesmith.tasks.registry import class_task_of
@@ -48,6 +49,7 @@ def make_class_job(
     objective: Mapping[str, object] | None = None,
     penalties: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.float32,
+    dropout: Dropout | None = None,
     rows: int = 24,
     emitter: Emitter = SILENT,
 ) -> Job:
@@ -70,7 +72,7 @@ def make_class_job(
         }
     )
     inputs = StageInputs(
-        loaded=load_with_head(base, head, dtype=dtype),
+        loaded=load_with_head(base, head, dtype=dtype, dropout=dropout),
         base=resolve_base(str(base)),
         task=task,
         train_rows=encoded[:rows],

@@ -16,9 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from children import python_path
 from faults_shim import NO_FAULT, Fault, Shim
-
-_HELPERS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Forks:
 
     def __init__(self, library: Path, folder: Path) -> None:
         self.folder = folder
-        environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(_HELPERS), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
         self._parent = subprocess.Popen(
             [sys.executable, __file__, str(folder)],
             stdin=subprocess.PIPE,

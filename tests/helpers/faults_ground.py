@@ -132,7 +132,7 @@ def _look_rows(live: Path) -> State:
         if (run.path / "data").is_dir():
             rows = sum(len(frame) for frame in load_splits(run.path).values())
             found["data"] = _digest({"rows": rows, **folder_hashes(run.path / "data")})
-        for each in ("ledger.jsonl", "data_card.md", "xray.html"):
+        for each in ("ledger.jsonl", "data_card.md", "data_card.html", "xray.html"):
             if (run.path / each).exists():
                 found[each] = sha256_file(run.path / each)
         if done:

@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from children import python_path
+
 _HELPERS = Path(__file__).parent
 _HARMLESS = {"python", "jemalloc_bg_thd", "polars-ooc-clea"}
 """Threads of the parent: its own, and those that polars starts when it is imported, which a child does without."""
@@ -85,7 +87,7 @@ class KillRunner:
     """The test's end: asks the parent for children."""
 
     def __init__(self, folder: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(_HELPERS), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
         self._parent = subprocess.Popen(
             [sys.executable, __file__, str(folder / "stderr.txt")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

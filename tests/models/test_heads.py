@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.models.blocks import use_blocks
-from tunesmith.models.heads import ClassPolicy, Head, HeadTask, draw_head, head_names, set_dropout
+from tunesmith.models.dropout import set_dropout
+from tunesmith.models.heads import ClassPolicy, Head, HeadTask, draw_head, head_names
 from tunesmith.models.load import load_with_head
 from tunesmith.models.packed import Features, pack
 from tunesmith.models.sites import is_encoder
@@ -37,7 +38,7 @@ def test_scores_and_gradients_are_those_of_the_plain_model(architecture: str, ta
     kind = AutoModelForSequenceClassification if task == "text_class" else AutoModelForTokenClassification
     torch.manual_seed(1)
     model = kind.from_config(config).double()
-    set_dropout(model, 0.0)
+    set_dropout(model, None)
     items = rows(task, is_encoder(model))
     batch = pack(items, share=not is_encoder(model))
 
@@ -61,7 +62,7 @@ def test_a_batch_trains_that_a_validation_has_seen() -> None:
     settings = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     config = AutoConfig.for_model("bert", **settings, num_attention_heads=4, pad_token_id=0, num_labels=3)
     model = AutoModelForSequenceClassification.from_config(config)
-    set_dropout(model, 0.0)
+    set_dropout(model, None)
     policy, batch = ClassPolicy(model), pack(rows("text_class", first=True), share=False)
     with torch.inference_mode():
         policy(batch)

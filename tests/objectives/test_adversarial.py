@@ -302,6 +302,8 @@ def test_what_cannot_be_is_refused(code: str) -> None:
         check(parse_recipe(RECIPE, REFUSED[code]))
     assert error.value.code == code
     check(parse_recipe(RECIPE, []))
+    with pytest.raises(TunesmithError, match="window_dropout"):
+        check(parse_recipe(RECIPE, ["model.dropout=own"]))
     alone = {"kind": "adversarial", **TARGETS, "reversal": {}}
     check(parse_recipe(RECIPE, [f"stages.0.objective={json.dumps(alone)}", *REFUSED["compat.window_dropout"]]))
 

@@ -14,7 +14,7 @@ from tunesmith.models import sites
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.plan import sizes
 from tunesmith.plan.forecast import Machine, forecast, workload
-from tunesmith.plan.sizes import flops_per_token, size_from_config, trained_parameters
+from tunesmith.plan.sizes import flops_per_token, memory_parts, size_from_config, trained_parameters
 from tunesmith.recipe.specs.adapt import AdaptSpec, FullSpec, LoraSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
@@ -89,3 +89,21 @@ def test_a_forecast_of_an_encoder() -> None:
     assert lora.trained_parameters == 6 * 8 * (4 * 2 * 384 + 2 * (384 + 1536)) + 77 * 385
     assert 0.5 < lora.step_seconds / full.step_seconds < 0.8
     assert full.memory_parts["states"] + full.memory_parts["weights"] == 16 * size.parameters
+
+
+def test_dropout_keeps_no_activations_between_epochs_and_a_mask_for_each_sum(bases: dict[str, Path]) -> None:
+    size = size_from_config(json.loads((bases["encoder"] / "config.json").read_text("utf-8")), classes=3)
+    top = LoraSpec(rank=2, first_layer=-1)
+    costs = {kept: flops_per_token(size.with_dropout(), top, 20.0, 0.1, kept=kept) for kept in (True, False)}
+    assert (
+        costs[True]
+        == costs[False]
+        == flops_per_token(size, top, 20.0, 0.1)
+        > flops_per_token(size, top, 20.0, 0.1, kept=True)
+    )
+    plain, masked = (
+        memory_parts(each, top, 100, 0.1, "float32")["activations"] for each in (size, size.with_dropout())
+    )
+    assert masked - plain == 100 * size.layers * 2 * size.hidden * 4
+    decoder = size_from_config(json.loads((bases["decoder"] / "config.json").read_text("utf-8")), classes=3)
+    assert decoder.with_dropout() == decoder

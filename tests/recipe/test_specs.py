@@ -74,6 +74,14 @@ def test_the_lock_of_a_one_stage_run_has_at_most_90_leaves() -> None:
     assert leaves(yaml.safe_load(full.as_yaml())) <= 90
 
 
+def test_a_setting_of_few_recipes_stands_in_the_lock_where_it_is_set() -> None:
+    assert "dropout" not in yaml.safe_load(parse_recipe(BASE).as_yaml())["model"]
+    for stated in ("own", 0.1, 0.0):
+        lock = parse_recipe(BASE, [f"model.dropout={stated}"]).as_yaml()
+        assert yaml.safe_load(lock)["model"]["dropout"] == stated
+        assert parse_recipe(lock).model.dropout == stated
+
+
 def test_the_lock_reads_back_as_the_same_recipe() -> None:
     draw = random.Random(5)
     words = [

@@ -8,12 +8,13 @@ import pytest
 import torch
 from class_rows import as_examples, several_rows, text_rows, token_rows
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Origin
 from tunesmith.evaluate.answers import questions_of
 from tunesmith.models.heads import Head, HeadTask
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
-from tunesmith.tasks.classes import ClassTask, label_set
+from tunesmith.tasks.classes import ClassTask, label_set, longest_row
 from tunesmith.tasks.registry import class_task_of
 
 
@@ -106,3 +107,12 @@ def test_a_row_with_two_labels_has_a_fate_where_one_is_expected(folder: Path) ->
     encoded = task.encode_all(examples, ledger)
     assert len(encoded) == sum(len(each.labels) == 1 for each in examples)
     assert ledger.totals()["dropped: several_labels"] == len(examples) - len(encoded)
+
+
+def test_a_beginning_takes_its_places_from_the_longest_row(tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path / "base")
+    assert [longest_row(folder, 1000, places) for places in (0, 6, 120)] == [128, 122, 8]
+    assert longest_row(folder, 50, 6) == 50
+    with pytest.raises(TunesmithError, match=r"tasks\.no_room") as refused:
+        longest_row(folder, 50, 121)
+    assert refused.value.facts == {"places": 121, "positions": 128, "least": 8}

@@ -22,6 +22,7 @@ from tunesmith.models.load import load_with_head, resolve_base
 from tunesmith.models.policy import Policy
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.model import Dropout
 from tunesmith.tasks.classes import label_set
 from tunesmith.tasks.registry import class_task_of
 from tunesmith.train import activations
@@ -50,7 +51,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("encoder") / "base", layers=3, spread=0.1)
 
 
-def class_job(base: Path, folder: Path, task: HeadTask, events: list[Event], **settings: object) -> Job:
+def class_job(
+    base: Path, folder: Path, task: HeadTask, events: list[Event], dropout: Dropout | None = None, **settings: object
+) -> Job:
     rows = as_examples(text_rows(24) if task == "text_class" else token_rows(24))
     head = Head(task, label_set(rows))
     made = class_task_of(base, head, 128, base)
@@ -58,8 +61,8 @@ def class_job(base: Path, folder: Path, task: HeadTask, events: list[Event], **s
     train = {"epochs": 3.0, "batch_size": 4, "learning_rate": 1e-2, **settings}
     stage = StageSpec.model_validate({"name": "s", "adapt": TOP, "train": train})
     inputs = StageInputs(
-        load_with_head(base, head, dtype=torch.float64), resolve_base(str(base)), made, features[:20], features[20:],
-        folder, Conditions({"key": "key"}), no_task_metric,
+        load_with_head(base, head, dtype=torch.float64, dropout=dropout), resolve_base(str(base)), made,
+        features[:20], features[20:], folder, Conditions({"key": "key"}), no_task_metric,
     )  # fmt: skip
     return build(stage, inputs, local(), Events(None, (events.append,)))
 
@@ -175,3 +178,16 @@ def test_one_epoch_or_nothing_below_keeps_nothing(chat: Path, own_cache: Path, t
     make_job(chat, tmp_path / "all blocks", local(), adapt={"kind": "lora"})
     make_job(chat, tmp_path / "prompt", local(), adapt={"kind": "prompt"})
     assert not own_cache.exists()
+
+
+def test_what_dropout_changes_every_time_is_not_kept(
+    encoder: Path, chat: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    job = class_job(encoder, tmp_path / "run", "token_class", events, dropout="own")
+    assert notes(events) == ["train.activations_dropout"] and not own_cache.exists()
+    assert isinstance(job.policy, Policy) and job.policy.blocks_kept == 0
+    assert "2" in say("train.activations_dropout", blocks=2)
+    events.clear()
+    job = class_job(chat, tmp_path / "head", "token_class", events, dropout=0.2)
+    assert notes(events) == ["train.activations"], "only its head drops"

@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.heads import ClassPolicy
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
+from tunesmith.recipe.specs.model import Dropout
 from tunesmith.tasks.registry import class_task_of
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import fit
@@ -47,21 +48,23 @@ def near(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float =
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "adapt"),
+    ("body", "kind", "adapt", "dropout"),
     [
-        ("encoder", "text_class", {}),
-        ("encoder", "token_class", {"kind": "full"}),
-        ("decoder", "several", {}),
-        ("decoder", "token_class", {"kind": "subset", "first_layer": -1}),
+        ("encoder", "text_class", {}, None),
+        ("encoder", "text_class", {"kind": "full"}, "own"),
+        ("encoder", "token_class", {"kind": "full"}, 0.3),
+        ("decoder", "several", {}, None),
+        ("decoder", "token_class", {"kind": "subset", "first_layer": -1}, 0.3),
     ],
 )
 def test_broken_off_and_gone_on(
-    bases: dict[str, Path], body: str, kind: str, adapt: dict[str, object], tmp_path: Path
+    bases: dict[str, Path], body: str, kind: str, adapt: dict[str, object], dropout: Dropout | None, tmp_path: Path
 ) -> None:
     ends = []
     for name, stops in (("whole", (None,)), ("broken", (2, 5, None))):
         for stop in stops:
-            fit(make_class_job(bases[body], tmp_path / name, local(), kind, adapt=adapt), until=stop)
+            job = make_class_job(bases[body], tmp_path / name, local(), kind, adapt=adapt, dropout=dropout)
+            fit(job, until=stop)
         hashes = folder_hashes(checkpoint_paths(tmp_path / name)[-1])
         ends.append({file: digest for file, digest in hashes.items() if file != "state.json"})  # it holds seconds
     assert ends[0] == ends[1]
@@ -159,3 +162,15 @@ def test_dropout_layers_of_the_model_stand_still(bases: dict[str, Path], tmp_pat
     policy = make_class_job(bases["encoder"], tmp_path, local(), "text_class").policy
     shares = [module.p for module in policy.modules() if isinstance(module, torch.nn.Dropout)]
     assert policy.training and shares and not any(shares)
+
+
+def test_dropout_is_drawn_anew_in_every_pass_and_not_in_validation(bases: dict[str, Path], tmp_path: Path) -> None:
+    ends = {}
+    for name, dropout in (("off", None), ("own", "own"), ("again", "own"), ("stated", 0.5)):
+        job = make_class_job(bases["encoder"], tmp_path / name, local(), "text_class", dropout=dropout)  # type: ignore[arg-type]
+        assert job.validate() == job.validate()
+        fit(job)
+        ends[name] = masters(tmp_path / name)
+    near(ends["again"], ends["own"], 0.0)
+    for name in ("own", "stated"):
+        assert all((each - ends["off"][key]).norm() > 0 for key, each in ends[name].items()), name

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import python_path
 from fits import local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,8 +25,6 @@ from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.train.batching import micro_batches
 from tunesmith.train.certify import certify
 from tunesmith.train.loop import Job, fit
-
-HELPERS = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_two_gloo_processes_equal_one(base: Path, tmp_path: Path) -> None:
     alone = make_job(base, tmp_path / "alone", local(), settings=settings, dtype=torch.float64, rows=21)
     fit(alone)
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = HELPERS
+    environment["PYTHONPATH"] = python_path()
     command = [sys.executable, "-c", RANK_PROGRAM, str(base), str(tmp_path / "pair")]
     ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
@@ -131,7 +130,7 @@ SETTINGS: dict[str, object] = {"epochs": 3.0, "save_steps": 2, "eval_steps": 5, 
 
 
 def start_victim(base: Path, folder: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": HELPERS}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     program = VICTIM.replace("SETTINGS", repr(SETTINGS))
     return subprocess.Popen(
         [sys.executable, "-c", program, str(base), str(folder)], env=environment, stdout=subprocess.PIPE, text=True
@@ -166,7 +165,7 @@ def test_a_killed_fit_ends_with_the_bytes_of_an_unbroken_one(base: Path, tmp_pat
 def test_a_signal_saves_the_step_and_leaves(base: Path, tmp_path: Path, number: signal.Signals) -> None:
     program = VICTIM.replace("SETTINGS", repr({**SETTINGS, "save_steps": 1000, "eval_steps": 1000}))
     program += "\n"
-    environment = os.environ | {"PYTHONPATH": HELPERS}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     victim = subprocess.Popen(
         [sys.executable, "-c", program, str(base), str(tmp_path / "fit")],
         env=environment,

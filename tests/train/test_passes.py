@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import python_path
 from fits import local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
@@ -443,9 +444,7 @@ def test_ranks_agree_on_the_cut_and_equal_one_process(base: Path, tmp_path: Path
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parent)]
-    )
+    environment["PYTHONPATH"] = python_path(Path(__file__).parent)
     command = [sys.executable, "-c", RANK_PROGRAM, str(base), str(tmp_path / "pair")]
     ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
@@ -494,7 +493,7 @@ def unlimited(long_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def limited(base: Path, folder: Path, size: str, room: int, tokens: int = 1000) -> str:
     """A fit in a process of its own that gets so many MB of address space besides what it has when the fit begins."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LIMITED_PROGRAM, str(base), str(folder), size, str(room), str(tokens)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert found.returncode == 0, found.stderr

@@ -9,6 +9,8 @@ import typer
 from tunesmith.cli import (
     chat,
     data,
+    data_look,
+    data_versions,
     demo,
     doctor,
     evaluate,
@@ -47,7 +49,16 @@ VERBS: dict[str, Function] = {
     "verify": verify.verify,
     "explain": explain.explain,
 }
-DATA_VERBS: dict[str, Function] = {"prepare": data.prepare, "xray": data.xray, "rejected": data.rejected}
+DATA_VERBS: dict[str, Function] = {
+    "prepare": data.prepare,
+    "check": data_look.check,
+    "sample": data_look.sample,
+    "xray": data.xray,
+    "card": data_versions.card,
+    "diff": data_versions.diff,
+    "versions": data_versions.versions,
+    "rejected": data.rejected,
+}
 RUNS_VERBS: dict[str, Function] = {"list": runs.list_them, "diff": runs.diff, "prune": runs.prune}
 
 

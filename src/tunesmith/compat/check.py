@@ -35,13 +35,14 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
-    compat.head_quantized, compat.one_task, compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task,
-    compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`.
+    compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
+    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
     _check_forgetting(recipe)
     _check_formats(recipe)
+    _check_dropout(recipe)
     for place, stage in enumerate(recipe.stages):
         _check_rows(recipe, stage)
         _check_stopping(recipe, stage, place)
@@ -51,7 +52,7 @@ def check(recipe: Recipe) -> None:
         check_quantized(stage, recipe.model.quantize)
         _check_balance(recipe, stage, place)
         _check_tasks(recipe, stage, place)
-        _check_domains(stage, place)
+        _check_domains(recipe, stage, place)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -89,6 +90,11 @@ def _check_formats(recipe: Recipe) -> None:
                 raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
 
 
+def _check_dropout(recipe: Recipe) -> None:
+    if recipe.model.dropout is not None and recipe.data.task == "chat":
+        raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
+
+
 def _check_balance(recipe: Recipe, stage: StageSpec, place: int) -> None:
     """Balance is a figure of a whole step: nothing may cut the step."""
     if stage.penalties is None or stage.penalties.router_balance is None:
@@ -120,7 +126,7 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
         raise TunesmithError("compat.multitask_replay", place=place)
 
 
-def _check_domains(stage: StageSpec, place: int) -> None:
+def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
     """Rows of a step come from two domains and nowhere else; KL and MMD look at a step's features twice."""
     spec, adapt = stage.objective, stage.adapt
     if not isinstance(spec, AdversarialSpec):
@@ -128,7 +134,8 @@ def _check_domains(stage: StageSpec, place: int) -> None:
     if stage.replay is not None:
         raise TunesmithError("compat.adversarial_replay", place=place)
     terms = [name for name, each in (("kl", spec.kl), ("mmd", spec.mmd)) if each is not None]
-    if terms and isinstance(adapt, LoraSpec) and adapt.lora_dropout > 0:
+    dropped = [adapt.lora_dropout if isinstance(adapt, LoraSpec) else 0, recipe.model.dropout]
+    if terms and any(dropped):
         raise TunesmithError("compat.window_dropout", place=place, terms=", ".join(terms))
 
 

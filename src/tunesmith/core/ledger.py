@@ -1,6 +1,6 @@
 """The row ledger: every row that was read has exactly one fate, and the sums are checked.
 
-    read = kept + merged + dropped        (masked and truncated rows are kept, and say so)
+    read + made = kept + merged + dropped        (masked and truncated rows are kept, and say so)
 
 A line of `ledger.jsonl` holds a row's number, its source and index, its fate and the reason, never its content.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +18,17 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_atomic
 
 Fate = Literal["kept", "masked", "truncated", "merged", "dropped"]
+NO_PARENT = -1
 STILL_USED: frozenset[str] = frozenset({"kept", "masked", "truncated"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which)."""
+    """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which).
+
+    A row that no file holds but that was made here has a `parent`: the number of the row that it was made from, whose
+    source and index it shares, or `NO_PARENT`.
+    """
 
     row: int
     source: str
@@ -31,6 +36,11 @@ class Entry:
     fate: Fate = "kept"
     reason: str = ""
     amount: int = 0
+    parent: int | None = None
+
+    def facts(self) -> dict[str, object]:
+        """All that it says, without what only made rows have."""
+        return {name: value for name, value in vars(self).items() if name != "parent" or value is not None}
 
 
 class Ledger:
@@ -48,6 +58,24 @@ class Ledger:
         self._entries.extend(Entry(first + index, source, index) for index in range(count))
         return range(first, first + count)
 
+    def make(self, parents: Iterable[int], reason: str, source: str = "") -> range:
+        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers.
+
+        Args:
+            source: of rows that are made from none (`NO_PARENT`), which count from 0 in it.
+        """
+        first = len(self._entries)
+        alone = sum(entry.source == source and entry.parent == NO_PARENT for entry in self._entries)
+        for parent in parents:
+            row = len(self._entries)
+            if parent == NO_PARENT:
+                self._entries.append(Entry(row, source, alone, reason=reason, parent=parent))
+                alone += 1
+                continue
+            origin = self._entries[parent]
+            self._entries.append(Entry(row, origin.source, origin.index, reason=reason, parent=parent))
+        return range(first, len(self._entries))
+
     def decide(self, rows: Iterable[int], fate: Fate, reason: str, amounts: Iterable[int] | None = None) -> None:
         """Give rows a fate. A row that was dropped or merged cannot get another. Errors: core.ledger_second_fate."""
         listed = list(rows)
@@ -56,7 +84,7 @@ class Ledger:
             entry = self._entries[row]
             if entry.fate not in STILL_USED:
                 raise TunesmithError("core.ledger_second_fate", row=row, first=entry.reason, second=reason)
-            self._entries[row] = Entry(row, entry.source, entry.index, fate, reason, amount)
+            self._entries[row] = replace(entry, fate=fate, reason=reason, amount=amount)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries in the order of their row numbers."""
@@ -82,7 +110,7 @@ class Ledger:
 
     def write(self, path: Path) -> str:
         """Write one JSON line a row, durably; returns the SHA-256."""
-        lines = (json.dumps(vars(entry), ensure_ascii=False) for entry in self._entries)
+        lines = (json.dumps(entry.facts(), ensure_ascii=False) for entry in self._entries)
         return write_atomic(path, "".join(line + "\n" for line in lines))
 
     @classmethod

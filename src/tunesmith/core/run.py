@@ -97,9 +97,9 @@ class Run:
         """What the manifest says now. Errors: those of `read_manifest`."""
         return read_manifest(self.path)
 
-    def record_files(self, *paths: Path) -> None:
-        """Enter the hashes of files of this run into the manifest."""
-        manifest = self.manifest()
+    def record_files(self, *paths: Path, **facts: object) -> None:
+        """Enter the hashes of files of this run into the manifest, and what is worth knowing of the run."""
+        manifest = self.manifest() | facts
         self._enter_files(manifest, paths)
         write_manifest(self.path, manifest)
 

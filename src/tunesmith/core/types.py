@@ -54,6 +54,7 @@ class Example:
     `messages` is the prompt and answer of a chat row; for a preference row it is the shared prompt, and `chosen`
     and `rejected` are the continuations; for a KTO row `label` says whether the answer was liked. A row of classes has
     its `text` (or `tokens`, read one by one) and the names of its `labels`: those of the text, or one of every token.
+    A row that was made from another has that one's number as `parent`.
     """
 
     row: int
@@ -67,6 +68,7 @@ class Example:
     label: bool | None = None
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    parent: int | None = None
 
 
 @dataclass(frozen=True)

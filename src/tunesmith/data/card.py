@@ -1,18 +1,58 @@
-"""The data card: one page in both languages that says what a run learned from."""
+"""What a run learned from, gathered for its data card: sections of tables, sentences and pictures in both languages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from tunesmith.core.errors import Fact
 from tunesmith.core.types import SplitName
+from tunesmith.data.diversity import MOST_WORDS, diversity
+from tunesmith.data.plots import bars, spread
 from tunesmith.data.prepared import Prepared
-from tunesmith.messages import both
+from tunesmith.messages import LANGUAGES, Language, both
 
 _CHINESE_ROW = 0.3
 """A row with at least this share of Chinese characters counts as Chinese: names and code mix into both languages."""
+_MOST_BARS = 20
+
+Words = Mapping[Language, str]
+Cell = Words | str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by their names, and rows of cells: a number is set to the right."""
+
+    columns: tuple[Words, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A self-contained SVG; a card without pictures leaves it out."""
+
+    svg: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Sentences in a list."""
+
+    lines: tuple[Words, ...]
+
+
+Part = Table | Picture | Bullets | Words
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: Words
+    parts: tuple[Part, ...]
 
 
 def row_text() -> pl.Expr:
@@ -24,59 +64,49 @@ def row_text() -> pl.Expr:
     return pl.concat_str("text", pl.col("tokens").list.join(" "), *turns, separator="").alias("row_text")
 
 
-def data_card(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> str:
-    """The card as Markdown. `tokens` are the rows' lengths in tokens by split, when somebody counted them."""
-    parts = [
-        [f"# {_both('data.card_title')}", "", _both("data.card_intro")],
+def card_sections(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Section]:
+    """The card. `tokens` are the rows' lengths in tokens by split, when somebody counted them."""
+    found = [
         _splits(prepared),
         _sources(prepared),
         _fates(prepared),
+        _made(prepared),
         _lengths(prepared, tokens or {}),
         _languages(prepared),
+        _diversity(prepared),
         _labels(prepared) or _trained(prepared),
         _notes(prepared),
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return [each for each in found if each is not None]
 
 
-def _both(code: str, **facts: Fact) -> str:
-    return " / ".join(dict.fromkeys(both(code, **facts).values()))
+def _columns(*names: str) -> tuple[Words, ...]:
+    return tuple(both(f"data.column_{name}") for name in names)
 
 
-def _heading(code: str) -> list[str]:
-    return [f"## {_both(code)}", ""]
+def _line(code: str, **facts: Fact) -> str:
+    """A sentence in both languages, for a picture."""
+    return " · ".join(dict.fromkeys(both(code, **facts)[each] for each in LANGUAGES))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [[_both(f"data.column_{name}") for name in columns], ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(_cell(value) for value in line) + " |" for line in lines]
-
-
-def _cell(value: object) -> str:
-    text = f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _splits(prepared: Prepared) -> list[str]:
-    total = sum(len(frame) for frame in prepared.frames.values())
-    rows = [
-        (split, len(frame), f"{len(frame) / total:.1%}", frame["group"].replace("", None).drop_nulls().n_unique())
-        for split, frame in prepared.frames.items()
+def _splits(prepared: Prepared) -> Section:
+    total = sum(len(frame) for frame in prepared.frames.values()) or 1
+    rows: list[tuple[Cell, ...]] = [
+        (split, len(frame), f"{len(frame) / total:.1%}", _groups(frame)) for split, frame in prepared.frames.items()
     ]
-    old = [
-        (name, len(frame), "", frame["group"].replace("", None).drop_nulls().n_unique())
-        for name, frame in prepared.old.items()
-    ]
-    return [
-        *_heading("data.card_splits"),
-        *_table(("split", "rows", "share", "groups"), [*rows, *old]),
-        "",
-        _both("data.card_no_leak"),
-    ]
+    rows += [(name, len(frame), "", _groups(frame)) for name, frame in prepared.old.items()]
+    version = both("card.version", version=prepared.version.id, content=prepared.version.content[:12])
+    table = Table(_columns("split", "rows", "share", "groups"), tuple(rows))
+    return Section(both("data.card_splits"), (version, table, both("data.card_no_leak")))
 
 
-def _sources(prepared: Prepared) -> list[str]:
-    rows = [
+def _groups(frame: pl.DataFrame) -> int:
+    return frame["group"].replace("", None).drop_nulls().n_unique()
+
+
+def _sources(prepared: Prepared) -> Section:
+    unknown = both("data.card_licence_unknown")
+    rows = tuple(
         (
             source.name,
             source.split,
@@ -85,34 +115,77 @@ def _sources(prepared: Prepared) -> list[str]:
             file.encoding,
             file.rows,
             file.readable,
-            source.licence or _both("data.card_licence_unknown"),
+            source.licence or unknown,
             f"`{file.sha256}`",
         )
         for source in prepared.sources
         for file in source.files
-    ]
-    columns = ("source", "split", "file", "layout", "encoding", "rows", "readable", "licence", "sha256")
-    return [*_heading("data.card_sources"), *_table(columns, rows)]
+    )
+    columns = _columns("source", "split", "file", "layout", "encoding", "rows", "readable", "licence", "sha256")
+    kept = pl.concat([frame.select("source") for frame in prepared.tables.values()])["source"]
+    picture = _counted("card.kept_by_source", _frequent(kept))
+    return Section(both("data.card_sources"), (*picture, Table(columns, rows)))
 
 
-def _fates(prepared: Prepared) -> list[str]:
-    rows = []
+def _frequent(values: pl.Series) -> list[tuple[str, int]]:
+    """Values with how often they stand there, the most frequent first; the rest of many values together."""
+    counted = values.value_counts(sort=True, name="rows").sort(["rows", values.name], descending=[True, False])
+    found = [(str(name), int(rows)) for name, rows in counted.iter_rows()]
+    if len(found) <= _MOST_BARS:
+        return found
+    rest = found[_MOST_BARS - 1 :]
+    return [*found[: _MOST_BARS - 1], (_line("card.others", count=len(rest)), sum(rows for _, rows in rest))]
+
+
+def _counted(code: str, values: Sequence[tuple[str, int]]) -> tuple[Part, ...]:
+    """A picture of counts under its title; nothing where there is only one bar to see."""
+    if len(values) < 2:
+        return ()
+    title = both(code)
+    return title, Picture(bars(_line(code), values, [f"{value:,}" for _, value in values]))
+
+
+def _fates(prepared: Prepared) -> Section:
+    rows: list[tuple[Cell, ...]] = []
+    shown: list[tuple[str, int]] = []
     for label, count in prepared.ledger.totals().items():
         fate, _, reason = label.partition(": ")
-        rows.append((_both(f"data.fate_{fate}"), _both(f"data.reason_{reason}") if reason else "", count))
-    rows.append((_both("data.card_read"), "", len(prepared.ledger)))
-    return [*_heading("data.card_fates"), *_table(("fate", "reason", "rows"), rows)]
+        rows.append((both(f"data.fate_{fate}"), both(f"data.reason_{reason}") if reason else "", count))
+        shown.append((f"{_line(f'data.fate_{fate}')}{f': {reason}' if reason else ''}", count))
+    picture = _counted("card.rows_by_fate", sorted(shown, key=lambda each: -each[1])[:_MOST_BARS])
+    rows.append((both("data.card_read"), "", len(prepared.ledger)))
+    return Section(both("data.card_fates"), (*picture[1:], Table(_columns("fate", "reason", "rows"), tuple(rows))))
 
 
-def _lengths(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]]) -> list[str]:
-    rows = []
-    for split, frame in prepared.frames.items():
-        rows.append(
-            (split, _both("data.unit_characters"), *_spread(frame.select(row_text().str.len_chars())["row_text"]))
-        )
-        if split in tokens:
-            rows.append((split, _both("data.unit_tokens"), *_spread(pl.Series(tokens[split], dtype=pl.Int64))))
-    return [*_heading("data.card_lengths"), *_table(("split", "unit", "mean", "median", "p95", "longest"), rows)]
+def _made(prepared: Prepared) -> Section | None:
+    """Rows of training that were made here, by how many each parent has; nothing where none were."""
+    train = prepared.frames.get("train")
+    if train is None or train["parent"].is_null().all():
+        return None
+    made = train.filter(pl.col("parent").is_not_null())
+    parents = made.filter(pl.col("parent") >= 0)["parent"]
+    share = len(made) / len(train)
+    words = both(
+        "card.made_text", made=len(made), share=f"{share:.1%}", parents=parents.n_unique(), rows=len(train) - len(made)
+    )
+    return Section(both("card.made"), (words,))
+
+
+def _lengths(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]]) -> Section:
+    rows: list[tuple[Cell, ...]] = []
+    shown: dict[str, Sequence[int]] = {}
+    for split, frame in prepared.tables.items():
+        characters = frame.select(row_text().str.len_chars())["row_text"]
+        rows.append((split, both("data.unit_characters"), *_spread(characters)))
+        counted = next((lengths for name, lengths in tokens.items() if name == split), None)
+        if counted is not None:
+            rows.append((split, both("data.unit_tokens"), *_spread(pl.Series(counted, dtype=pl.Int64))))
+        if split in prepared.frames or not prepared.frames:
+            shown[split] = characters.to_list() if counted is None else counted
+    unit = _line("data.unit_tokens" if tokens else "data.unit_characters")
+    picture = Picture(spread(_line("data.card_lengths"), unit, shown))
+    columns = _columns("split", "unit", "mean", "median", "p95", "longest")
+    return Section(both("data.card_lengths"), (both("card.share_of_rows"), picture, Table(columns, tuple(rows))))
 
 
 def _spread(lengths: pl.Series) -> tuple[float, int, int, int]:
@@ -127,45 +200,74 @@ def _spread(lengths: pl.Series) -> tuple[float, int, int, int]:
     )
 
 
-def _languages(prepared: Prepared) -> list[str]:
-    rows = []
-    for split, frame in prepared.frames.items():
+def _languages(prepared: Prepared) -> Section:
+    rows: list[tuple[Cell, ...]] = []
+    for split, frame in prepared.tables.items():
         counted = frame.select(
             chinese=row_text().str.count_matches(r"\p{Han}"), written=row_text().str.count_matches(r"\S")
         )
         written = max(int(counted["written"].sum()), 1)
         in_chinese = counted.select((pl.col("chinese") >= _CHINESE_ROW * pl.col("written")).sum()).item()
         rows.append((split, f"{counted['chinese'].sum() / written:.1%}", in_chinese, len(frame) - in_chinese))
-    columns = ("split", "chinese_characters", "chinese_rows", "other_rows")
-    return [*_heading("data.card_languages"), *_table(columns, rows)]
+    columns = _columns("split", "chinese_characters", "chinese_rows", "other_rows")
+    return Section(both("data.card_languages"), (Table(columns, tuple(rows)),))
 
 
-def _labels(prepared: Prepared) -> list[str]:
+def _diversity(prepared: Prepared) -> Section:
+    rows: list[tuple[Cell, ...]] = []
+    for split, frame in prepared.tables.items():
+        found = diversity(frame.select(row_text())["row_text"])
+        shares = (f"{each:.1%}" for each in found.distinct)
+        rows.append((split, found.rows, found.words, *shares, f"{found.compression:.2f}"))
+    names = ("rows_measured", "words_measured", "distinct_1", "distinct_2", "distinct_3", "compression")
+    columns = (*_columns("split"), *(both(f"card.column_{name}") for name in names))
+    words = both("card.diversity_text", words=f"{MOST_WORDS:,}")
+    return Section(both("card.diversity"), (words, Table(columns, tuple(rows))))
+
+
+def _labels(prepared: Prepared) -> Section | None:
     """How often each label stands in each split; nothing where rows have none."""
-    splits = list(prepared.frames)
+    splits = list(prepared.tables)
     counted = pl.concat(
         frame.select(pl.col("labels").explode().drop_nulls()).with_columns(split=pl.lit(split))
-        for split, frame in prepared.frames.items()
+        for split, frame in prepared.tables.items()
     )
     if counted.is_empty():
-        return []
+        return None
     table = counted.pivot("split", index="labels", values="labels", aggregate_function="len").fill_null(0)
-    rows = [[name, *(int(row.get(split, 0)) for split in splits)] for row in table.sort("labels").iter_rows(named=True)
-            for name in (row["labels"],)]  # fmt: skip
-    return [*_heading("data.card_labels"), *_table(("label", *splits), rows)]
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (str(row["labels"]), *(int(row.get(split, 0)) for split in splits))
+        for row in table.sort("labels").iter_rows(named=True)
+    )
+    first = counted.filter(pl.col("split") == splits[0])["labels"]
+    frequent = _frequent(first)
+    least = first.value_counts()["count"].min()
+    most = first.value_counts()["count"].max()
+    balance = both("card.balance", split=splits[0], labels=first.n_unique(), most=int(str(most)), least=int(str(least)))
+    named = (both("data.column_label"), *(_name_of(split) for split in splits))
+    picture = (Picture(bars(_line("data.card_labels"), frequent, [f"{rows:,}" for _, rows in frequent])),)
+    return Section(both("data.card_labels"), (balance, *picture, Table(named, rows)))
 
 
-def _trained(prepared: Prepared) -> list[str]:
+def _name_of(split: str) -> Words:
+    try:
+        return both(f"data.column_{split}")
+    except KeyError:
+        return dict.fromkeys(LANGUAGES, split)
+
+
+def _trained(prepared: Prepared) -> Section:
     """Turns by role and what their weight says about learning them."""
     turns = pl.concat(
         [
             frame.select("kind", pl.col(name).alias("turn")).explode("turn").drop_nulls("turn")
-            for frame in prepared.frames.values()
+            for frame in prepared.tables.values()
             for name in ("messages", "chosen", "rejected")
         ]
     )
+    title = both("data.card_trained")
     if turns.is_empty():
-        return [*_heading("data.card_trained"), _both("data.card_trained_text")]
+        return Section(title, (both("data.card_trained_text"),))
     weight = pl.col("turn").struct.field("weight")
     counted = (
         turns.select(
@@ -176,18 +278,12 @@ def _trained(prepared: Prepared) -> list[str]:
         .len("turns")
         .sort("role", "weight")
     )
-    rows = [
-        (role, weight_text or _both("data.card_weight_open"), count) for role, weight_text, count in counted.iter_rows()
-    ]
-    return [
-        *_heading("data.card_trained"),
-        *_table(("role", "weight", "turns"), rows),
-        "",
-        _both("data.card_trained_rule"),
-    ]
+    open_weight = both("data.card_weight_open")
+    rows = tuple((role, weight_text or open_weight, count) for role, weight_text, count in counted.iter_rows())
+    return Section(title, (Table(_columns("role", "weight", "turns"), rows), both("data.card_trained_rule")))
 
 
-def _notes(prepared: Prepared) -> list[str]:
+def _notes(prepared: Prepared) -> Section | None:
     notes = [*(note for source in prepared.sources for note in source.notes), *prepared.notes]
-    lines = [f"- {_both(note.code, **note.facts)}" for note in notes]
-    return [*_heading("data.card_notes"), *lines] if lines else []
+    lines = tuple(both(note.code, **note.facts) for note in notes)
+    return Section(both("data.card_notes"), (Bullets(lines),)) if lines else None

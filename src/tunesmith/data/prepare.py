@@ -13,17 +13,18 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
-from tunesmith.data.card import data_card
+from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
+from tunesmith.data.version import made_by
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 FOLDER = "data"
-CARD = "data_card.md"
+CARD, CARD_PAGE = "data_card.md", "data_card.html"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
 
@@ -72,7 +73,17 @@ def prepare(
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables)
+    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, made_by(spec))
+
+
+def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
+    """The rows of the sources, cleaned and not split, as the table `rows`: a look at files that no recipe knows yet.
+
+    Errors: those of `read_source`.
+    """
+    work = _Work(spec, recipe_folder, ledger, [], [])
+    frame = _clean(work, "rows", _read(work, "rows", spec.sources))
+    return Prepared({}, ledger, tuple(work.sources), tuple(work.notes), {"rows": frame}, made_by(spec))
 
 
 def _old(
@@ -179,20 +190,21 @@ def _main_reason(ledger: Ledger) -> str:
 
 
 def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
-    """Write `data/<split>.parquet`, those of old rows and `data_card.md` into a run; returns the paths written.
+    """Write `data/<split>.parquet`, those of old rows and the data card into a run; returns the paths written.
 
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
     """
     needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
-    with new_folder(run_path / FOLDER, needed, rows=rows) as folder:
+    with new_folder(run_path / FOLDER, needed, rows=rows, **prepared.version.facts()) as folder:
         for split, frame in prepared.tables.items():
             # By way of memory: of a full disk polars says "invalid thrift", which helps nobody.
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD, data_card(prepared, tokens))
-    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD]
+    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
+    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD_PAGE, run_path / CARD]
 
 
 def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
@@ -204,9 +216,14 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     if not folder.is_dir():
         raise TunesmithError("data.not_prepared", path=str(run_path))
     verify_folder(folder)
-    frames = {split: pl.read_parquet(folder / f"{split}.parquet", schema=SCHEMA) for split in SPLITS}
+    frames = {split: _stored(folder / f"{split}.parquet") for split in SPLITS}
     check_leaks(frames)
     return frames
+
+
+def _stored(path: Path) -> pl.DataFrame:
+    """A stored table; one of an older release lacks columns that came later."""
+    return pl.read_parquet(path, schema=SCHEMA, missing_columns="insert")
 
 
 def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
@@ -216,7 +233,7 @@ def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
     """
     splits = load_splits(run_path)
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
-    tables = {path.stem: pl.read_parquet(path, schema=SCHEMA) for path in paths if path.stem not in SPLITS}
+    tables = {path.stem: _stored(path) for path in paths if path.stem not in SPLITS}
     for name, frame in tables.items():
         for other in _LOOKED_AT:
             shared = shared_with(frame, splits[other])

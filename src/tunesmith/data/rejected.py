@@ -24,7 +24,7 @@ def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Iter
 
     Errors: data.source_changed where the files do not hold the rows of the ledger any more, those of `read_file`.
     """
-    entries = ledger.entries()
+    entries = [entry for entry in ledger.entries() if entry.parent is None]  # no file holds the others
     number = 0
     for source in (*(each for _, each in sources_in_order(spec)), *old):
         name = source.name or source.path
@@ -34,7 +34,7 @@ def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Iter
                     raise TunesmithError("data.source_changed", path=source.path)
                 entry = entries[number]
                 if entry.fate not in STILL_USED:
-                    yield _line({**vars(entry), "file": path.name}, row)
+                    yield _line({**entry.facts(), "file": path.name}, row)
                 number += 1
     if number != len(entries):
         raise TunesmithError("data.source_changed", path=spec.sources[0].path)

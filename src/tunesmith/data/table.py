@@ -39,6 +39,7 @@ SCHEMA = pl.Schema(
         "label": pl.Boolean(),
         "tokens": pl.List(pl.String),
         "labels": pl.List(pl.String),
+        "parent": pl.Int64(),  # row that this one was made from; null where it was read
     }
 )
 
@@ -88,6 +89,7 @@ def from_examples(examples: Sequence[Example]) -> pl.DataFrame:
         "label": [example.label for example in examples],
         "tokens": [list(example.tokens) for example in examples],
         "labels": [list(example.labels) for example in examples],
+        "parent": [example.parent for example in examples],
     }
     return build_frame(columns)
 
@@ -107,6 +109,7 @@ def to_examples(frame: pl.DataFrame) -> list[Example]:
             label=row["label"],
             tokens=tuple(row["tokens"]),
             labels=tuple(row["labels"]),
+            parent=row["parent"],
         )
         for row in frame.iter_rows(named=True)
     ]

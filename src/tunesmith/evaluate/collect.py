@@ -240,7 +240,8 @@ def _data(path: Path, recipe: Recipe) -> DataFacts:
     kept = sorted(row for frame in (*frames.values(), *old.values()) for row in frame["row"])
     counts: dict[str, int] = {}
     for entry in ledger.entries():
-        counts[entry.source] = counts.get(entry.source, 0) + 1
+        if entry.parent is None:
+            counts[entry.source] = counts.get(entry.source, 0) + 1
     specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
     specs += [source for sources in recipe.old_sources.values() for source in sources]
     licences = {spec.name or spec.path: spec.licence for spec in specs}

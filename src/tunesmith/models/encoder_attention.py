@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -93,21 +94,23 @@ def encoder_attention(
     """Attention for transformers: query, key and value [1, H, T, S] -> [1, T, H, S].
 
     `documents` travels as an argument of the model's forward, and so do `learned` keys and values, of every layer
-    [2, H, P, S]. Errors: packed.packed_only for padded batches, several
-    sequences, attention dropout or a call without documents.
+    [2, H, P, S]. `dropout` is the share of attention's shares that is dropped, as transformers does.
+    Errors: packed.packed_only for padded batches, several sequences or a call without documents.
     """
-    if documents is None or attention_mask is not None or query.shape[0] != 1 or dropout:
+    if documents is None or attention_mask is not None or query.shape[0] != 1:
         raise TunesmithError("packed.packed_only")
     found, order_T = bands(documents, query.device, query.dtype)
     factor = scaling if scaling is not None else query.shape[-1] ** -0.5
     tokens_first = [each[0].transpose(0, 1) for each in (query, key, value)]  # [T, H, S]
     before = learned_of(module, learned)
-    parts = [_band_attention(band, tokens_first, before, factor) for band in found]
+    parts = [_band_attention(band, tokens_first, before, factor, dropout) for band in found]
     out_THS = torch.cat(parts)[order_T]
     return out_THS[None], None
 
 
-def _band_attention(band: Band, tokens_first: list[Tensor], before: Tensor | None, scaling: float) -> Tensor:
+def _band_attention(
+    band: Band, tokens_first: list[Tensor], before: Tensor | None, scaling: float, dropout: float
+) -> Tensor:
     """Outputs of the tokens of a band, in its order, [tokens, H, S]; `before` are learned keys and values."""
     queries, keys, values = (
         each.index_select(0, band.places).unflatten(0, (-1, band.length)).transpose(1, 2) for each in tokens_first
@@ -117,8 +120,14 @@ def _band_attention(band: Band, tokens_first: list[Tensor], before: Tensor | Non
         keys, values = (_behind(each, own) for each, own in zip(before, (keys, values), strict=True))
         padding = pad(padding, (before.shape[2], 0))
     scores_DHLM = (queries * scaling) @ keys.transpose(-1, -2) + padding
-    out_DHLS: Tensor = torch.softmax(scores_DHLM, dim=-1) @ values
+    out_DHLS: Tensor = _shares(scores_DHLM, dropout) @ values
     return out_DHLS.transpose(1, 2).flatten(0, 1).index_select(0, band.rows)
+
+
+def _shares(scores: Tensor, dropout: float) -> Tensor:
+    """What each key counts with: the softmax of the scores, of which dropout leaves 1 - p, scaled up by as much."""
+    shares = torch.softmax(scores, dim=-1)
+    return drop(shares, dropout) if dropout else shares
 
 
 def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
@@ -126,7 +135,14 @@ def _behind(before_HPS: Tensor, own_DHLS: Tensor) -> Tensor:
     return torch.cat([before_HPS.expand(own_DHLS.shape[0], -1, -1, -1), own_DHLS], dim=2)
 
 
-def attention_at(query_DHS: Tensor, key_THS: Tensor, value_THS: Tensor, documents: Documents, scaling: float) -> Tensor:
+def attention_at(
+    query_DHS: Tensor,
+    key_THS: Tensor,
+    value_THS: Tensor,
+    documents: Documents,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
     """What one token of every document takes from all tokens of its document, [D, H, S]."""
     found, _ = bands(documents, query_DHS.device, query_DHS.dtype)
     parts: list[Tensor] = []
@@ -137,7 +153,7 @@ def attention_at(query_DHS: Tensor, key_THS: Tensor, value_THS: Tensor, document
             for each in (key_THS, value_THS)
         )
         scores_DH1L = (queries * scaling) @ keys.transpose(-1, -2) + band.padding
-        parts.append((torch.softmax(scores_DH1L, dim=-1) @ values)[:, :, 0])
+        parts.append((_shares(scores_DH1L, dropout) @ values)[:, :, 0])
     order = torch.cat([band.documents for band in found]).argsort()
     return torch.cat(parts)[order]
 

@@ -62,7 +62,8 @@ class LastEncoderBlock(GradientCheckpointingLayer):
         heads = (-1, attention.attention_head_size)
         key_THS, value_THS = (each(hidden_1TW)[0].unflatten(1, heads) for each in (attention.key, attention.value))
         query_KHS = attention.query(asked_1KW)[0].unflatten(1, heads)
-        attended_KHS = attention_at(query_KHS, key_THS, value_THS, documents, attention.scaling)
+        dropout = attention.dropout.p if self.training else 0.0
+        attended_KHS = attention_at(query_KHS, key_THS, value_THS, documents, attention.scaling, dropout)
         between_1KW = self.attention.output(attended_KHS.flatten(1)[None], asked_1KW)
         output_1KW: Tensor = self.output(self.intermediate(between_1KW), between_1KW)
         return output_1KW

@@ -100,17 +100,6 @@ def draw_head(model: PreTrainedModel, names: tuple[str, ...], seed: int) -> None
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
 
 
-def set_dropout(model: PreTrainedModel, share: float) -> int:
-    """Set the model's dropout layers behind its linear layers; that of attention is off. Returns how many there are."""
-    found = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            in_attention = name.endswith((".self.dropout", "attn.dropout"))
-            module.p = 0.0 if in_attention else share
-            found += not in_attention
-    return found
-
-
 class ClassPolicy(Policy):
     """A body with a head over packed batches; `forward` gives losses like any policy's.
 
@@ -122,7 +111,7 @@ class ClassPolicy(Policy):
         super().__init__(model)
         self._several = several
         architecture, padding = str(model.config.model_type), model.config.pad_token_id
-        self._first_position = int(padding) + 1 if architecture in _POSITIONS_BEHIND_PADDING else 0
+        self.first_position = int(padding) + 1 if architecture in _POSITIONS_BEHIND_PADDING else 0
 
     def check_head(self, model: PreTrainedModel) -> None:
         """Refuse what has no classifier. Errors: packed.other_head."""
@@ -133,10 +122,6 @@ class ClassPolicy(Policy):
     def head(self) -> Tensor:
         """The matrix that makes scores of hidden states, [C, W]."""
         return next(each for each in reversed(list(_classifier(self.model).parameters())) if each.ndim == 2)
-
-    def positions(self, position_ids: Tensor) -> Tensor:
-        """Positions counted from 0 as the model counts them."""
-        return position_ids + self._first_position
 
     def forward(
         self,

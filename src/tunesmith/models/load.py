@@ -36,14 +36,15 @@ from tunesmith.core.memory import give_back
 from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
+from tunesmith.models.dropout import set_dropout
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.head_kind import refuse_head
-from tunesmith.models.heads import Head, head_names, set_dropout
+from tunesmith.models.heads import Head, head_names
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
 from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
-from tunesmith.recipe.specs.model import Quantize
+from tunesmith.recipe.specs.model import Dropout, Quantize
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
 
@@ -299,7 +300,7 @@ def load_model(
 
 
 def load_with_head(
-    folder: Path, head: Head, *, dtype: torch.dtype, device: torch.device | str = "cpu", dropout: float = 0.0
+    folder: Path, head: Head, *, dtype: torch.dtype, device: torch.device | str = "cpu", dropout: Dropout | None = None
 ) -> Loaded:
     """Load a body with a task head and its tokenizer. Head weights that the folder has are taken, others are new.
 
@@ -308,7 +309,7 @@ def load_with_head(
         head: what the head answers; labels of a head that the folder has must be the same, by name and number.
         dropout: share of what the model's own dropout layers drop in training.
 
-    Errors: those of `load_model` but for models.no_end_token, models.other_labels.
+    Errors: those of `load_model` but for models.no_end_token, models.other_labels, models.no_dropout.
     """
     _check_labels(folder, head)
     kind = {"text_class": AutoModelForSequenceClassification, "token_class": AutoModelForTokenClassification}[head.task]

@@ -39,6 +39,7 @@ class Policy(nn.Module):
 
     `blocks_kept` are the first blocks whose outputs come with the batches (`Packed.below`) and are not run again. `own`
     is the objective's own module, if it has one: it trains and is saved in checkpoints, and is no part of the model.
+    `first_position` is what the model calls the place of a document's first token.
 
     Args:
         model: the causal model; its attention is switched to the packed form, which touches only this instance.
@@ -47,6 +48,7 @@ class Policy(nn.Module):
     """
 
     attention = PACKED_ATTENTION
+    first_position = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class Policy(nn.Module):
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Positions counted from 0 as the model counts them."""
-        return position_ids
+        return position_ids + self.first_position if self.first_position else position_ids
 
     def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
         """Negative log-likelihood of `batch.target` at `batch.keep`, [K] float32 or wider, unweighted.

@@ -88,6 +88,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
     of_tokens = recipe.data.task == "token_class"
     size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens)
+    size = size.with_dropout() if recipe.model.dropout else size
     teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
     lengths = [len(row.token_ids) for row in train_rows]
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tunesmith.core.errors import TunesmithError
@@ -70,9 +70,9 @@ class ModelSize:
 
     `quantize` says how the linear layers of its blocks are held while it trains; `positions` are the places of a
     learned position embedding, `classes` those of a task head, if there is one, and `of_tokens` says that it gives them
-    to tokens. `splits` says that its blocks can be run in two halves. `body` is what the names of an encoder begin
-    with. Of a decoder, `attention_biases` are how many of its query, key, value and output layers have one, and
-    `head_norm` the width of the norms of queries and keys.
+    to tokens. `splits` says that its blocks can be run in two halves, `drops` that its dropout layers are on.
+    `body` is what the names of an encoder begin with. Of a decoder, `attention_biases` are how many of its query, key,
+    value and output layers have one, and `head_norm` the width of the norms of queries and keys.
     """
 
     layers: int
@@ -89,10 +89,15 @@ class ModelSize:
     classes: int = 0
     of_tokens: bool = False
     splits: bool = False
+    drops: bool = False
     body: str = ""
     attention_biases: int = 0
     mlp_biases: bool = False
     head_norm: int = 0
+
+    def with_dropout(self) -> ModelSize:
+        """The same with its dropout layers on: where those of blocks are, no activations are kept between epochs."""
+        return replace(self, splits=False, drops=True) if self.is_encoder else self
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every linear layer of one block, by name; of experts only what stands beside them."""
@@ -484,7 +489,8 @@ def memory_parts(
     # a full float32 model is its own master
     own_master = 4 * trained if isinstance(adapt, FullSpec) and wide == 4 else 0
     inner = size.inner + size.experts.active * size.experts.inner
-    per_layer = (22 * size.hidden + 6 * inner) * wide // 2
+    masks = 4 if size.drops else 0  # of the two sums that a block drops from
+    per_layer = ((22 + masks) * size.hidden + 6 * inner) * wide // 2
     if checkpointing:
         activations = tokens_at_once * (size.layers * size.hidden * wide + per_layer)
     else:

@@ -69,13 +69,19 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
             if os.path.isdir(path):
-                listed = repr(sorted(folder_hashes(path).items()))
-                found[f"{place} ({source.path})"] = hashlib.sha256(listed.encode()).hexdigest()
+                found[f"{place} ({source.path})"] = hash_of_source(path)
             elif os.path.isfile(path):
-                found[f"{place} ({source.path})"] = sha256_file(path)
+                found[f"{place} ({source.path})"] = hash_of_source(path)
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def hash_of_source(path: Path) -> str:
+    """SHA-256 of a file; of a folder, of the list of its files with theirs."""
+    if os.path.isdir(path):
+        return hashlib.sha256(repr(sorted(folder_hashes(path).items())).encode()).hexdigest()
+    return sha256_file(path)
 
 
 def _starts(recipe: Recipe) -> list[SourceSpec]:

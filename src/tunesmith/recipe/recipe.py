@@ -136,22 +136,23 @@ class Recipe(Spec):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     def as_yaml(self) -> str:
-        """Every setting as YAML, in the order of the specs: the lock file. Tables that are not there stay away."""
-        return write_yaml(_without_absent_tables(self, self.model_dump(mode="json")))
+        """Every setting as YAML, in the order of the specs: the lock file. What is not there stays away."""
+        return write_yaml(_without_absent(self, self.model_dump(mode="json")))
 
 
-def _without_absent_tables(spec: BaseModel, values: dict[str, object]) -> dict[str, object]:
-    """The values of a spec but those of add-ons that nobody asked for, which have no settings to state."""
+def _without_absent(spec: BaseModel, values: dict[str, object]) -> dict[str, object]:
+    """The values of a spec but those of add-ons that nobody asked for, and of settings of few recipes."""
     kept: dict[str, object] = {}
+    unstated = spec.unstated if isinstance(spec, Spec) else ()
     for name, field in type(spec).model_fields.items():
         inner, value = getattr(spec, name), values[name]
-        if inner is None and any(_is_table(each) for each in get_args(field.annotation)):
+        if inner is None and (name in unstated or any(_is_table(each) for each in get_args(field.annotation))):
             continue
         if isinstance(inner, BaseModel) and isinstance(value, dict):
-            value = _without_absent_tables(inner, value)
+            value = _without_absent(inner, value)
         elif isinstance(inner, list) and isinstance(value, list):
             pairs = zip(inner, value, strict=True)
-            value = [_without_absent_tables(*pair) if isinstance(pair[0], BaseModel) else pair[1] for pair in pairs]
+            value = [_without_absent(*pair) if isinstance(pair[0], BaseModel) else pair[1] for pair in pairs]
         kept[name] = value
     return kept
 

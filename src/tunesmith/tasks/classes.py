@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example
 from tunesmith.models.allowed import read_allowed
@@ -18,6 +19,8 @@ from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.sites import ENCODERS
 from tunesmith.tasks.base import Encoded
 
+_SHORTEST = 8
+"""As `train.max_length` has it: less than this is no row."""
 OUTSIDE = "O"
 """The tag of a token that is part of nothing."""
 
@@ -118,12 +121,20 @@ class ClassTask:
         return pack(items, share=not self.is_encoder, several_of=several_of)
 
 
-def longest_row(folder: Path, stated: int) -> int:
-    """The limit of a row in tokens: as stated, or what the model has positions for."""
+def longest_row(folder: Path, stated: int, places: int = 0) -> int:
+    """The limit of a row in tokens: as stated, or what the model has positions for behind a learned beginning.
+
+    Errors: tasks.no_room where the beginning leaves none for a row.
+    """
     config = read_allowed(folder, "config.json").values
     positions = config.get("max_position_embeddings")
     offset = 2 if str(config.get("model_type")).endswith("roberta") else 0
-    return min(stated, positions - offset) if isinstance(positions, int) and positions else stated
+    if not isinstance(positions, int) or not positions:
+        return stated
+    room = positions - offset - places
+    if room < _SHORTEST:
+        raise TunesmithError("tasks.no_room", places=places, positions=positions - offset, least=_SHORTEST)
+    return min(stated, room)
 
 
 def has_encoder(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from tunesmith.core.files import folder_bytes, free_disk_bytes, remove_folder, v
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.catalog import cache_folder
+from tunesmith.models.dropout import drops_below
 from tunesmith.models.halves import below_bytes, lower_half, never_moving_blocks
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.policy import Policy
@@ -81,7 +82,8 @@ def kept_activations(
     runtime: Runtime,
     emitter: Emitter,
 ) -> Activations | None:
-    """The activations of all rows below what may ever move; None where nothing lies below it, or they have no room.
+    """The activations of all rows below what may ever move; None where nothing lies below it, where dropout makes
+    them different ones in every epoch, or where they have no room.
 
     Args:
         moving: names in the policy of what may ever move.
@@ -93,6 +95,9 @@ def kept_activations(
     tokens = sum(len(row.token_ids) for row in rows)
     needed = below_bytes(policy.model, tokens)
     if not blocks:
+        return None
+    if drops_below(policy.model, blocks):
+        emitter.emit("note", code="train.activations_dropout", blocks=blocks)
         return None
     if runtime.agree(needed > _SHARE_OF_MEMORY * free_memory_bytes() or needed > free_disk_bytes(cache_folder())):
         emitter.emit("note", code="train.activations_no_room", blocks=blocks, megabytes=needed >> 20)

@@ -121,7 +121,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
     if form != "none":
         release(cycles=True)  # PEFT looks at every weight, which makes it dense once
-    _refuse_rows_beyond_context(policy, stage, inputs)
+    _refuse_rows_beyond_context(policy, inputs)
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
@@ -203,15 +203,10 @@ def _rows_beside(stage: StageSpec, inputs: StageInputs) -> list[Features]:
     return [row for what in ("replay", TARGET) if what in stage.old_sources for row in inputs.old_rows[what]]
 
 
-def _refuse_rows_beyond_context(policy: Policy, stage: StageSpec, inputs: StageInputs) -> None:
-    """A learned beginning takes its places from the context. Errors: train.beyond_context.
-
-    What a text is asked later is not known here; with a task head it is cut to the length of the rows.
-    """
-    places, context = places_before(policy.model), context_of(policy.model)
+def _refuse_rows_beyond_context(policy: Policy, inputs: StageInputs) -> None:
+    """A learned beginning takes its places from the context. Errors: train.beyond_context."""
+    places, context = places_before(policy.model), context_of(policy.model) - policy.first_position
     longest = max(len(row.token_ids) for row in (*inputs.train_rows, *inputs.validation_rows))
-    if inputs.loaded.head is not None:
-        longest = stage.train.max_length
     if places and places + longest > context:
         raise TunesmithError(
             "train.beyond_context", tokens=longest, places=places, context=context, most=context - places

@@ -42,6 +42,8 @@ _NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.
 _ROW_LISTS = ("data", "rows", "examples", "train")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
 _ENDED_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_COLUMN_GAP = re.compile(r"[ \t]+")
 _BROKEN_SHARE = 0.5
 """More broken lines than this and it is the file that is wrong, not its rows."""
 
@@ -296,12 +298,15 @@ def _as_row(value: object) -> RawRow:
 
 
 def _read_conll(text: Text) -> list[RawRow]:
-    """Sentences of a CoNLL file: a token and its tag a line (first and last column), an empty line between."""
+    """Sentences of a CoNLL file: a token and its tag a line (first and last column), an empty line between.
+
+    Spaces and tabs part columns and nothing else does: a full-width blank is a token like any other sign.
+    """
     rows: list[RawRow] = []
     tokens: list[str] = []
     tags: list[str] = []
-    for line in [*text.text.splitlines(), ""]:
-        parts = line.split()
+    for line in [*_LINE_END.split(text.text), ""]:
+        parts = [part for part in _COLUMN_GAP.split(line) if part]
         if parts and parts[0] != "-DOCSTART-":
             tokens.append(parts[0])
             tags.append(parts[-1] if len(parts) > 1 else "")

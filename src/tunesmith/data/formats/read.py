@@ -246,6 +246,7 @@ def _append(columns: dict[str, list[object]], record: Record, number: int, name:
         record.label,
         list(record.tokens),
         list(record.labels),
+        None,
     )
     for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

@@ -1,5 +1,7 @@
 """Sample rows for a first run: a customer's message in, a small JSON object of a stated schema out.
 
+The same messages serve tasks with classes: what is wanted is the label of a text, product and order are its entities.
+
 A message is put together from phrases (`phrases.toml`): opener, body, order, urgency, callback, closing. Every
 phrase belongs to one split, so that validation and test measure unseen wording and not memory. The label follows
 from the phrases chosen, so it is right by construction. Everything is drawn from a seed and a row's number: more
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +25,7 @@ from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.samples.slips import scuff
 
 Style = Literal["letter", "chat"]
+SampleTask = Literal["chat", "text_class", "token_class"]
 Urgency = Literal["low", "normal", "high"]
 INTENTS = ("refund", "exchange", "delivery", "defect", "cancel", "billing", "account", "question")
 PRODUCTS = (
@@ -62,6 +66,8 @@ class Ticket:
     message: str
     intent: str
     product: str | None
+    named: str
+    """The product in the customer's words, before any slip of the hand; empty without a product."""
     urgency: Urgency
     order: str | None
     callback: bool
@@ -84,8 +90,23 @@ class Ticket:
         }
         return json.dumps(label, separators=(",", ":"))
 
-    def row(self) -> dict[str, object]:
-        """The ticket in the OpenAI messages layout."""
+    @property
+    def entities(self) -> list[dict[str, object]] | None:
+        """Places of product and order in the message; none where a slip of the hand has changed a name."""
+        found: list[dict[str, object]] = []
+        for label, name in (("product", self.named), ("order", self.order)):
+            places = list(re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", self.message, re.I)) if name else []
+            if name and len(places) != 1:
+                return None
+            found += [{"start": place.start(), "end": place.end(), "label": label} for place in places]
+        return found
+
+    def row(self, task: SampleTask = "chat") -> dict[str, object]:
+        """The ticket as a row of a task: in the OpenAI messages layout, with its intent, or with its entities."""
+        if task == "text_class":
+            return {"text": self.message, "label": self.intent, "template": self.template}
+        if task == "token_class":
+            return {"text": self.message, "entities": self.entities, "template": self.template}
         turns = (("system", SYSTEM_PROMPT), ("user", self.message), ("assistant", self.answer))
         messages = [{"role": role, "content": content} for role, content in turns]
         return {"messages": messages, "template": self.template}
@@ -169,6 +190,7 @@ class _Writer:
             message=scuff(message, draw, keep=order),
             intent=intent,
             product=product,
+            named=named,
             urgency=urgency,
             order=order if has_order else None,
             callback=callback,
@@ -188,26 +210,32 @@ class _Writer:
         return message
 
 
-def generate_tickets(rows: int, split: SplitName, seed: int) -> list[Ticket]:
-    """Draw `rows` tickets of a split, all messages different, intents in equal numbers."""
+def generate_tickets(rows: int, split: SplitName, seed: int, task: SampleTask = "chat") -> list[Ticket]:
+    """Draw `rows` tickets of a split, all messages different, intents in equal numbers.
+
+    Where entities are wanted, a message whose names have suffered a slip of the hand is drawn again.
+    """
     tickets: list[Ticket] = []
     seen: set[str] = set()
     for number in range(rows):
         for attempt in range(_ATTEMPTS):
             draw = random.Random(derive_seed(seed, f"tickets-{split}", number, attempt))
             ticket = _Writer(split, draw).ticket(INTENTS[number % len(INTENTS)])
-            if ticket.message not in seen:
+            if ticket.message not in seen and (task != "token_class" or ticket.entities is not None):
                 break
         seen.add(ticket.message)
         tickets.append(ticket)
     return tickets
 
 
-def write_tickets(folder: Path, *, train: int, validation: int, test: int, seed: int) -> dict[SplitName, Path]:
-    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl` in the messages layout; returns their paths."""
+def write_tickets(
+    folder: Path, *, train: int, validation: int, test: int, seed: int, task: SampleTask = "chat"
+) -> dict[SplitName, Path]:
+    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl` as rows of a task; returns their paths."""
     paths: dict[SplitName, Path] = {}
     for split, rows in zip(SPLITS, (train, validation, test), strict=True):
-        lines = (json.dumps(ticket.row(), ensure_ascii=False) for ticket in generate_tickets(rows, split, seed))
+        tickets = generate_tickets(rows, split, seed, task)
+        lines = (json.dumps(ticket.row(task), ensure_ascii=False) for ticket in tickets)
         paths[split] = folder / f"{split}.jsonl"
         write_atomic(paths[split], "".join(line + "\n" for line in lines))
     return paths

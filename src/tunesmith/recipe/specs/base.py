@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 MOST = 1_000_000_000
@@ -14,3 +16,6 @@ class Spec(BaseModel):
     """A room's settings. Fields carry one sentence with their unit; defaults are written into the lock file."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    unstated: ClassVar[frozenset[str]] = frozenset()
+    """Settings of few recipes, which the lock file leaves out while they are none."""

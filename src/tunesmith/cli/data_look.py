@@ -1,0 +1,121 @@
+"""`tunesmith data check WHAT` and `data sample WHAT`: is this data fit to learn from, and what does it say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.rows import looked_at, side_of, visible
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.ledger import Ledger
+from tunesmith.core.run import LOCK, Run
+from tunesmith.messages import say
+
+if TYPE_CHECKING:
+    from tunesmith.data.diff import Side
+    from tunesmith.data.prepared import Prepared
+
+WhatArgument = Annotated[Path, typer.Argument(metavar="ROWS", help="cli.arg_rows", show_default=False)]
+StrictOption = Annotated[bool, typer.Option("--strict", help="cli.opt_strict")]
+RowsOption = Annotated[int, typer.Option("--rows", min=1, metavar="N", help="cli.opt_rows")]
+SplitOption = Annotated[str, typer.Option("--split", metavar="NAME", help="cli.opt_split", show_default=False)]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="cli.opt_sample_seed")]
+
+
+def check(rows: WhatArgument, strict: StrictOption = False) -> None:
+    """Say what would become of rows, or hold what a run holds against its hashes, ledger and sources."""
+    what, side, prepared = looked_at(rows)
+    tell(say(f"versions.checked_{what}", path=side.name), "bold")
+    tell(f"    {say('versions.version', version=side.version.id)}")
+    for name, count in side.version.rows.items():
+        tell(f"    {say('versions.table_rows', name=name or say('versions.all_rows'), rows=f'{count:,}')}")
+    fates = dict(side.ledger.totals())
+    for label, count in fates.items():
+        tell(f"    {_fate(label)}: {count:,}")
+    notes = _notes(prepared)
+    for note in notes:
+        tell(f"    - {note}")
+    passed = _prove(side) if what == "run" else []
+    for name in passed:
+        tell(f"    ✓ {say(f'versions.proved_{name}')}")
+    gone = {label: count for label, count in fates.items() if label.startswith("dropped")}
+    if strict and gone:
+        most = max(gone, key=lambda label: gone[label])
+        raise TunesmithError("versions.rows_refused", path=side.name, rows=sum(gone.values()), reason=_fate(most))
+    facts = {**side.version.facts(), "rows": dict(side.version.rows), "fates": fates}
+    answer({"checked": what, "path": side.name, **facts, "notes": notes, "proved": passed})
+
+
+def sample(rows: WhatArgument, count: RowsOption = 3, split: SplitOption = "", seed: SeedOption = 0) -> None:
+    """Show rows drawn at random, as they will be learned."""
+    from tunesmith.data.readable import readable
+
+    side = side_of(rows)
+    if split and split not in side.tables:
+        known = ", ".join(name for name in side.tables if name) or "-"
+        raise TunesmithError("versions.no_table", name=split, path=side.name, known=known)
+    tables = {name: frame for name, frame in side.tables.items() if split in ("", name)}
+    places = [(name, place) for name, frame in tables.items() for place in range(len(frame))]
+    chosen = random.Random(seed).sample(places, min(count, len(places)))
+    shown: list[dict[str, object]] = []
+    for name, place in sorted(chosen):
+        row = tables[name].row(place, named=True)
+        origin = {key: row[key] for key in ("row", "source", "index")}
+        shown.append({**origin, "split": name, "content": readable(row)})
+        tell()
+        tell(say("versions.row_at", **origin, split=name or "-"), "bold")
+        _tell_row(readable(row))
+    answer({"path": side.name, "rows": shown})
+
+
+def _notes(prepared: Prepared | None) -> list[str]:
+    if prepared is None:
+        return []
+    notes = [*(note for source in prepared.sources for note in source.notes), *prepared.notes]
+    return [say(note.code, **note.facts) for note in notes]
+
+
+def _prove(side: Side) -> list[str]:
+    """What of a run was proved; reading the tables has held their hashes and the wall between splits already.
+
+    Errors: core.hash_differs, core.ledger_unbalanced, data.source_changed.
+    """
+    from tunesmith.recipe.identity import refuse_changed_sources
+    from tunesmith.recipe.load import load_recipe
+
+    run = Run.open(Path(side.name))
+    run.check_files("data", "ledger.jsonl")
+    Ledger.check(side.ledger, (row for frame in side.tables.values() for row in frame["row"]))
+    manifest = run.manifest()
+    refuse_changed_sources(load_recipe(run.path / LOCK), Path(str(manifest["recipe_folder"])), manifest.get("sources"))
+    return ["hashes", "leaks", "version", "ledger", "sources"]
+
+
+def _fate(label: str) -> str:
+    fate, _, reason = label.partition(": ")
+    words = say(f"data.fate_{fate}")
+    if not reason:
+        return words
+    try:
+        return f"{words}: {say(f'data.reason_{reason}')}"
+    except KeyError:
+        return f"{words}: {reason}"
+
+
+def _tell_row(content: Mapping[str, object]) -> None:
+    for name, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            if name != "messages":
+                tell(f"  {name}", "dim")
+            for turn in value:
+                tell(f"  {turn['role']}: {visible(str(turn['content']))}")
+                if "tool_calls" in turn:
+                    tell(f"    {visible(str(turn['tool_calls']))}", "dim")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            tell(f"  {name}: {visible(shown)}")

@@ -1,0 +1,119 @@
+"""Looking at rows, comparing data sets and naming their versions, as a user does it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_project import Program
+
+ROWS = [{"prompt": f"question {number}", "completion": "yes"} for number in range(20)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_check_says_what_becomes_of_the_rows_of_a_file(call: Program, tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.jsonl", [*ROWS, ROWS[0], {"prompt": "", "completion": "no"}])
+    told = call("data", "check", path)
+    assert told.code == 0 and "20" in told.out
+    found = call("data", "check", path, "--json").json
+    assert found["checked"] == "file"
+    assert found["fates"] == {"dropped: empty_prompt": 1, "kept": 20, "merged: exact_duplicate_of_row": 1}
+    refused = call("data", "check", path, "--strict", "--json")
+    assert (refused.code, refused.error) == (2, "versions.rows_refused")
+    assert call("data", "check", write(tmp_path / "good.jsonl", ROWS), "--strict").code == 0
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "kind"),
+    [
+        ("classes.jsonl", {"text": "lost card", "label": "card"}, "text_class"),
+        ("pairs.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"),
+        ("votes.jsonl", {"prompt": "a", "completion": "b", "label": True}, "kto"),
+        ("text.jsonl", {"text": "plain"}, "text"),
+    ],
+)
+def test_every_kind_of_file_is_known_by_its_columns(
+    call: Program, tmp_path: Path, name: str, row: dict[str, object], kind: str
+) -> None:
+    (tmp_path / name).write_text(json.dumps(row) + "\n", "utf-8")
+    shown = call("data", "sample", tmp_path / name, "--json").json["rows"]
+    assert isinstance(shown, list) and len(shown) == 1
+    content = shown[0]["content"]
+    expected = {"preference": "chosen", "kto": "label", "text_class": "labels", "text": "text"}[kind]
+    assert expected in content
+
+
+def test_wrong_input_is_refused_by_code(call: Program, tmp_path: Path, run: Path) -> None:
+    (tmp_path / "odd.jsonl").write_text('{"nonsense": 1}\n', "utf-8")
+    (tmp_path / "recipe.yaml").write_text("name: [", "utf-8")
+    (tmp_path / "empty").mkdir()
+    file = write(tmp_path / "a.jsonl", ROWS)
+    cases = [
+        (("check", tmp_path / "absent.jsonl"), "data.missing_path"),
+        (("check", tmp_path / "odd.jsonl"), "data.unknown_layout"),
+        (("check", tmp_path / "recipe.yaml"), "recipe.broken_yaml"),
+        (("sample", file, "--split", "test"), "versions.no_table"),
+        (("sample", run, "--split", "tset"), "versions.no_table"),
+        (("sample", file, "--rows", "0"), "cli.bad_value"),
+        (("diff", file), "cli.missing_argument"),
+        (("diff", file, file, "--out", file), "recipe.exists"),
+        (("card", file), "recipe."),
+        (("card", tmp_path / "empty"), "core.not_a_run"),
+    ]
+    for words, code in cases:
+        refused = call("data", *words, "--json")
+        assert refused.code == 2 and refused.error.startswith(code), (words, refused.out)
+
+
+def test_a_sample_is_drawn_by_its_seed(call: Program, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*ROWS, {"prompt": "\x1b[31mred", "completion": "\u202eabc"}])
+    draws = [call("data", "sample", path, "--rows", "5", "--seed", seed, "--json").json["rows"] for seed in "001"]
+    assert draws[0] == draws[1] != draws[2]
+    told = call("data", "sample", path, "--rows", "99")
+    assert told.code == 0 and "question 7" in told.out
+    assert "\x1b[31m" not in told.out and "\u202e" not in told.out
+
+
+def test_a_run_is_checked_compared_and_named(call: Program, run: Path, recipe: Path, tmp_path: Path) -> None:
+    checked = call("data", "check", run, "--json").json
+    assert checked["proved"] == ["hashes", "leaks", "version", "ledger", "sources"]
+    version = checked["version"]
+    card = call("data", "card", run, "--json").json
+    assert card["version"] == version and Path(card["card"]["md"]).is_file()  # type: ignore[index]
+    listed = call("data", "versions", "--runs", run.parent.parent, "--json").json["versions"]
+    assert isinstance(listed, list) and {"version": version, "runs": [str(run)]} in listed
+    same = call("data", "diff", run, recipe, "--json").json
+    assert same["changes"] == [] and same["one"]["version"] == same["other"]["version"] == version  # type: ignore[index]
+
+
+def test_a_diff_names_rows_and_reasons_and_writes_what_they_say(call: Program, tmp_path: Path) -> None:
+    one = write(tmp_path / "one.jsonl", ROWS)
+    other = write(tmp_path / "other.jsonl", [*ROWS[1:], {"prompt": "question 5!", "completion": "no"}, ROWS[1]])
+    out = tmp_path / "diff.jsonl"
+    found = call("data", "diff", one, other, "--out", out, "--json").json
+    assert found["same"] == 19
+    told = call("data", "diff", one, other)
+    assert told.code == 0 and "removed" in told.out and "added" in told.out
+    lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert {line["kind"] for line in lines} == {"removed", "added"}
+    gone = next(line for line in lines if line["kind"] == "removed")
+    assert gone["before"]["content"]["messages"][0]["content"] == "question 0" and "after" not in gone
+    chinese = call("data", "diff", one, other, "--lang", "zh")
+    assert "减少 1 行" in chinese.out
+
+
+def test_an_edited_run_is_refused(call: Program, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / run.name
+    shutil.copytree(run, copy)
+    path = copy / "data" / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for verb in ("check", "sample"):
+        refused = call("data", verb, copy, "--json")
+        assert (refused.code, refused.error) == (2, "core.hash_differs")
