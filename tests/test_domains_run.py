@@ -29,7 +29,7 @@ stages:
     objective:
       kind: adversarial
       target_sources: [{{path: target.jsonl}}]
-      reversal: {{hidden_size: 16}}
+      reversal: {{max_lambda: 1, hidden_size: 16}}
       mmd: {{weight: 0.5}}
     train:
       {{epochs: 2, learning_rate: 1e-2, batch_size: 4, gradient_accumulation_steps: 2, max_length: 96, save_steps: 3}}

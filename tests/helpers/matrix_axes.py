@@ -110,7 +110,7 @@ AIMS: Mapping[str, Aim] = {
     "distill: kept": Aim({"objective": {"kind": "distill", "teacher": "teacher", "top_k": 8}}, ("divergence",)),
     "multitask": Aim({"objective": {"kind": "multitask", "sampling_temperature": 2.0}}, ("loss/one", "loss/other")),
     "adversarial: reversal": Aim(
-        {"objective": {"kind": "adversarial", **_TARGETS, "reversal": {"hidden_size": 16}}},
+        {"objective": {"kind": "adversarial", **_TARGETS, "reversal": {"max_lambda": 1.0, "hidden_size": 16}}},
         ("task", "domain", "lambda"),
         ("lambda",),
         epochs=6.0,

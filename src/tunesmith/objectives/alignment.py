@@ -23,6 +23,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 _FLOOR = 0.01
 """Part of the mean variance of both domains that is added to every variance: a few rows may agree in a number."""
 _LEAST = 1e-12
+LEAST_ROWS = 2
+"""Of either domain in a step."""
 
 
 def gaussian_divergence(source_SW: Tensor, target_TW: Tensor) -> Tensor:
@@ -110,9 +112,9 @@ class FeatureTerm:
         return len(rows) * self._value + (slope_KW * (wide_KW - wide_KW.detach())).sum()
 
     def _of(self, features_NW: Tensor, is_target_N: Tensor) -> Tensor:
-        """0 where one of the domains has no row."""
-        wide_NW = _wide(features_NW)
-        if bool(is_target_N.all()) or not bool(is_target_N.any()):
+        """0 where a domain has a single row or none, as in the small step at an epoch's end: it has no spread."""
+        wide_NW, targets = _wide(features_NW), int(is_target_N.sum())
+        if min(targets, len(is_target_N) - targets) < LEAST_ROWS:
             return 0.0 * wide_NW.sum()
         return self._weight * self._distance(wide_NW[~is_target_N], wide_NW[is_target_N])
 

@@ -11,6 +11,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.objectives.adversarial import Adversarial
+from tunesmith.objectives.alignment import LEAST_ROWS
 from tunesmith.objectives.domains import DomainClassifier
 from tunesmith.recipe.specs.objectives import AdversarialSpec, ObjectiveSpec
 from tunesmith.train.replay import ReplaySource
@@ -42,7 +43,7 @@ def domain_source(
     Errors: train.domains_no_room.
     """
     beside = spec.target_rows(window)
-    least = 1 if spec.kl is None and spec.mmd is None else 2
+    least = 1 if spec.kl is None and spec.mmd is None else LEAST_ROWS
     if min(beside, window - beside) < least:
         raise TunesmithError("train.domains_no_room", rows=window, target=beside, least=least)
     return ReplaySource(rows, targets, window, beside, seed)

@@ -92,7 +92,11 @@ class ReversalSpec(Spec):
     """A small network guesses the domain from the features; below it its gradient is reversed (1505.07818)."""
 
     max_lambda: float = Field(
-        1.0, gt=0, le=1e6, description="Factor of the reversed gradient towards which the schedule rises."
+        0.02,
+        gt=0,
+        le=1e6,
+        description="Factor of the reversed gradient towards which the schedule rises; 1 in the paper, too much for "
+        "pretrained encoders.",
     )
     gamma: float = Field(
         10.0,
