@@ -11,7 +11,7 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes clean
+.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -60,6 +60,9 @@ bench-forgetting: $(VENV)/.installed-dev ## what EWC and replay keep, long, in p
 
 bench-qlora: $(VENV)/.installed-dev ## QLoRA beside LoRA: exact answers, memory, speed; 40 minutes / QLoRA 与 LoRA 对比，约 40 分钟
 	@$(BIN)/python -m benchmarks.qlora $(ARGS)
+
+bench-adaptations: $(VENV)/.installed-dev ## a step of every adaptation beside LoRA's, 10 minutes / 各种微调方式的每步耗时与 LoRA 对比，约 10 分钟
+	@$(BIN)/python -m benchmarks.adaptations $(ARGS)
 
 bench-classes: $(VENV)/.installed-bench ## texts and tokens with classes beside Trainer and naive Bayes / 分类任务与 Trainer、朴素贝叶斯对比
 	@$(BIN)/python -m benchmarks.classes $(ARGS)

@@ -33,6 +33,7 @@ LIKE = {
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
     "stages.objective.target_sources": "data.sources",
+    "data.augment.generator.hosted": "stages.objective.hosted",
 }
 """Settings that hold the same as another one, which is shown once."""
 
@@ -121,7 +122,7 @@ def _values(annotation: object, words: Mapping[str, str]) -> list[str]:
     if origin is list:
         return [f"[{', '.join(_values(parts[0], words))}]"]
     if origin is dict:
-        return [words["table"].replace(words["text"], *_values(parts[1], words))]
+        return [words["table"].replace(words["text"], " / ".join(_values(parts[1], words)))]
     names = {str: words["text"], int: words["whole"], float: words["number"], bool: "true, false"}
     return [names[annotation]] if isinstance(annotation, type) else []
 

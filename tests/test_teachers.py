@@ -69,7 +69,7 @@ def test_the_answers_of_a_service_are_the_rows(recipe: Path) -> None:
     service = Service()
     service.replies = [(200, {}, said("")), (200, {}, said("x", "length")), (400, {}, b"no")]
     try:
-        work = taught(recipe, "big", level="sequence", hosted={"base_url": service.url})
+        work = taught(recipe, "big", level="sequence", hosted={"base_url": service.url, "concurrency": 1})
         lifecycle.prepare_data(work)
     finally:
         service.close()

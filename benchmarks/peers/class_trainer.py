@@ -1,7 +1,9 @@
 """transformers' Trainer with PEFT on rows with classes: as it comes, or tuned by hand. Prints its figures as JSON.
 
-    python -m benchmarks.peers.class_trainer RUN BASE SEED (default|tuned) EPOCHS RANK FIRST_LAYER RATE
+    python -m benchmarks.peers.class_trainer RUN BASE SEED (default|tuned) EPOCHS ROWS RATE RANK FIRST_LAYER
 
+As it comes means what PEFT and Trainer choose by themselves, LoRA of rank 8 on the queries and values of all blocks and
+float32; tuned means the rank and the first block that are named, all linear layers, bfloat16, rows grouped by length.
 RUN is a prepared run of Tunesmith: the same rows, the same labels, the same test rows.
 """
 
@@ -30,8 +32,6 @@ from transformers import (
 
 from tunesmith.core.process import available_cores, hold_memory, peak_memory_bytes
 
-AT_ONCE = 32
-
 
 class Rows(Dataset[dict[str, object]]):
     """Tokenized texts with the numbers of their labels."""
@@ -54,7 +54,7 @@ class Rows(Dataset[dict[str, object]]):
 
 def main() -> None:
     """Train, ask, print."""
-    run, base, seed, setting, epochs, rank, first_layer, rate = sys.argv[1:]
+    run, base, seed, setting, epochs, rows, rate, rank, first_layer = sys.argv[1:]
     tuned = setting == "tuned"
     torch.set_num_threads(available_cores())
     if tuned:
@@ -66,10 +66,13 @@ def main() -> None:
     train, test = (Rows(Path(run) / "data" / f"{split}.parquet", tokenizer, labels) for split in ("train", "test"))
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
     layers = list(range(int(first_layer), model.config.num_hidden_layers))
-    targets = ["query", "key", "value", "attention.output.dense"]
-    config = LoraConfig(
-        r=int(rank), lora_alpha=2 * int(rank), target_modules=targets, layers_to_transform=layers, task_type="SEQ_CLS"
-    )
+    targets = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+    config = LoraConfig(task_type="SEQ_CLS")
+    if tuned:
+        config = LoraConfig(
+            r=int(rank), lora_alpha=2 * int(rank), target_modules=targets, layers_to_transform=layers,
+            task_type="SEQ_CLS",
+        )  # fmt: skip
     wrapped = get_peft_model(model, config)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -77,7 +80,7 @@ def main() -> None:
             use_cpu=True,
             num_train_epochs=float(epochs),
             learning_rate=float(rate),
-            per_device_train_batch_size=AT_ONCE if tuned else 8,
+            per_device_train_batch_size=int(rows),
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,

@@ -12,8 +12,8 @@ from tunesmith.core.process import peak_memory_bytes
 from tunesmith.data.samples.tickets import write_tickets
 from tunesmith.evaluate.answers import score_answers
 from tunesmith.evaluate.examine import examine
-from tunesmith.models.heads import policy_of
 from tunesmith.models.quantized import quantized_layers
+from tunesmith.models.side_by_side import policy_of
 from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import weights_beside
 from tunesmith.train.build import DTYPES

@@ -112,6 +112,7 @@ def stage_of(job: Job, rows: Rows, task: type[ChatTask] = ChatTask, listeners: t
         folder=Path(job.scratch) / "sft",
         conditions=Conditions(),
         task_metric=no_task_metric,
+        old_rows={"ewc": _features(rows.warm_up)},
     )
     return build(recipe.stages[0], inputs, start(recipe.runtime), Events(listeners=listeners))
 

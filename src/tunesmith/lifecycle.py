@@ -38,8 +38,6 @@ from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import (
     Answers,
     Question,
-    baseline_names,
-    drawn_questions,
     read_result,
     score_answers,
     tell_by_source,
@@ -52,10 +50,12 @@ from tunesmith.evaluate.examine import examine
 from tunesmith.evaluate.forgetting import ask_probes
 from tunesmith.evaluate.labels import BASELINES
 from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
+from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
-from tunesmith.models.heads import Head, policy_of
+from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
+from tunesmith.models.side_by_side import policy_of
 from tunesmith.plan.forecast import Machine, ProbeResult
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
@@ -72,9 +72,17 @@ from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import ANSWERS, config_in_memory, teacher_of_logits, with_answers
+from tunesmith.ship.teachers import (
+    ANSWERS,
+    GENERATED,
+    config_in_memory,
+    generator_of,
+    teacher_of_logits,
+    with_answers,
+)
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
-from tunesmith.tasks.classes import ClassTask, label_set
+from tunesmith.tasks.classes import ClassTask
+from tunesmith.tasks.label_sets import found_labels, labels_file, of_task, rows_by_task
 from tunesmith.tasks.mask_gate import check_rows
 from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.tasks.xray import as_page
@@ -155,7 +163,10 @@ def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger = Ledger()
     recipe = work.recipe
-    prepared = data_room.prepare(recipe.data, work.recipe_folder, ledger, recipe.old_sources, recipe.unlabelled)
+    generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
+    prepared = data_room.prepare(
+        recipe.data, work.recipe_folder, ledger, recipe.old_sources, generator, recipe.unlabelled
+    )
     refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -178,7 +189,7 @@ def prepare_data(work: Work) -> None:
     written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
     write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS)]
+    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS), *work.path.glob(GENERATED)]
     work.run.record_files(*written, *files, data_version=prepared.version.id)
     for source, share in report.sources.items():
         work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
@@ -186,18 +197,24 @@ def prepare_data(work: Work) -> None:
 
 
 def _keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
-    """Write the labels of a task that has them, numbered once for the whole run; say which no training row teaches.
+    """Write the labels of tasks that have them, numbered once for the whole run; say which no training row teaches.
 
-    Errors: lifecycle.one_label.
+    Errors: lifecycle.one_label, lifecycle.task_without_rows.
     """
-    if work.recipe.data.task == "chat":
+    data = work.recipe.data
+    if data.task == "chat":
         return
-    labels = label_set(each for rows in examples.values() for each in rows)
-    if len(labels) < 2 - work.recipe.data.multi_label:
-        raise TunesmithError("lifecycle.one_label", labels=", ".join(labels) or "-")
+    labels = found_labels(data, [each for rows in examples.values() for each in rows])
+    for name, rows in rows_by_task(data).items():
+        lacking = [split for split in SPLITS if not of_task(name, examples[split])]
+        if lacking:
+            raise TunesmithError("lifecycle.task_without_rows", task=name, split=lacking[0])
+        if len(labels[name]) < 2 - (rows == "multi_label"):
+            raise TunesmithError("lifecycle.one_label", labels=", ".join(labels[name]) or "-")
     with work.run.replacing(work.path / LABELS):
-        write_json(work.path / LABELS, {"labels": list(labels)})
-    untaught = sorted(set(labels) - set(label_set(examples["train"])))
+        write_json(work.path / LABELS, labels_file(labels))
+    taught = found_labels(data, examples["train"])
+    untaught = sorted(each for name in labels for each in set(labels[name]) - set(taught[name]))
     if untaught:
         work.events.emit("note", code="lifecycle.untaught_labels", count=len(untaught), first=untaught[0])
 
@@ -230,9 +247,8 @@ def measure_baseline(work: Work) -> None:
     """The base alone, and with solved examples in its prompt, on the test questions; of a task with classes, for which
     the base has no head, what the most frequent label and a method without any model reach."""
     if isinstance(work.task, ClassTask):
-        for name in baseline_names(work.recipe):
-            texts = BASELINES[name](work.task, work.examples("train"), test_questions(work))
-            _keep_answers(work, name, Answers(tuple(texts), 0, 0.0, ()))
+        for part in parts_of(work.recipe):
+            _answer_without_model(work, part)
         return
     loaded = work.load(work.base())
     _answer(work, loaded, "base")
@@ -272,7 +288,8 @@ def evaluate(work: Work) -> None:
 def ship(work: Work) -> None:
     """Publish every format whose artefact passes the parity gate. Errors: those of `ship_formats`."""
     if work.head is not None:
-        publish_classes(class_shipping(work, work.head), work.events)
+        for each in class_shippings(work, work.head):
+            publish_classes(each, work.events)
         return
     ship_formats(shipping(work), work.recipe.formats, work.events)
 
@@ -297,10 +314,9 @@ def make_card(work: Work) -> Verdict:
 # ---------------------------------------------------------------------------------------------------- parts
 
 
-def test_questions(work: Work) -> list[Question]:
-    """The questions of the test split that this run asks: all, or `evaluate.max_rows` of them."""
-    data, most = work.recipe.data, work.recipe.evaluate.max_rows
-    return drawn_questions(work.examples("test"), most, data.split.seed, several=data.multi_label)
+def test_questions(work: Work, part: Part | None = None) -> list[Question]:
+    """The questions of the test split that this run asks of a task: all, or `evaluate.max_rows` of them."""
+    return (part or parts_of(work.recipe)[0]).questions(work.examples("test"))
 
 
 def load_tuned(work: Work) -> Loaded:
@@ -365,21 +381,32 @@ def _instead(work: Work, base: BaseFolder) -> Mapping[str, Tensor]:
 
 
 def _answer(work: Work, loaded: Loaded, label: str, shown: Sequence[Example] = ()) -> None:
-    """Ask the test questions, score the answers and keep both; what an earlier call has kept stays."""
-    path = work.path / "evaluate" / f"{label}.json"
-    if path.exists() and work.run.recorded(path):
-        return
-    spec, policy = work.recipe.evaluate, policy_of(loaded.model, loaded.head)
-    answers = examine(policy, work.task, test_questions(work), spec, work.events, label=label, shown=shown)
-    _keep_answers(work, label, answers)
+    """Ask the test questions of every task, score the answers and keep both; what an earlier call has kept stays."""
+    whole = policy_of(loaded.model, loaded.head)
+    for part in parts_of(work.recipe):
+        path = work.path / "evaluate" / part.file(label)
+        if path.exists() and work.run.recorded(path):
+            continue
+        policy, task, questions = part.seen_by(whole), part.of(work.task), test_questions(work, part)
+        answers = examine(policy, task, questions, part.spec, work.events, label=label, shown=shown)
+        _keep_answers(work, part, label, answers)
 
 
-def _keep_answers(work: Work, label: str, answers: Answers) -> None:
-    path, questions, spec = work.path / "evaluate" / f"{label}.json", test_questions(work), work.recipe.evaluate
-    result = score_answers(answers, questions, spec)
+def _answer_without_model(work: Work, part: Part) -> None:
+    task, train, questions = part.of(work.task), part.rows(work.examples("train")), test_questions(work, part)
+    if not isinstance(task, ClassTask):
+        raise TypeError(f"{type(task).__name__} has no classes")
+    for name in part.baselines:
+        _keep_answers(work, part, name, Answers(tuple(BASELINES[name](task, train, questions)), 0, 0.0, ()))
+
+
+def _keep_answers(work: Work, part: Part, label: str, answers: Answers) -> None:
+    path, questions = work.path / "evaluate" / part.file(label), test_questions(work, part)
+    result = score_answers(answers, questions, part.spec)
     write_result(path, result, questions)
     work.run.record_files(path)
-    work.events.emit("result", model=label, rows=len(questions), **result.scores.report.metrics)
+    figures = part.named(result.scores.report.metrics)
+    work.events.emit("result", model=label, rows=len(questions), **figures)
     tell_by_source(result, questions, work.examples("test"), label, work.events)
 
 
@@ -445,22 +472,27 @@ def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: Teacher
     return Conditions(inputs | base_facts(base) | taught, machine_now(work.recipe))
 
 
-def class_shipping(work: Work, head: Head) -> ClassShipping:
-    """What a model with a task head is published from, and what it is held against."""
-    questions, spec = test_questions(work), work.recipe.evaluate
+def class_shippings(work: Work, head: Head) -> list[ClassShipping]:
+    """What the model of every task with a head is published from, and what it is held against."""
     work.run.check_files("evaluate")
-    tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
-    return ClassShipping(
-        work.path,
-        work.base(),
-        _proven_change(work),
-        head,
-        work.max_length,
-        questions[:PARITY_QUESTIONS],
-        tuned.answers.texts[:PARITY_QUESTIONS],
-        spec.metrics[0],
-        work.recipe.ship.parity,
-    )
+    base, change, found = work.base(), _proven_change(work), []
+    for part in parts_of(work.recipe):
+        questions = test_questions(work, part)
+        tuned = read_result(work.path / "evaluate" / part.file("tuned"), questions, part.spec)
+        shipping = ClassShipping(
+            work.path,
+            base,
+            change,
+            head,
+            work.max_length,
+            questions[:PARITY_QUESTIONS],
+            tuned.answers.texts[:PARITY_QUESTIONS],
+            part.spec.metrics[0],
+            work.recipe.ship.parity,
+            part.name,
+        )
+        found.append(shipping)
+    return found
 
 
 def shipping(work: Work) -> Shipping:

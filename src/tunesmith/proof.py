@@ -15,7 +15,7 @@ from tunesmith.core.files import ASIDE, MANIFEST, read_json, verify_folder, writ
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.lifecycle import build_stage, class_shipping, shipping
+from tunesmith.lifecycle import build_stage, class_shippings, shipping
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import check_published_classes
 from tunesmith.ship.publish import check_published
@@ -53,7 +53,8 @@ def check_artefacts(work: Work) -> None:
     """Hold what is published against the evaluated model again. Errors: those of `check_published`."""
     if (work.path / "ship").is_dir():
         if work.head is not None:
-            check_published_classes(class_shipping(work, work.head), work.events)
+            for each in class_shippings(work, work.head):
+                check_published_classes(each, work.events)
         else:
             check_published(shipping(work), work.events)
 

@@ -33,6 +33,7 @@ from tunesmith.recipe.specs.objectives import TARGET
 from tunesmith.runtime.peak import place_of
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import longest_row
+from tunesmith.tasks.label_sets import head_from, stated_labels
 from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import DTYPES
@@ -93,8 +94,7 @@ class Work:
         spec = self.recipe.data
         if spec.task == "chat":
             return None
-        stated = read_json(self.path / LABELS)["labels"]
-        return Head(spec.task, tuple(stated) if isinstance(stated, list) else (), spec.multi_label)
+        return head_from(spec, stated_labels(read_json(self.path / LABELS)), embeddings=self.recipe.task_embeddings)
 
     def load(self, base: BaseFolder) -> Loaded:
         """The base in memory in the locked number format, with a task head where the task has one."""

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.core.errors import TunesmithError
-from tunesmith.models.heads import Head, policy_of
+from tunesmith.models.heads import Head
 from tunesmith.models.load import load_with_head, resolve_base
+from tunesmith.models.side_by_side import policy_of
 from tunesmith.models.tiny import tiny_encoder
 from tunesmith.models.weights import read_weights
 from tunesmith.recipe.specs.adapt import SubsetSpec

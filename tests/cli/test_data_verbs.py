@@ -89,6 +89,10 @@ def test_a_run_is_checked_compared_and_named(call: Program, run: Path, recipe: P
     assert card["version"] == version and Path(card["card"]["md"]).is_file()  # type: ignore[index]
     listed = call("data", "versions", "--runs", run.parent.parent, "--json").json["versions"]
     assert isinstance(listed, list) and {"version": version, "runs": [str(run)]} in listed
+    by_version = call("data", "diff", str(version)[:12], recipe, "--runs", run.parent.parent, "--json").json
+    assert by_version["changes"] == []
+    unknown = call("data", "diff", "0123456789abcdef", recipe, "--runs", run.parent.parent, "--json")
+    assert (unknown.code, unknown.error) == (2, "versions.unknown_version")
     same = call("data", "diff", run, recipe, "--json").json
     assert same["changes"] == [] and same["one"]["version"] == same["other"]["version"] == version  # type: ignore[index]
 

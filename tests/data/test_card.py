@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from tunesmith.core.ledger import Ledger
+from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
-from tunesmith.data.diversity import diversity
+from tunesmith.data.diversity import compared, diversity
 from tunesmith.data.plots import bars, spread
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import Prepared
@@ -43,6 +44,15 @@ def test_diversity_is_that_of_the_definition() -> None:
     assert again.compression == pytest.approx(len(raw) / len(zlib.compress(raw, 6)))
 
 
+def test_tables_are_compared_on_equally_many_words() -> None:
+    large, small = (
+        pl.Series([f"word{number % 50}" for number in range(4000)]),
+        pl.Series(["one two", "three four", "!"]),
+    )
+    found = compared([large, small, pl.Series([""])])
+    assert [each.words for each in found] == [4, 4, 0] and found[0].distinct[0] > 0.4
+
+
 def test_diversity_of_nothing_is_no_error() -> None:
     assert diversity(pl.Series([], dtype=pl.String)).words == 0
     assert diversity(pl.Series(["", "!?"])).distinct == (0.0, 0.0, 0.0)
@@ -51,10 +61,11 @@ def test_diversity_of_nothing_is_no_error() -> None:
 def test_the_card_holds_version_licence_and_figures_in_both_languages(tmp_path: Path) -> None:
     found = prepared(tmp_path, [*chats(), chats()[0], {"prompt": "", "completion": "x"}])
     tokens = {split: [7] * len(frame) for split, frame in found.frames.items()}
-    for card in (as_markdown(found, tokens), as_page(found, tokens)):
+    sections = card_sections(found, tokens)
+    for card in (as_markdown(sections), as_page(sections)):
         for words in (found.version.id, "CC-BY-4.0", "Data card", "数据卡", "distinct-2", "压缩比", "nothing is asked"):
             assert words in card
-    assert "<svg" not in as_markdown(found) and as_page(found).count("<svg") >= 2
+    assert "<svg" not in as_markdown(sections) and as_page(sections).count("<svg") >= 2
 
 
 def test_the_page_is_whole_and_what_rows_and_files_say_is_escaped(tmp_path: Path) -> None:
@@ -63,12 +74,15 @@ def test_the_page_is_whole_and_what_rows_and_files_say_is_escaped(tmp_path: Path
         {"text": f"text {number}", "label": f"{nasty}{number % 3}"} for number in range(30)
     ]
     found = prepared(tmp_path, rows, task="text_class")
-    page = as_page(found)
+    sections = card_sections(found)
+    page = as_page(sections)
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"(?:src|href)=", page)
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
-    lines = [line for line in as_markdown(found).splitlines() if nasty.split("|")[0] in line and line.startswith("| <")]
+    lines = [
+        line for line in as_markdown(sections).splitlines() if nasty.split("|")[0] in line and line.startswith("| <")
+    ]
     assert lines and all(line.replace("\\|", "").count("|") == 5 for line in lines)
 
 

@@ -246,7 +246,7 @@ def test_of_a_target_domain_the_texts_alone_are_read(tmp_path: Path) -> None:
     sources = {"sources": [{"path": "rows.jsonl"}], "test_sources": [{"path": "test.jsonl"}]}
     spec = DataSpec.model_validate({"task": "text_class", **sources})
     ledger = Ledger()
-    prepared = prepare(spec, tmp_path, ledger, {"s-target": [SourceSpec(path="target.jsonl")]}, {"s-target"})
+    prepared = prepare(spec, tmp_path, ledger, {"s-target": [SourceSpec(path="target.jsonl")]}, unlabelled={"s-target"})
     examples = to_examples(prepared.old["s-target"])
     assert [each.text for each in examples] == ["plain", "of another name"]
     assert all(each.labels == () and each.kind == "text_class" for each in examples)
@@ -262,4 +262,4 @@ def test_texts_of_a_target_domain_are_not_read_from_conversations(layout: Layout
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     spec = DataSpec.model_validate({"task": "text_class", "sources": [{"path": "rows.jsonl"}]})
     with pytest.raises(TunesmithError, match="wrong_kind"):
-        prepare(spec, tmp_path, Ledger(), {"t": [SourceSpec(path="rows.jsonl", layout=layout)]}, {"t"})
+        prepare(spec, tmp_path, Ledger(), {"t": [SourceSpec(path="rows.jsonl", layout=layout)]}, unlabelled={"t"})

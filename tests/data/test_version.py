@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.core.files import read_manifest
-from tunesmith.core.ledger import NO_PARENT, Ledger
+from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.prepare import FOLDER, load_tables, prepare, write
 from tunesmith.data.table import SCHEMA, from_examples
@@ -101,12 +101,12 @@ def test_a_table_of_an_older_release_is_read(tmp_path: Path) -> None:
 def test_a_made_row_keeps_its_parent_through_every_fate_and_the_file(tmp_path: Path) -> None:
     ledger = Ledger()
     ledger.read("a", 3)
-    assert list(ledger.make([2, 0, NO_PARENT, NO_PARENT], "synonyms", "made here")) == [3, 4, 5, 6]
+    assert list(ledger.make([2, 0], "made_by_synonyms")) == [3, 4]
     ledger.decide([3], "truncated", "tokens_behind_max_length", [7])
     ledger.write(tmp_path / "ledger.jsonl")
     loaded = Ledger.load(tmp_path / "ledger.jsonl")
     assert loaded.entries() == ledger.entries()
     found = [(each.source, each.index, each.parent) for each in loaded.entries()]
-    made = [("a", 2, 2), ("a", 0, 0), ("made here", 0, -1), ("made here", 1, -1)]
+    made = [("a", 2, 2), ("a", 0, 0)]
     assert found == [("a", 0, None), ("a", 1, None), ("a", 2, None), *made]
-    assert (tmp_path / "ledger.jsonl").read_text().count("parent") == 4
+    assert (tmp_path / "ledger.jsonl").read_text().count("parent") == 2

@@ -109,6 +109,9 @@ AIMS: Mapping[str, Aim] = {
     "distill": Aim({"objective": {"kind": "distill", "teacher": "teacher"}}, ("divergence",)),
     "distill: kept": Aim({"objective": {"kind": "distill", "teacher": "teacher", "top_k": 8}}, ("divergence",)),
     "multitask": Aim({"objective": {"kind": "multitask", "sampling_temperature": 2.0}}, ("loss/one", "loss/other")),
+    "multitask: task vectors": Aim(
+        {"objective": {"kind": "multitask", "task_embeddings": True}}, ("loss/one", "loss/other")
+    ),
     "adversarial: reversal": Aim(
         {"objective": {"kind": "adversarial", **_TARGETS, "reversal": {"max_lambda": 1.0, "hidden_size": 16}}},
         ("task", "domain", "lambda"),
@@ -141,6 +144,10 @@ TASKS: Mapping[str, Task] = {
     "multi_label: encoder": Task({"task": "text_class", "rows": "multi_label"}, encoder=True),
     "token_class: decoder": Task({"task": "token_class"}),
     "token_class: encoder": Task({"task": "token_class"}, encoder=True),
+    "several heads: decoder": Task({"tasks": {"one": "multi_label", "other": "token_class"}, "task": "text_class"}),
+    "several heads: encoder": Task(
+        {"tasks": {"one": "text_class", "other": "token_class"}, "task": "text_class"}, encoder=True
+    ),
 }
 
 RUNTIMES: Mapping[str, Settings] = {
@@ -201,6 +208,8 @@ def _all(axis: Mapping[str, object], *beginnings: str, but: Collection[str] = ()
 _BEGINNINGS = _all(ADAPTS, "prompt", "p-tuning", "prefix")
 _MOE = frozenset(name for name, each in ADAPTS.items() if each.decoder == "qwen3_moe")
 _CLASSES = _all(TASKS, but=["chat"])
+_HEADS = _all(TASKS, "several heads")
+_VECTORS = frozenset({"multitask: task vectors"})
 _DISTRIBUTED = frozenset({"distributed: 2 processes"})
 _ENCODERS = frozenset(name for name, each in TASKS.items() if each.encoder)
 _EXPERTS = frozenset({"experts", "experts: most used, router"})
@@ -217,8 +226,10 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("adapt.beginning_both_ways", adapt=_all(ADAPTS, "prompt", "p-tuning"), task=_ENCODERS),
     Refusal("adapt.no_place", adapt=frozenset({"bottleneck: parallel"}), task=_ENCODERS),
     # objective x task
-    Refusal("compat.rows", objective=_all(AIMS, "distill", "multitask"), task=_CLASSES),
+    Refusal("compat.rows", objective=_all(AIMS, "distill", "multitask"), task=_CLASSES - _HEADS),
     Refusal("compat.rows", objective=_all(AIMS, "adversarial"), task=_all(TASKS, "chat", "token_class")),
+    Refusal("compat.heads_objective", objective=frozenset(AIMS) - _all(AIMS, "multitask"), task=_HEADS),
+    Refusal("compat.embeddings_without_heads", objective=_VECTORS, task=frozenset({"chat"})),
     Refusal("adapt.no_experts", objective=frozenset({"router balance"}), task=_ENCODERS),
     # objective x runtime
     Refusal("compat.window_term", objective=frozenset({"router balance"}), runtime=_DISTRIBUTED),
@@ -233,6 +244,7 @@ REFUSALS: tuple[Refusal, ...] = (
         objective=frozenset({"ewc"}),
     ),
     Refusal("compat.penalty_adaptation", adapt=frozenset({"lora: DoRA"}), objective=frozenset({"l2_sp"})),
+    Refusal("compat.embeddings_beside", adapt=_BEGINNINGS | _all(ADAPTS, "bottleneck"), objective=_VECTORS),
     Refusal(_NO_EFFECT, adapt=_BEGINNINGS | _TOP, objective=frozenset({"groups: layer decay"}) | _UNFREEZING),
     Refusal(
         _NO_EFFECT,

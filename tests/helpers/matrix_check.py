@@ -20,8 +20,8 @@ from tunesmith.adapt.saved import kind_of, put_on
 from tunesmith.compat.check import check
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, read_json
-from tunesmith.models.heads import policy_of
 from tunesmith.models.load import Loaded
+from tunesmith.models.side_by_side import policy_of
 from tunesmith.plan.add_ons import domain_classifier_numbers
 from tunesmith.plan.sizes import size_from_config, trained_parameters
 from tunesmith.runtime.base import Runtime
@@ -32,7 +32,7 @@ from tunesmith.train.loop import Job, fit
 
 PAIR = "pair"
 """The result of a point that kept all promises of this file."""
-_HEAD = re.compile(r"^model\.(classifier|score)\.")
+_HEAD = re.compile(r"^model\.(classifier|score)\.|\.task_embeddings\.")
 _SECONDS = "state.json"
 """The one file of a checkpoint that holds a duration."""
 
@@ -109,7 +109,7 @@ def named_tensors_move(trained: Trained) -> None:
     named = {
         name
         for name, _ in trained.policy.named_parameters()
-        if pattern.search(name) or name.startswith(OWN) or (trained.ground.head is not None and _HEAD.match(name))
+        if pattern.search(name) or name.startswith(OWN) or (trained.ground.head is not None and _HEAD.search(name))
     }
     moved = {name for name, each in trained.before.items() if trained.after[name] != each}
     assert trained.before.keys() == trained.after.keys()
@@ -124,7 +124,8 @@ def count_is_the_formulas(trained: Trained) -> None:
     """The plan counts what trains by the dimensions alone, to the last number."""
     head, recipe = trained.ground.head, trained.ground.recipe
     config, of_tokens = read_json(trained.ground.base.path / "config.json"), recipe.data.task == "token_class"
-    size = size_from_config(config, recipe.model.quantize, len(head.labels) if head else 0, of_tokens)
+    vectors = len(head.parts) if head and head.embeddings else 0
+    size = size_from_config(config, recipe.model.quantize, len(head.labels) if head else 0, of_tokens, vectors)
     found = sum(each.numel() for each in trained.job.optimizer.masters.values())
     stage = recipe.stages[0]
     stated = trained_parameters(size, stage.adapt) + domain_classifier_numbers(size, stage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith.core.conditions import Conditions
 from tunesmith.core.events import Emitter
-from tunesmith.core.types import Example
+from tunesmith.core.types import Example, Origin
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head, resolve_base, weights_sha256
 from tunesmith.models.packed import Features
@@ -30,7 +30,7 @@ from tunesmith.recipe.recipe import Recipe
 from tunesmith.runtime.base import Runtime
 from tunesmith.ship.merge_base import weights_beside
 from tunesmith.tasks.base import Task
-from tunesmith.tasks.classes import label_set
+from tunesmith.tasks.label_sets import found_labels, head_from
 from tunesmith.tasks.registry import task_of
 from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import StageInputs, build
@@ -137,17 +137,28 @@ class Ground:
         return self._examples(ROWS)
 
     def _examples(self, count: int, first: int = 0) -> list[Example]:
-        rows = self.recipe.data.rows
+        rows, tasks = self.recipe.data.rows, self.recipe.data.tasks
         if rows == "chat":
             return examples(count, first)
+        if tasks is not None:
+            return [self._of_task(place, count, first) for place in range(count)]
         return as_examples(_MAKERS[rows](count, seed=first + 1), first)
+
+    def _of_task(self, place: int, count: int, first: int) -> Example:
+        """A row of the task whose turn it is."""
+        name = SOURCES[place % len(SOURCES)]
+        rows = (self.recipe.data.tasks or {})[name]
+        found = as_examples(_MAKERS[rows](count, seed=first + 1), first)[place]
+        return replace(found, origin=Origin(name, place))
 
     @cached_property
     def head(self) -> Head | None:
-        """The head that the task needs."""
+        """The head that the task needs, or the heads of all tasks."""
         data = self.recipe.data
-        labels = label_set([*self.examples, *self._examples(OLD_ROWS, first=500)])
-        return None if data.task == "chat" else Head(data.task, labels, data.multi_label)
+        if data.task == "chat":
+            return None
+        labels = found_labels(data, [*self.examples, *self._examples(OLD_ROWS, first=500)])
+        return head_from(data, labels, embeddings=self.recipe.task_embeddings)
 
     @cached_property
     def task(self) -> Task:

@@ -72,12 +72,18 @@ def whole_points() -> list[Point]:
         {
             *(Point(adapt, "supervised", "chat", "local") for adapt in adaptations),
             *(Point("lora", aim, "chat", "local") for aim in ("distill: kept", "ewc", "replay", "groups: LoRA+")),
-            *(Point("lora", "supervised", task, "local") for task in TASKS),
+            *(Point("lora", _plain_aim(task), task, "local") for task in TASKS),
+            *(Point("prefix", "multitask", task, "local") for task in TASKS if task.startswith("several heads")),
             Point("prefix", "supervised", "text_class: encoder", "local"),
             Point("subset: BitFit", "supervised", "text_class: encoder", "local"),
             Point("full", "ewc", "token_class: encoder", "local"),
         }
     )
+
+
+def _plain_aim(task: str) -> str:
+    """The plainest aim of a task."""
+    return "multitask" if "tasks" in TASKS[task].data else "supervised"
 
 
 def all_points() -> list[Point]:

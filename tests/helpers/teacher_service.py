@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+
+Reply = tuple[int, dict[str, str], bytes]
 
 
 def said(text: object, reason: str = "stop") -> bytes:
@@ -12,10 +15,10 @@ def said(text: object, reason: str = "stop") -> bytes:
 
 
 class Service:
-    """A service on the loopback that answers as it is told."""
+    """A service on the loopback that answers as it is told: by its list, or by what `reply` says to a question."""
 
-    def __init__(self) -> None:
-        self.replies: list[tuple[int, dict[str, str], bytes]] = []
+    def __init__(self, reply: Callable[[dict[str, object]], Reply] | None = None) -> None:
+        self.replies: list[Reply] = []
         self.seen: list[tuple[dict[str, str], dict[str, object]]] = []
         service = self
 
@@ -23,7 +26,8 @@ class Service:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 service.seen.append((dict(self.headers), {"path": self.path, **body}))
-                status, headers, content = service.replies.pop(0) if service.replies else (200, {}, said("fine"))
+                listed = service.replies.pop(0) if service.replies else (200, {}, said("fine"))
+                status, headers, content = reply(body) if reply is not None else listed
                 self.send_response(status)
                 for name, value in {**headers, "content-length": str(len(content))}.items():
                     self.send_header(name, value)
@@ -33,7 +37,7 @@ class Service:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -159,7 +159,7 @@ def test_a_register_beside_a_file_is_a_source_too(tmp_path: Path) -> None:
 def test_a_hash_is_the_same_in_every_version_until_a_setting_changes() -> None:
     """Runs are found again by this hash: a new default or field changes it, and this line with it, knowingly."""
     value = parse_recipe(BASE).as_json()
-    assert value.startswith('{"data":{"clean":{"exact_duplicates":true,"normalize":true},"rows":"chat",')
+    assert value.startswith('{"data":{"augment":null,"clean":{"exact_duplicates":true,"normalize":true},"rows":"chat",')
     assert '"learning_rate":null' in value and ": " not in value
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from teacher_service import Service, said
+from teacher_service import Reply, Service, said
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
@@ -120,7 +122,7 @@ ASKED = [Asked((Message("user", text),), "") for text in ("a", "b")]
 
 
 def hosted(url: str, pauses: list[float] | None = None, **settings: object) -> HostedTeacher:
-    spec = HostedSpec.model_validate({"base_url": url, "timeout_seconds": 5.0, **settings})
+    spec = HostedSpec.model_validate({"base_url": url, "timeout_seconds": 5.0, "concurrency": 1, **settings})
     return HostedTeacher(spec, "big", 32, wait=(pauses if pauses is not None else []).append)
 
 
@@ -194,3 +196,103 @@ def test_a_key_is_there_and_goes_out_encrypted_or_not_at_all(monkeypatch: pytest
         with pytest.raises(TunesmithError, match="teacher_plain_text") as error:
             hosted(url, key_variable="TEACHER_KEY")
         assert "secret" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------- several at a time
+
+
+def question(body: dict[str, object]) -> str:
+    return str(body["messages"][-1]["content"])  # type: ignore[index]
+
+
+def asked(count: int) -> list[Asked]:
+    return [Asked((Message("user", str(place)),), "") for place in range(count)]
+
+
+class Crowd:
+    """Answers with the question; the first of each group waits until all of the group have come."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier, self._lock = threading.Barrier(size, timeout=10), threading.Lock()
+        self.at_once = self.most = 0
+
+    def reply(self, body: dict[str, object]) -> Reply:
+        with self._lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        self._barrier.wait()
+        time.sleep(0.02 if int(question(body)) % 2 else 0.0)  # the even ones are faster
+        with self._lock:
+            self.at_once -= 1
+        return 200, {}, said(question(body))
+
+
+def test_so_many_prompts_are_asked_at_a_time_and_answered_in_their_order() -> None:
+    crowd = Crowd(4)
+    service = Service(crowd.reply)
+    try:
+        found = list(hosted(service.url, concurrency=4).answers(asked(12)))
+    finally:
+        service.close()
+    assert found == [(place, Said(str(place), True)) for place in range(12)]
+    assert crowd.most == 4, "never more, and that many together"
+
+
+def test_while_one_is_told_to_wait_nobody_sends() -> None:
+    told, sent_meanwhile, pausing = threading.Event(), list[str](), threading.Event()
+
+    def reply(body: dict[str, object]) -> Reply:
+        if pausing.is_set():
+            sent_meanwhile.append(question(body))
+        if question(body) == "0" and not told.is_set():
+            told.set()
+            return 429, {"retry-after": "3"}, b""
+        told.wait(5)
+        return 200, {}, said(question(body))
+
+    def wait(seconds: float) -> None:
+        assert seconds == 3.0
+        time.sleep(0.2)  # what was sent before is answered
+        pausing.set()
+        time.sleep(0.3)
+        pausing.clear()
+
+    service = Service(reply)
+    try:
+        spec = HostedSpec.model_validate({"base_url": service.url, "concurrency": 3})
+        found = dict(HostedTeacher(spec, "big", 32, wait=wait).answers(asked(9)))
+    finally:
+        service.close()
+    assert sent_meanwhile == [] and found == {place: Said(str(place), True) for place in range(9)}
+
+
+def test_answers_that_are_under_way_are_kept_when_one_is_refused(tmp_path: Path) -> None:
+    first_ones = threading.Barrier(3, timeout=10)
+
+    def reply(body: dict[str, object]) -> Reply:
+        first_ones.wait()
+        return (401, {}, b"go away") if question(body) == "q0" else (200, {}, said(question(body)))
+
+    service, examples, file = Service(reply), rows(*(f"q{place}" for place in range(9))), tmp_path / "f"
+    try:
+        with pytest.raises(TunesmithError, match="teacher_refuses"):
+            taught(from_examples(examples), hosted(service.url, concurrency=3), file, ledger_of(examples))
+    finally:
+        service.close()
+    assert [each.text for each in read_answers(file).values()] == ["q1", "q2"] and len(service.seen) == 3
+
+
+def test_who_stops_listening_stops_the_asking() -> None:
+    service = Service(lambda body: (503, {}, b"") if question(body) == "1" else (200, {}, said(question(body))))
+    spec = HostedSpec.model_validate({"base_url": service.url, "concurrency": 2, "tries": 100})
+    try:
+        answers = HostedTeacher(spec, "big", 32).answers(asked(50))
+        assert next(answers) == (0, Said("0", True))
+        started = time.monotonic()
+        answers.close()  # type: ignore[attr-defined]
+        names = [each for each in threading.enumerate() if each.name.startswith("teacher")]
+        for each in names:
+            each.join(5)
+        assert time.monotonic() - started < 5 and len(service.seen) < 6
+    finally:
+        service.close()

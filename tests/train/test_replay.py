@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from fits import local, make_job
+from transformers import AutoModelForCausalLM
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
 from tunesmith.models.packed import Features
 from tunesmith.models.tiny import tiny_chat_model
@@ -101,3 +103,30 @@ def test_the_layout_of_a_step_does_not_change_it(base: Path, tmp_path: Path) -> 
         ends.append({key: each.detach().clone() for key, each in job.optimizer.masters.items()})
     for key, each in ends[0].items():
         assert (each - ends[1][key]).norm() <= 1e-9 * each.norm().clamp_min(1e-12), key
+
+
+def test_losses_of_new_and_of_old_rows_are_told_apart_and_train_as_one(base: Path, tmp_path: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+    told = {}
+    for name, layout in {"8": (8, 1), "2 x 4": (4, 2)}.items():
+        seen: list[Event] = []
+        settings = {"batch_size": layout[0], "gradient_accumulation_steps": layout[1]}
+        job = make_job(
+            base, tmp_path / name, local(), settings=settings, dtype=torch.float64, add_ons=REPLAY,
+            emitter=Events(None, (seen.append,)),
+        )  # fmt: skip
+        window = job.source.window(0)
+        fit(job, until=1)
+        told[name] = next(event.values for event in seen if event.kind == "step")
+    sums, weights = {"new": 0.0, "old": 0.0}, {"new": 0.0, "old": 0.0}
+    for row in window:
+        ids, weight = torch.tensor([row.token_ids]), torch.tensor(row.weights[1:], dtype=torch.float64)
+        with torch.no_grad():
+            shares = torch.log_softmax(plain(ids).logits[0, :-1], -1)
+        which = "old" if row.row >= 2000 else "new"
+        sums[which] -= float((shares.gather(1, ids[0, 1:, None])[:, 0] * weight).sum())
+        weights[which] += float(weight.sum())
+    for values in told.values():
+        for which in sums:
+            assert values[f"loss_of_{which}_rows"] == pytest.approx(sums[which] / weights[which], rel=1e-6)
+        assert values["loss"] == pytest.approx(sum(sums.values()) / sum(weights.values()), rel=1e-6)

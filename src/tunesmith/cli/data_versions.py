@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,15 +28,16 @@ OneArgument = Annotated[Path, typer.Argument(metavar="ONE", help="cli.arg_rows",
 OtherArgument = Annotated[Path, typer.Argument(metavar="OTHER", help="cli.arg_other_rows", show_default=False)]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="cli.opt_diff_out", show_default=False)]
 _SHORT = 12
+_VERSION = re.compile("[0-9a-f]{8,64}")
 
 
-def diff(one: OneArgument, other: OtherArgument, out: OutOption = None) -> None:
+def diff(one: OneArgument, other: OtherArgument, out: OutOption = None, runs: RunsOption = RUNS) -> None:
     """Say which rows were added, removed, changed or moved to another split, and why."""
     from tunesmith.data.diff import compare
 
     if out is not None and out.exists():
         raise TunesmithError("recipe.exists", path=str(out))
-    before, after = side_of(one), side_of(other)
+    before, after = (side_of(_of_version(each, runs)) for each in (one, other))
     found = compare(before, after)
     for side in (before, after):
         tell(say("versions.side", name=side.name, version=side.version.id[:_SHORT], rows=_rows(side)), "bold")
@@ -79,6 +81,21 @@ def versions(runs: RunsOption = RUNS) -> None:
             tell(f"    {each.path}")
     listed = [{"version": version, "runs": [str(each.path) for each in users]} for version, users in found.items()]
     answer({"versions": listed})
+
+
+def _of_version(path: Path, runs: Path) -> Path:
+    """The newest run of the version that is named in place of a path; any other path stays as it is.
+
+    Errors: versions.unknown_version.
+    """
+    if path.exists() or not _VERSION.fullmatch(str(path)):
+        return path
+    known = runs_by_version(runs)
+    found = [users[-1].path for version, users in known.items() if version.startswith(str(path))]
+    if len(found) != 1:
+        listed = ", ".join(version[:_SHORT] for version in known) or "-"
+        raise TunesmithError("versions.unknown_version", version=str(path), runs=str(runs), known=listed)
+    return found[0]
 
 
 def _with_data(run: Path, runs: Path) -> Path:

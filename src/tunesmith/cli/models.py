@@ -24,29 +24,49 @@ if TYPE_CHECKING:
     from tunesmith.tasks.chat import ChatTask
 
 
-def published_folder(path: Path) -> Path:
+def published_folder(path: Path, task: str = "") -> Path:
     """The model folder behind a path: the folder itself, or of a run the merged artefact, else the adapter.
 
-    Errors: cli.not_shipped, core.not_a_run.
+    Args:
+        task: of a run with several tasks the one that is asked.
+
+    Errors: cli.not_shipped, cli.which_task, cli.no_tasks, core.not_a_run.
     """
-    if (path / "config.json").is_file() or stands_beside_a_base(path):
+    is_model = (path / "config.json").is_file() or stands_beside_a_base(path)
+    run = path if is_model else find_run(path)
+    tasks = () if is_model else _tasks_of(run)
+    if task and not tasks:
+        raise TunesmithError("cli.no_tasks", path=str(run), task=task)
+    if is_model:
         return path
-    run = find_run(path)
+    if tasks and task not in tasks:
+        known = ", ".join(tasks)
+        raise TunesmithError("cli.which_task", path=str(run), task=task or "-", known=known, first=tasks[0])
     for kind in ("safetensors", "adapter"):
-        if (run / "ship" / kind / MANIFEST).is_file():
-            return run / "ship" / kind
+        folder = run / "ship" / "-".join(each for each in (kind, task) if each)
+        if (folder / MANIFEST).is_file():
+            return folder
     raise TunesmithError("cli.not_shipped", path=str(run))
 
 
-def folder_with_head(named: str) -> Path | None:
+def _tasks_of(run: Path) -> tuple[str, ...]:
+    """The tasks of a run that have models of their own."""
+    lock = run / LOCK
+    return tuple(load_recipe(lock).data.tasks or ()) if lock.is_file() else ()
+
+
+def folder_with_head(named: str, task: str = "") -> Path | None:
     """The model folder behind a name, if its model gives classes: of a run, or as it lies; None for one that writes.
+    `task` is the one that is asked of a run with several.
 
     Errors: those of `published_folder`.
     """
     path = Path(named)
     if not path.is_dir():
+        if task:
+            raise TunesmithError("cli.no_tasks", path=named, task=task)
         return None
-    folder = published_folder(path)
+    folder = published_folder(path, task)
     return folder if head_kind(folder) is not None else None
 
 

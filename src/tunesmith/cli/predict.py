@@ -33,19 +33,20 @@ OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="c
 ColumnOption = Annotated[
     str | None, typer.Option("--column", metavar="NAME", help="cli.opt_column", show_default=False)
 ]
+TaskOption = Annotated[str, typer.Option("--task", metavar="NAME", help="cli.opt_of_tasks", show_default=False)]
 LengthOption = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="cli.opt_max_new_tokens")]
 
 
 def predict(
     file: FileArgument, model: ModelOption, out: OutOption = None, column: ColumnOption = None,
-    max_new_tokens: LengthOption = 256, base: BaseOption = None,
+    max_new_tokens: LengthOption = 256, base: BaseOption = None, task: TaskOption = "",
 ) -> None:  # fmt: skip
     """Read rows, ask the model each, and write the rows with their answers."""
     target = out or file.with_name(f"{file.stem}.answers.jsonl")
     if target.exists():
         raise TunesmithError("recipe.exists", path=str(target))
     rows = read_rows(file)
-    folder = folder_with_head(model)
+    folder = folder_with_head(model, task)
     if folder is not None:
         answered = classes_of_rows(folder, rows, column, str(file), base_of(folder, base))
     else:

@@ -25,9 +25,16 @@ def measured(run: Path) -> dict[str, dict[str, float]]:
     for model in MODELS:
         path = run / "evaluate" / f"{model}.json"
         if path.is_file():
-            metrics = read_json(path).get("metrics")
-            found[model] = dict(metrics) if isinstance(metrics, dict) else {}
+            found[model] = _metrics(path)
+        for part in sorted(path.parent.glob(f"{model}-*.json")):
+            task = part.stem.removeprefix(f"{model}-")
+            found.setdefault(model, {}).update({f"{task}/{name}": each for name, each in _metrics(part).items()})
     return found
+
+
+def _metrics(path: Path) -> dict[str, float]:
+    metrics = read_json(path).get("metrics")
+    return dict(metrics) if isinstance(metrics, dict) else {}
 
 
 def efficiency(run: Path) -> dict[str, dict[str, object]]:

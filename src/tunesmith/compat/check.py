@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from tunesmith.compat.heads import check_heads
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
@@ -36,7 +38,8 @@ def check(recipe: Recipe) -> None:
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
     compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`.
+    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized` and
+    `check_heads`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -52,6 +55,7 @@ def check(recipe: Recipe) -> None:
         check_quantized(stage, recipe.model.quantize)
         _check_balance(recipe, stage, place)
         _check_tasks(recipe, stage, place)
+        check_heads(recipe, stage, place)
         _check_domains(recipe, stage, place)
 
 
@@ -62,10 +66,17 @@ def _check_target(recipe: Recipe) -> None:
 
 
 def _check_metrics(recipe: Recipe) -> None:
-    known = TASK_METRICS[recipe.data.task]
+    known = _known_metrics(recipe)
     for metric in recipe.evaluate.metrics:
         if metric not in known:
             raise TunesmithError("compat.metric_of_task", metric=metric, task=recipe.data.task, known=", ".join(known))
+
+
+def _known_metrics(recipe: Recipe) -> tuple[str, ...]:
+    """What the rows of a run are measured by: those of its task, or of any of its tasks."""
+    if recipe.data.tasks is None:
+        return TASK_METRICS[recipe.data.task]
+    return tuple(dict.fromkeys(name for rows in recipe.data.tasks.values() for name in METRICS_OF_ROWS[rows]))
 
 
 def _check_formats(recipe: Recipe) -> None:
@@ -144,14 +155,14 @@ def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
     if classes and recipe.data.kind != recipe.data.task:
         raise TunesmithError("compat.rows_of_task", rows=recipe.data.rows, task=recipe.data.task)
     known = ROWS_OF_OBJECTIVE[stage.objective.kind]
-    if recipe.data.rows not in known:
+    if recipe.data.rows not in known and recipe.data.tasks is None:
         raise TunesmithError(
             "compat.rows", rows=recipe.data.rows, objective=stage.objective.kind, known=", ".join(known)
         )
 
 
 def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    known = ("loss", *TASK_METRICS[recipe.data.task])
+    known = ("loss", *_known_metrics(recipe))
     metric = stage.train.early_stopping.metric
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))

@@ -18,7 +18,6 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_atomic
 
 Fate = Literal["kept", "masked", "truncated", "merged", "dropped"]
-NO_PARENT = -1
 STILL_USED: frozenset[str] = frozenset({"kept", "masked", "truncated"})
 
 
@@ -27,7 +26,7 @@ class Entry:
     """A row's fate. `amount` counts what was cut or masked (tokens or characters, the reason says which).
 
     A row that no file holds but that was made here has a `parent`: the number of the row that it was made from, whose
-    source and index it shares, or `NO_PARENT`.
+    source and index it shares.
     """
 
     row: int
@@ -58,20 +57,10 @@ class Ledger:
         self._entries.extend(Entry(first + index, source, index) for index in range(count))
         return range(first, first + count)
 
-    def make(self, parents: Iterable[int], reason: str, source: str = "") -> range:
-        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers.
-
-        Args:
-            source: of rows that are made from none (`NO_PARENT`), which count from 0 in it.
-        """
+    def make(self, parents: Iterable[int], reason: str) -> range:
+        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers."""
         first = len(self._entries)
-        alone = sum(entry.source == source and entry.parent == NO_PARENT for entry in self._entries)
-        for parent in parents:
-            row = len(self._entries)
-            if parent == NO_PARENT:
-                self._entries.append(Entry(row, source, alone, reason=reason, parent=parent))
-                alone += 1
-                continue
+        for row, parent in enumerate(parents, first):
             origin = self._entries[parent]
             self._entries.append(Entry(row, origin.source, origin.index, reason=reason, parent=parent))
         return range(first, len(self._entries))

@@ -9,7 +9,7 @@ import polars as pl
 
 from tunesmith.core.errors import Fact
 from tunesmith.core.types import SplitName
-from tunesmith.data.diversity import MOST_WORDS, diversity
+from tunesmith.data.diversity import MOST_WORDS, compared
 from tunesmith.data.plots import bars, spread
 from tunesmith.data.prepared import Prepared
 from tunesmith.messages import LANGUAGES, Language, both
@@ -128,32 +128,37 @@ def _sources(prepared: Prepared) -> Section:
 
 
 def _frequent(values: pl.Series) -> list[tuple[str, int]]:
-    """Values with how often they stand there, the most frequent first; the rest of many values together."""
+    """Values with how often they stand there, the most frequent first."""
     counted = values.value_counts(sort=True, name="rows").sort(["rows", values.name], descending=[True, False])
-    found = [(str(name), int(rows)) for name, rows in counted.iter_rows()]
-    if len(found) <= _MOST_BARS:
-        return found
-    rest = found[_MOST_BARS - 1 :]
-    return [*found[: _MOST_BARS - 1], (_line("card.others", count=len(rest)), sum(rows for _, rows in rest))]
+    return [(str(name), int(rows)) for name, rows in counted.iter_rows()]
 
 
 def _counted(code: str, values: Sequence[tuple[str, int]]) -> tuple[Part, ...]:
     """A picture of counts under its title; nothing where there is only one bar to see."""
-    if len(values) < 2:
-        return ()
-    title = both(code)
-    return title, Picture(bars(_line(code), values, [f"{value:,}" for _, value in values]))
+    return (both(code), _picture(code, values)) if len(values) > 1 else ()
+
+
+def _picture(code: str, values: Sequence[tuple[str, int]]) -> Picture:
+    """A bar for each of the first values; the rest is only counted, since together it would dwarf them."""
+    shown, rest = values[:_MOST_BARS], values[_MOST_BARS:]
+    lines = [(name, rows, f"{rows:,}") for name, rows in shown]
+    if rest:
+        lines.append((_line("card.others", count=len(rest)), 0, f"{sum(rows for _, rows in rest):,}"))
+    return Picture(bars(_line(code), [(name, rows) for name, rows, _ in lines], [figure for _, _, figure in lines]))
 
 
 def _fates(prepared: Prepared) -> Section:
     rows: list[tuple[Cell, ...]] = []
-    shown: list[tuple[str, int]] = []
+    by_fate: dict[str, int] = {}
     for label, count in prepared.ledger.totals().items():
         fate, _, reason = label.partition(": ")
         rows.append((both(f"data.fate_{fate}"), both(f"data.reason_{reason}") if reason else "", count))
-        shown.append((f"{_line(f'data.fate_{fate}')}{f': {reason}' if reason else ''}", count))
-    picture = _counted("card.rows_by_fate", sorted(shown, key=lambda each: -each[1])[:_MOST_BARS])
-    rows.append((both("data.card_read"), "", len(prepared.ledger)))
+        words = _line(f"data.fate_{fate}")
+        by_fate[words] = by_fate.get(words, 0) + count
+    made = sum(entry.parent is not None for entry in prepared.ledger.entries())
+    rows.append((both("data.card_read"), "", len(prepared.ledger) - made))
+    rows += [(both("card.all_made"), "", made)] if made else []
+    picture = _counted("card.rows_by_fate", sorted(by_fate.items(), key=lambda each: -each[1]))
     return Section(both("data.card_fates"), (*picture[1:], Table(_columns("fate", "reason", "rows"), tuple(rows))))
 
 
@@ -163,10 +168,13 @@ def _made(prepared: Prepared) -> Section | None:
     if train is None or train["parent"].is_null().all():
         return None
     made = train.filter(pl.col("parent").is_not_null())
-    parents = made.filter(pl.col("parent") >= 0)["parent"]
-    share = len(made) / len(train)
+    read, parents = len(train) - len(made), made["parent"].n_unique()
     words = both(
-        "card.made_text", made=len(made), share=f"{share:.1%}", parents=parents.n_unique(), rows=len(train) - len(made)
+        "card.made_text",
+        made=f"{len(made):,}",
+        share=f"{len(made) / len(train):.1%}",
+        parents=f"{parents:,}",
+        rows=f"{read:,}",
     )
     return Section(both("card.made"), (words,))
 
@@ -215,8 +223,8 @@ def _languages(prepared: Prepared) -> Section:
 
 def _diversity(prepared: Prepared) -> Section:
     rows: list[tuple[Cell, ...]] = []
-    for split, frame in prepared.tables.items():
-        found = diversity(frame.select(row_text())["row_text"])
+    texts = [frame.select(row_text())["row_text"] for frame in prepared.tables.values()]
+    for split, found in zip(prepared.tables, compared(texts), strict=True):
         shares = (f"{each:.1%}" for each in found.distinct)
         rows.append((split, found.rows, found.words, *shares, f"{found.compression:.2f}"))
     names = ("rows_measured", "words_measured", "distinct_1", "distinct_2", "distinct_3", "compression")
@@ -241,12 +249,10 @@ def _labels(prepared: Prepared) -> Section | None:
     )
     first = counted.filter(pl.col("split") == splits[0])["labels"]
     frequent = _frequent(first)
-    least = first.value_counts()["count"].min()
-    most = first.value_counts()["count"].max()
-    balance = both("card.balance", split=splits[0], labels=first.n_unique(), most=int(str(most)), least=int(str(least)))
+    most, least = (frequent[0][1], frequent[-1][1]) if frequent else (0, 0)
+    balance = both("card.balance", split=splits[0], labels=len(frequent), most=most, least=least)
     named = (both("data.column_label"), *(_name_of(split) for split in splits))
-    picture = (Picture(bars(_line("data.card_labels"), frequent, [f"{rows:,}" for _, rows in frequent])),)
-    return Section(both("data.card_labels"), (balance, *picture, Table(named, rows)))
+    return Section(both("data.card_labels"), (balance, _picture("data.card_labels", frequent), Table(named, rows)))
 
 
 def _name_of(split: str) -> Words:

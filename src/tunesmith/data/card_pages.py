@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from string import Template
 
-from tunesmith.core.types import SplitName
-from tunesmith.data.card import Bullets, Cell, Part, Picture, Section, Table, Words, card_sections
-from tunesmith.data.prepared import Prepared
+from tunesmith.data.card import Bullets, Cell, Part, Picture, Section, Table, Words
 from tunesmith.messages import LANGUAGES, Language, both, language
 
 _TAGS: dict[Language, str] = {"en": "en", "zh": "zh-Hans"}
+_NAMES: dict[Language, str] = {"en": "English", "zh": "简体中文"}
 _MANY_ROWS = 30
 """A longer table is folded on the page."""
 
@@ -45,40 +45,49 @@ code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}td code{display:inl
 ul{padding-left:20px;margin:6px 0}li{overflow-wrap:anywhere}summary{cursor:pointer;color:var(--quiet)}
 svg{display:block;margin:10px 0}
 """.strip()
+_PAGE = Template("""<!doctype html>
+<html lang="$tag"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">
+<title>$title</title><style>
+$style
+</style></head><body>$inputs<main class="page">
+<header><div><h1>$heading</h1><p>$intro</p></div><nav class="switch">$switch</nav></header>
+$sections
+</main></body></html>
+""")
 
 
-def as_markdown(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> str:
+def as_markdown(sections: Sequence[Section]) -> str:
     """The card as Markdown, without pictures."""
     parts = [f"# {_both(both('data.card_title'))}", _both(both("data.card_intro"))]
-    for section in card_sections(prepared, tokens):
+    for section in sections:
         parts.append(f"## {_both(section.title)}")
         parts += [text for text in map(_markdown, section.parts) if text]
     return "\n\n".join(parts) + "\n"
 
 
-def as_page(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> str:
+def as_page(sections: Sequence[Section]) -> str:
     """The card as one HTML page; the language in force is the one shown first."""
-    title = both("data.card_title")
-    first = language()
-    inputs = "".join(
-        f'<input type="radio" name="language" id="language-{each}" class="language"{" checked" * (each == first)} '
-        f'aria-label="{name}">'
-        for each, name in zip(LANGUAGES, ("English", "简体中文"), strict=True)
+    title, first = both("data.card_title"), language()
+    return _PAGE.substitute(
+        tag=_TAGS[first],
+        title=_both(title),
+        style=_STYLE,
+        inputs="".join(_input(each, checked=each == first) for each in LANGUAGES),
+        heading=_shown(title),
+        intro=_shown(both("data.card_intro")),
+        switch="".join(f'<label for="language-{each}">{_NAMES[each]}</label>' for each in LANGUAGES),
+        sections="\n".join(map(_section, sections)),
     )
-    switch = "".join(
-        f'<label for="language-{each}">{name}</label>' for each, name in (("en", "English"), ("zh", "简体中文"))
-    )
-    sections = "".join(map(_section, card_sections(prepared, tokens)))
-    return (
-        f'<!doctype html>\n<html lang="{_TAGS[first]}"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        "base-uri 'none'; form-action 'none'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><meta name="referrer" content="no-referrer"><title>{_both(title)}</title>'
-        f'<style>{_STYLE}</style></head><body>{inputs}<main class="page"><header><div><h1>{_shown(title)}</h1>'
-        f'<p>{_shown(both("data.card_intro"))}</p></div><nav class="switch">{switch}</nav></header>'
-        f"{sections}</main></body></html>\n"
-    )
+
+
+def _input(of: Language, *, checked: bool) -> str:
+    """One side of the switch between languages; the style sheet does the rest."""
+    state = " checked" if checked else ""
+    return f'<input type="radio" name="language" id="language-{of}" class="language" aria-label="{_NAMES[of]}"{state}>'
 
 
 def _both(words: Words) -> str:

@@ -1,8 +1,8 @@
 """How varied texts are: the share of their n-grams that occur once more or less often, and how far they compress.
 
 distinct-n is the number of different n-grams over the number of all (Li et al. 2016, 1510.03055, who divide by words).
-It falls with the length of what is measured, so every table is measured on the same number of words at most, in rows
-drawn by a fixed seed. The compression ratio is the size of the text over its size after DEFLATE (Shaib et al. 2024,
+It falls with the length of what is measured, so tables are compared on the same number of words, in rows drawn by a
+fixed seed. The compression ratio is the size of the text over its size after DEFLATE (Shaib et al. 2024,
 2403.00553): higher means more repetition. A word is a run of letters and digits, or a single Chinese character.
 """
 
@@ -31,11 +31,18 @@ class Diversity:
     compression: float
 
 
-def diversity(texts: pl.Series, seed: int = 0) -> Diversity:
+def compared(tables: Sequence[pl.Series]) -> list[Diversity]:
+    """Measure tables of text on as many words as the smallest of them has, at most `MOST_WORDS`."""
+    found = [diversity(texts) for texts in tables]
+    least = min((each.words for each in found if each.words), default=0)
+    return [each if each.words == least else diversity(texts, least) for each, texts in zip(found, tables, strict=True)]
+
+
+def diversity(texts: pl.Series, most_words: int = MOST_WORDS, seed: int = 0) -> Diversity:
     """Measure rows of text; rows without a word count for nothing."""
     drawn = texts.gather(_drawn(texts, seed))
     words = [found for found in drawn.str.to_lowercase().str.extract_all(_WORD).to_list() if found]
-    taken = list(_first(words, MOST_WORDS))
+    taken = list(_first(words, most_words))
     raw = "\n".join(drawn).encode()
     packed = len(zlib.compress(raw, 6))
     distinct = tuple(_distinct(taken, order) for order in _ORDERS)

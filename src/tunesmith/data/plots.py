@@ -20,9 +20,9 @@ font:12px system-ui,-apple-system,"Segoe UI","PingFang SC","Microsoft YaHei","No
 .data-plot .line{fill:none;stroke-width:2;stroke-linejoin:round}.data-plot .two{stroke:var(--two)}
 .data-plot .three{stroke:var(--three)}.data-plot .track{fill:var(--grid);opacity:.5}
 """.strip().replace("\n", "")
-_LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_LABEL = 230, 24, 34
+_LABEL_WIDTH, _ROW_HEIGHT, _WIDEST_LABEL = 240, 24, 31
 _BINS = 24
-_TOP, _BOTTOM, _LEFT, _HEIGHT = 34, 40, 52, 220
+_TOP, _BOTTOM, _LEFT, _RIGHT, _HEIGHT = 34, 40, 52, 26, 220
 _MARKS = ("one", "two", "three")
 
 
@@ -90,7 +90,7 @@ def _shares(values: Sequence[int], edges: Sequence[float]) -> list[float]:
 
 
 def _x(place: float, bins: int) -> float:
-    return _LEFT + place / bins * (_WIDTH - _LEFT - 10)
+    return _LEFT + place / bins * (_WIDTH - _LEFT - _RIGHT)
 
 
 def _y(share: float, most: float) -> float:
@@ -98,7 +98,7 @@ def _y(share: float, most: float) -> float:
 
 
 def _columns(points: Sequence[tuple[float, float]], bins: int) -> list[str]:
-    wide, floor = (_WIDTH - _LEFT - 10) / bins - 1.5, _HEIGHT - _BOTTOM
+    wide, floor = (_WIDTH - _LEFT - _RIGHT) / bins - 1.5, _HEIGHT - _BOTTOM
     return [
         f'<rect class="one" x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{floor - y:.1f}" opacity=".75"/>'
         for x, y in points
@@ -106,7 +106,7 @@ def _columns(points: Sequence[tuple[float, float]], bins: int) -> list[str]:
 
 
 def _steps(points: Sequence[tuple[float, float]], mark: str, bins: int) -> str:
-    wide = (_WIDTH - _LEFT - 10) / bins
+    wide = (_WIDTH - _LEFT - _RIGHT) / bins
     path = "".join(f"{'L' if place else 'M'}{x:.1f} {y:.1f}H{x + wide:.1f}" for place, (x, y) in enumerate(points))
     return f'<path class="line {mark}" d="{path}"/>'
 
@@ -115,7 +115,7 @@ def _axes(edges: Sequence[float], most: float, axis: str) -> list[str]:
     parts = []
     for share in (0.0, most / 2, most):
         y = _y(share, most)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - 10}"/>')
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share:.0%}</text>')
     bins = len(edges) - 1
     for place in range(0, bins + 1, max(1, math.ceil(bins / 8))):

@@ -13,6 +13,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.generator import Generator
+from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import merge_duplicates
@@ -38,7 +41,7 @@ class _Work:
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
-    unlabelled: frozenset[str]
+    unlabelled: frozenset[str] = frozenset()
 
 
 def prepare(
@@ -46,6 +49,7 @@ def prepare(
     recipe_folder: Path,
     ledger: Ledger,
     old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    generator: Generator | None = None,
     unlabelled: Collection[str] = (),
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
@@ -53,7 +57,8 @@ def prepare(
     Args:
         old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
             that stand in test or validation go.
-        unlabelled: names of those tables of which texts alone are read, whatever else stands there.
+        generator: who answers prompts, where rows are to be made by a model.
+        unlabelled: names of tables of `old` of which texts alone are read, whatever else stands there.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
@@ -68,6 +73,10 @@ def prepare(
     _keep_apart(work, frames)
     frames = _split(work, frames)
     refuse_empty(frames, ledger)
+    if spec.augment is not None:
+        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
+        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        work.notes += made
     check_leaks(frames)
     tables = _old(work, old or {}, frames)
     refuse_empty(tables, ledger)
@@ -120,10 +129,10 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 
 
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
-    labelled = split not in work.unlabelled
-    reading = Reading(work.spec.kind, work.spec.split.group_by, work.spec.split.seed, labelled)
     frames = []
     for source in sources:
+        kind = work.spec.kind_of(source.name or source.path)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, split not in work.unlabelled)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -146,7 +155,7 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.join(blank, on="row", how="anti", maintain_order="left")
     if work.spec.clean.exact_duplicates:
         before = len(frame)
-        frame = merge_duplicates(frame, work.ledger)
+        frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
     return frame
 
@@ -202,8 +211,9 @@ def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequenc
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
-    write_atomic(run_path / CARD_PAGE, as_page(prepared, tokens))
-    write_atomic(run_path / CARD, as_markdown(prepared, tokens))
+    sections = card_sections(prepared, tokens)
+    write_atomic(run_path / CARD_PAGE, as_page(sections))
+    write_atomic(run_path / CARD, as_markdown(sections))
     return [*sorted((run_path / FOLDER).iterdir()), run_path / CARD_PAGE, run_path / CARD]
 
 

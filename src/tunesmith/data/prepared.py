@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import polars as pl
 
@@ -32,7 +33,7 @@ class Prepared:
         """All rows, by the name of their file: the splits first."""
         return {str(name): frame for tables in (self.frames, self.old) for name, frame in tables.items()}
 
-    @property
+    @cached_property
     def version(self) -> Version:
         """The version of the rows as they are now."""
         return version_of(self.tables, self.settings)

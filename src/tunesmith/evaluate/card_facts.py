@@ -190,7 +190,7 @@ class SpeedLine:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """A release card. The first line of `metrics` is the one that decides the gain.
+    """A release card. The first line of `metrics` is the one that decides the gain, or those that `deciding` names.
 
     `baselines` are the words for what the tuned model is held against, one or two of them. `examples` are shown only
     when `examples_allowed`: rows are synthetic, or their owner agreed.
@@ -218,6 +218,7 @@ class CardFacts:
     examples_allowed: bool = False
     not_measured: tuple[Unmeasured, ...] = ("safety", "human_evaluation")
     extra_gates: tuple[Gate, ...] = ()
+    deciding: tuple[str, ...] = ()
     changed_conditions: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.core.conditions import MACHINE_ACCEPTED, MACHINE_CHANGED
@@ -11,10 +12,10 @@ from tunesmith.core.events import Event, read_events
 from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
-from tunesmith.core.types import SPLITS
+from tunesmith.core.types import SPLITS, Example
 from tunesmith.data.prepare import load_old, load_splits
 from tunesmith.data.table import to_examples
-from tunesmith.evaluate.answers import Question, Result, baseline_names, drawn_questions, read_result
+from tunesmith.evaluate.answers import Question, Result, read_result
 from tunesmith.evaluate.card_facts import (
     ArtefactFacts,
     CardFacts,
@@ -38,6 +39,7 @@ from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, 
 from tunesmith.evaluate.loss_plot import curve_from_events
 from tunesmith.evaluate.method import method_of
 from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
+from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
@@ -51,33 +53,27 @@ _BASELINE_WORDS = {"base": "card_first_baseline"}
 def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
     """The card of a run. Errors: core.missing_file where a stage that the card needs has not run."""
     manifest = read_manifest(path)
-    questions = drawn_questions(
-        to_examples(load_splits(path)["test"]),
-        recipe.evaluate.max_rows,
-        recipe.data.split.seed,
-        several=recipe.data.multi_label,
-    )
-    results = _results(path, questions, recipe)
-    base = _better_base(results)
-    decisive = recipe.evaluate.metrics[0]
+    examples = to_examples(load_splits(path)["test"])
+    tasks = [Examined.read(path, part, examples) for part in parts_of(recipe)]
     return CardFacts(
         name=recipe.name,
         created=str(manifest["created"]),
         run=f"{path.parent.name}/{path.name}",
         goal=_goal(recipe),
-        test_rows=len(questions),
-        metrics=tuple(_metric_line(name, results, questions) for name in recipe.evaluate.metrics),
-        baselines=tuple(_BASELINE_WORDS.get(name, f"card_{name}") for name in baseline_names(recipe)),
-        support=_support(results["tuned"], base, decisive),
+        test_rows=sum(len(each.questions) for each in tasks),
+        metrics=tuple(_metric_line(name, each) for each in tasks for name in each.part.spec.metrics),
+        deciding=tuple(each.part.figure(each.part.spec.metrics[0]) for each in tasks),
+        baselines=_baseline_columns(tasks),
+        support=_support(tasks),
         training=_training(path, recipe, manifest),
         data=_data(path, recipe),
         artefacts=_artefacts(path),
         same_bytes=_same_bytes(path),
         frozen_unchanged=_frozen_unchanged(path),
         resume_certified=_certified(path),
-        speeds=_speeds(results),
+        speeds=_speeds(tasks),
         cost=_cost(manifest, recipe),
-        examples=_example_rows(questions, base, results["tuned"]),
+        examples=tuple(row for each in tasks for row in _example_rows(each))[:_SHOWN_EXAMPLES],
         examples_allowed=bool(recipe.evaluate.show_examples),
         forgetting=_forgetting(path, recipe),
         not_measured=_not_measured(path, recipe),
@@ -108,15 +104,47 @@ def _forgetting(path: Path, recipe: Recipe) -> tuple[ForgettingLine, ...]:
     return tuple(lines)
 
 
-def _results(path: Path, questions: list[Question], recipe: Recipe) -> dict[str, Result]:
-    names = [*baseline_names(recipe), "tuned"]
-    return {name: read_result(path / "evaluate" / f"{name}.json", questions, recipe.evaluate) for name in names}
+@dataclass(frozen=True)
+class Examined:
+    """One task of a run with its questions and the results of every model."""
+
+    part: Part
+    questions: list[Question]
+    results: Mapping[str, Result]
+
+    @classmethod
+    def read(cls, path: Path, part: Part, examples: Sequence[Example]) -> Examined:
+        """The results as they lie in a run. Errors: those of `read_result`."""
+        questions, names = part.questions(examples), [*part.baselines, "tuned"]
+        results = {name: read_result(path / "evaluate" / part.file(name), questions, part.spec) for name in names}
+        return cls(part, questions, results)
+
+    @property
+    def tuned(self) -> Result:
+        """Of the tuned model."""
+        return self.results["tuned"]
+
+    @property
+    def bases(self) -> dict[str, Result]:
+        """Of what it is held against."""
+        return {name: result for name, result in self.results.items() if name != "tuned"}
+
+    @property
+    def better_base(self) -> Result:
+        """The baseline with the higher value of the first metric."""
+        return max(self.bases.values(), key=lambda result: next(iter(result.scores.report.metrics.values())))
+
+    def decisive_scores(self, result: Result) -> tuple[float, ...]:
+        """Of every row, by the first metric."""
+        return result.scores.rows[self.part.spec.metrics[0]]
 
 
-def _better_base(results: Mapping[str, Result]) -> Result:
-    """The baseline with the higher value of the first metric."""
-    bases = [result for name, result in results.items() if name != "tuned"]
-    return max(bases, key=lambda result: next(iter(result.scores.report.metrics.values())))
+def _baseline_columns(tasks: Sequence[Examined]) -> tuple[str, ...]:
+    """The words for the columns of the baselines; tasks of different kinds have the second one in common alone."""
+    named = dict.fromkeys(each.part.baselines for each in tasks)
+    if len(named) > 1:
+        return "card_majority", "card_simple_method"
+    return tuple(_BASELINE_WORDS.get(name, f"card_{name}") for name in next(iter(named)))
 
 
 def _goal(recipe: Recipe) -> GoalFacts:
@@ -131,20 +159,19 @@ def _goal(recipe: Recipe) -> GoalFacts:
     )
 
 
-def _metric_line(name: str, results: Mapping[str, Result], questions: Sequence[Question]) -> MetricLine:
-    values = {label: result.scores.report.metrics[name] for label, result in results.items()}
-    tuned = results["tuned"]
+def _metric_line(name: str, task: Examined) -> MetricLine:
+    values = {label: result.scores.report.metrics[name] for label, result in task.results.items()}
+    tuned, bases = task.tuned, task.bases
     rows = tuned.scores.rows[name]
-    bases = {label: result for label, result in results.items() if label != "tuned"}
     better = max(bases, key=lambda label: values[label])
     first, second = [*(values[label] for label in bases), None][:2]
     return MetricLine(
-        metric=name,
+        metric=task.part.figure(name),
         zero_shot=first or 0.0,
         few_shot=second,
         tuned=values["tuned"],
         tuned_interval=wilson(values["tuned"], len(rows)) if name in SHARES else None,
-        gain=_gain(name, tuned, bases[better], questions),
+        gain=_gain(name, tuned, bases[better], task.questions),
     )
 
 
@@ -157,8 +184,11 @@ def _gain(name: str, tuned: Result, base: Result, questions: Sequence[Question])
     return None if name in OF_ALL_ROWS else paired_gain(tuned.scores.rows[name], base.scores.rows[name])
 
 
-def _support(tuned: Result, base: Result, metric: str) -> SupportRate:
-    return support_rate(votes_by_metric(tuned.scores.rows[metric], base.scores.rows[metric]))
+def _support(tasks: Sequence[Examined]) -> SupportRate:
+    """Over the rows of all tasks, each judged by its own first metric."""
+    tuned = [score for each in tasks for score in each.decisive_scores(each.tuned)]
+    base = [score for each in tasks for score in each.decisive_scores(each.better_base)]
+    return support_rate(votes_by_metric(tuned, base))
 
 
 def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> TrainingFacts:
@@ -315,13 +345,13 @@ def _certified(path: Path) -> bool | None:
     return bool(read_json(file)["equal"]) if file.exists() else None
 
 
-def _speeds(results: Mapping[str, Result]) -> tuple[SpeedLine, ...]:
+def _speeds(tasks: Sequence[Examined]) -> tuple[SpeedLine, ...]:
     names = {"base": "model_base", "tuned": "model_tuned"}
-    return tuple(
-        SpeedLine(words_of(code), speed(results[label].answers.alone))
-        for label, code in names.items()
-        if label in results and results[label].answers.alone
-    )
+    alone = {
+        label: [timing for each in tasks if label in each.results for timing in each.results[label].answers.alone]
+        for label in names
+    }
+    return tuple(SpeedLine(words_of(code), speed(alone[label])) for label, code in names.items() if alone[label])
 
 
 def _cost(manifest: Mapping[str, object], recipe: Recipe) -> Cost:
@@ -334,8 +364,9 @@ def _cost(manifest: Mapping[str, object], recipe: Recipe) -> Cost:
     return cost(seconds, recipe.evaluate.machine_cost_per_hour)
 
 
-def _example_rows(questions: list[Question], base: Result, tuned: Result) -> tuple[ExampleRow, ...]:
+def _example_rows(task: Examined) -> tuple[ExampleRow, ...]:
     """A few rows, those first where the two models differ."""
+    questions, base, tuned = task.questions, task.better_base, task.tuned
     order = sorted(range(len(questions)), key=lambda place: base.answers.texts[place] == tuned.answers.texts[place])
     return tuple(
         ExampleRow(

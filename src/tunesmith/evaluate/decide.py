@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.evaluate.card_facts import ArtefactFacts, CardFacts, Consequence, Gate, GateState
+from tunesmith.evaluate.intervals import Interval
 from tunesmith.evaluate.support_rate import EDGES
 from tunesmith.evaluate.wording import Words, metric_words, percent, plain, points, with_interval, words_of
 
@@ -52,22 +53,13 @@ def _quality_gates(facts: CardFacts) -> list[Gate]:
     gates = []
     goal = facts.goal
     if goal.target_metric:
-        values = [line.tuned for line in facts.metrics if line.metric == goal.target_metric]
+        values = sorted(line.tuned for line in facts.metrics if _is_of(line.metric, goal.target_metric))
         figure = plain(percent(values[0])) if values else None
         name = words_of("gate_target", metric=metric_words(goal.target_metric))
         limit = words_of("at_least", limit=percent(goal.target_at_least))
         gates.append(_gate(name, figure, limit, bool(values) and values[0] >= goal.target_at_least, "revise"))
-    gain = facts.metrics[0].gain if facts.metrics else None
-    surely_worse = gain is not None and gain.high < 0
-    gates.append(
-        _gate(
-            words_of("gate_gain", metric=metric_words(facts.metrics[0].metric) if facts.metrics else "-"),
-            None if gain is None else with_interval(points(gain.value), gain, signed=True),
-            words_of("surely_above_zero"),
-            gain is not None and gain.low > 0,
-            "block" if surely_worse else "revise",
-        )
-    )
+    deciding = [line for line in facts.metrics if line.metric in facts.deciding] or facts.metrics[:1]
+    gates += [_gain_gate(metric_words(line.metric), line.gain) for line in deciding] or [_gain_gate("-", None)]
     rate = None if facts.support is None else facts.support.rate
     preferred_less = rate is not None and rate.high < EDGES[0]
     gates.append(
@@ -80,6 +72,22 @@ def _quality_gates(facts: CardFacts) -> list[Gate]:
         )
     )
     return gates
+
+
+def _is_of(figure: str, metric: str) -> bool:
+    """Whether a figure is the metric, or that of one of several tasks: the least of these decides."""
+    return figure.rpartition("/")[2] == metric
+
+
+def _gain_gate(metric: Words | str, gain: Interval | None) -> Gate:
+    surely_worse = gain is not None and gain.high < 0
+    return _gate(
+        words_of("gate_gain", metric=metric),
+        None if gain is None else with_interval(points(gain.value), gain, signed=True),
+        words_of("surely_above_zero"),
+        gain is not None and gain.low > 0,
+        "block" if surely_worse else "revise",
+    )
 
 
 def _proof_gates(facts: CardFacts) -> list[Gate]:

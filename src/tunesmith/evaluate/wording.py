@@ -59,7 +59,11 @@ def with_interval(value: str | Words, interval: Interval, signed: bool = False) 
 
 
 def metric_words(name: str) -> Words:
-    """A metric by its name in words; one that is not ours keeps its name."""
+    """A metric by its name in words, with the task that it is of, such as intents/accuracy; one that is not ours keeps
+    its name."""
+    task, _, metric = name.rpartition("/")
+    if task and metric in _KNOWN_METRICS:
+        return words_of("metric_of_task", task=task, metric=metric_words(metric))
     return words_of(f"metric_{name}") if name in _KNOWN_METRICS else plain(name)
 
 

@@ -209,6 +209,12 @@ def late_parts(model: PreTrainedModel) -> list[nn.Module]:
     return [last.self_attn.o_proj, last.mlp] if isinstance(last, FastBlock) else []
 
 
+def padded_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """Parts of the last block that also see the padding of documents laid side by side."""
+    last = blocks_of(model)[-1] if ends_in_fast_block(model) else None
+    return [last.attention.self.key, last.attention.self.value] if isinstance(last, LastEncoderBlock) else []
+
+
 def blocks_below_training(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks that only read: nothing in them trains, nor anything before them."""
     embeddings = getattr(model.base_model, "embeddings", model.get_input_embeddings())

@@ -1,7 +1,9 @@
 """The last block of an encoder, where only one token of every document is ever asked for.
 
-All tokens give keys and values; query, attention, residuals and the wide layers run for the asked ones alone. With one
-of 16 tokens asked for, the block costs a sixth. Nothing is left out of the result: the plain block stays the reference.
+All tokens give keys and values, laid out with their padding first (`encoder_attention.py`), so that steps of as many
+documents have products of the same shapes; query, attention, residuals and the wide layers run for the asked ones
+alone. With one of 16 tokens asked for, the block costs a sixth. Nothing is left out of the result: the plain block
+stays the reference.
 
 Shape letters: T tokens, D documents, K asked positions (here K = D), H heads, S size of a head, W width.
 """
@@ -14,7 +16,7 @@ from transformers.models.bert.modeling_bert import BertAttention, BertIntermedia
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
-from tunesmith.models.encoder_attention import attention_at
+from tunesmith.models.encoder_attention import attention_at, bands
 from tunesmith.models.packed import Documents
 
 ENCODER_BLOCKS = (BertLayer, RobertaLayer, XLMRobertaLayer)
@@ -60,10 +62,14 @@ class LastEncoderBlock(GradientCheckpointingLayer):
         attention = self.attention.self
         asked_1KW = hidden_1TW[:, keep_K]
         heads = (-1, attention.attention_head_size)
-        key_THS, value_THS = (each(hidden_1TW)[0].unflatten(1, heads) for each in (attention.key, attention.value))
         query_KHS = attention.query(asked_1KW)[0].unflatten(1, heads)
+        laid = bands(documents, hidden_1TW.device, hidden_1TW.dtype)
+        hidden = laid.laid(hidden_1TW[0])
+        keys, values = (
+            [each(band_DLW).unflatten(2, heads) for band_DLW in hidden] for each in (attention.key, attention.value)
+        )
         dropout = attention.dropout.p if self.training else 0.0
-        attended_KHS = attention_at(query_KHS, key_THS, value_THS, documents, attention.scaling, dropout)
+        attended_KHS = attention_at(query_KHS, keys, values, laid, attention.scaling, dropout)
         between_1KW = self.attention.output(attended_KHS.flatten(1)[None], asked_1KW)
         output_1KW: Tensor = self.output(self.intermediate(between_1KW), between_1KW)
         return output_1KW

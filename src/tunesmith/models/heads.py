@@ -38,13 +38,23 @@ _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta")
 """Architectures that count positions from the one behind the padding token's number."""
 
 
+TASK_EMBEDDINGS = "task_embeddings"
+"""Name of the module in a body that has a vector a task."""
+
+
 @dataclass(frozen=True)
 class Head:
-    """What a head answers: `labels` by their number; with `several` a text has any number of them."""
+    """What a head answers: `labels` by their number; with `several` a text has any number of them.
+
+    `parts` are the heads of several tasks by name, where this one holds them side by side (`side_by_side.py`); with
+    `embeddings` each task has a learned vector besides.
+    """
 
     task: HeadTask
     labels: tuple[str, ...]
     several: bool = False
+    parts: tuple[tuple[str, Head], ...] = ()
+    embeddings: bool = False
 
     def config(self) -> dict[str, object]:
         """The keys of a model's configuration that say so."""
@@ -88,12 +98,13 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 
 def draw_head(model: PreTrainedModel, names: tuple[str, ...], seed: int) -> None:
-    """Give new parameters their first values, drawn from a seed: matrices by the model's own spread, biases 0."""
+    """Give new parameters their first values, drawn from a seed: matrices by the model's own spread, biases and vectors
+    of tasks 0."""
     spread = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
     parameters = dict(model.named_parameters())
     for place, name in enumerate(names):
         parameter = parameters[name].data
-        if parameter.ndim == 1:
+        if parameter.ndim == 1 or name.endswith(f".{TASK_EMBEDDINGS}.weight"):
             parameter.fill_(0.0)
             continue
         generator = torch.Generator().manual_seed(derive_seed(seed, "head", place))
@@ -121,7 +132,7 @@ class ClassPolicy(Policy):
     @property
     def head(self) -> Tensor:
         """The matrix that makes scores of hidden states, [C, W]."""
-        return next(each for each in reversed(list(_classifier(self.model).parameters())) if each.ndim == 2)
+        return next(each for each in reversed(list(classifier_of(self.model).parameters())) if each.ndim == 2)
 
     def forward(
         self,
@@ -141,10 +152,7 @@ class ClassPolicy(Policy):
         scores_KC = self._scores(hidden_KW)
         if measure is not None:
             raise NotImplementedError("no objective measures the scores of classes by itself")
-        if not self._several:
-            return cross_entropy(scores_KC, batch.target, reduction="none", label_smoothing=label_smoothing)
-        wanted_KC = batch.target.to(scores_KC.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        return binary_cross_entropy_with_logits(scores_KC, wanted_KC, reduction="none").mean(-1)
+        return class_losses(scores_KC, batch.target, label_smoothing, several=self._several)
 
     def logits(self, batch: Packed) -> Tensor:
         """Scores of every class at `batch.keep`, [K, C] in float32 or wider."""
@@ -155,12 +163,13 @@ class ClassPolicy(Policy):
         return scores_KC.to(torch.promote_types(scores_KC.dtype, torch.float32))
 
 
-def policy_of(model: PreTrainedModel, head: Head | None) -> Policy:
-    """The policy over a model: with a head one that gives classes, else one that gives the next token.
-
-    Errors: packed.other_head.
-    """
-    return Policy(model) if head is None else ClassPolicy(model, head.several)
+def class_losses(scores_KC: Tensor, target: Tensor, label_smoothing: float, *, several: bool) -> Tensor:
+    """Negative log-likelihood of classes, [K]; `target` is one a position, [K], or with `several` 0 or 1 of each,
+    [K, C]."""
+    if not several:
+        return cross_entropy(scores_KC, target, reduction="none", label_smoothing=label_smoothing)
+    wanted_KC = target.to(scores_KC.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    return binary_cross_entropy_with_logits(scores_KC, wanted_KC, reduction="none").mean(-1)
 
 
 def class_scores(model: PreTrainedModel, hidden_KW: Tensor) -> Tensor:
@@ -168,7 +177,7 @@ def class_scores(model: PreTrainedModel, hidden_KW: Tensor) -> Tensor:
 
     Texts: BERT goes through its pooler, RoBERTa's head takes the first token of a sequence, a decoder's is a matrix.
     """
-    classifier = _classifier(model)
+    classifier = classifier_of(model)
     scores_KC: Tensor
     if hasattr(classifier, "out_proj"):
         scores_KC = classifier(hidden_KW[:, None])
@@ -183,7 +192,8 @@ def class_scores(model: PreTrainedModel, hidden_KW: Tensor) -> Tensor:
     return scores_KC
 
 
-def _classifier(model: PreTrainedModel) -> nn.Module:
+def classifier_of(model: PreTrainedModel) -> nn.Module:
+    """The module that a head ends in. Errors: packed.other_head."""
     found = getattr(model, "classifier", None) or getattr(model, "score", None)
     if not isinstance(found, nn.Module):
         raise TunesmithError("packed.other_head", architecture=str(model.config.model_type), part="classifier")

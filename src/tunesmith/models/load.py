@@ -42,6 +42,7 @@ from tunesmith.models.head_kind import refuse_head
 from tunesmith.models.heads import Head, head_names
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
+from tunesmith.models.side_by_side import add_task_embeddings
 from tunesmith.models.texts import TOKENIZER
 from tunesmith.models.weights import weight_files
 from tunesmith.recipe.specs.model import Dropout, Quantize
@@ -318,6 +319,8 @@ def load_with_head(
     unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
     missing = [each for each in info.get("missing_keys") or () if str(each) not in new]
     _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    if head.embeddings:
+        new = (*new, add_task_embeddings(model, head))
     set_dropout(model, dropout)
     model.config.name_or_path = model.name_or_path = str(folder)
     torch.nn.Module.to(model, device)

@@ -21,13 +21,14 @@ class Features:
     """One encoded row: token ids and the loss weight of each (0 where the token is only read).
 
     `classes` are the classes of each token that carries loss, one or, where they do not exclude each other, any number;
-    without them a token is learned by predicting it.
+    without them a token is learned by predicting it. `head` is which of several heads they are asked of.
     """
 
     row: int
     token_ids: tuple[int, ...]
     weights: tuple[float, ...]
     classes: tuple[tuple[int, ...], ...] = ()
+    head: int = 0
 
     @property
     def learned(self) -> int:
@@ -65,6 +66,10 @@ class Packed:
     def num_tokens(self) -> int:
         """T."""
         return int(self.token_ids.numel())
+
+    def document_of_kept(self) -> Tensor:
+        """The document of every kept position, [K]."""
+        return torch.searchsorted(self.offsets, self.keep, right=True) - 1
 
 
 def pack(items: Sequence[Features], *, share: bool = True, several_of: int = 0) -> Packed:

@@ -19,14 +19,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tunesmith.models.packed import Packed
 from tunesmith.objectives.alignment import FeatureTerm, gaussian_divergence, mean_discrepancy
+from tunesmith.objectives.base import ACCURACY, LAMBDA
 from tunesmith.objectives.domains import DomainClassifier, reversal_factor, reverse_gradient
 from tunesmith.recipe.specs.objectives import AdversarialSpec
 
 TASK, DOMAIN = "task", "domain"
 KL, MMD = "kl", "mmd"
-ACCURACY, LAMBDA = "domain_accuracy", "lambda"
-TOLD = frozenset({ACCURACY, LAMBDA})
-"""Figures of a step that are told beside its loss and are no part of it."""
 
 
 class Adversarial:

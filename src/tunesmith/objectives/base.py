@@ -12,6 +12,16 @@ from torch import Tensor, nn
 
 from tunesmith.models.packed import Packed
 
+TOLD = "loss_of_"
+"""How terms are named that are told of every step and neither part of its loss nor of its gradient."""
+ACCURACY, LAMBDA = "domain_accuracy", "lambda"
+"""Figures of two domains that are told in the same way."""
+
+
+def is_told(name: str) -> bool:
+    """Whether a term is told of every step, and neither part of its loss nor of its gradient."""
+    return name.startswith(TOLD) or name in (ACCURACY, LAMBDA)
+
 
 class Objective(Protocol):
     """What a stage is trained toward."""

@@ -67,5 +67,4 @@ class Multitask:
         """The place of the task of every kept position, [K]."""
         # A beginning that rows share has no row and no kept position.
         of_document_D = torch.tensor([self._place.get(row, 0) for row in batch.row.tolist()], device=batch.row.device)
-        document_K = torch.searchsorted(batch.offsets, batch.keep, right=True) - 1
-        return of_document_D[document_K]
+        return of_document_D[batch.document_of_kept()]

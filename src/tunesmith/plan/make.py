@@ -87,7 +87,8 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
     stage = recipe.stages[0]
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
     of_tokens = recipe.data.task == "token_class"
-    size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens)
+    vectors = len(recipe.data.tasks or ()) if recipe.task_embeddings else 0
+    size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens, vectors)
     size = size.with_dropout() if recipe.model.dropout else size
     teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
     lengths = [len(row.token_ids) for row in train_rows]

@@ -70,9 +70,10 @@ class ModelSize:
 
     `quantize` says how the linear layers of its blocks are held while it trains; `positions` are the places of a
     learned position embedding, `classes` those of a task head, if there is one, and `of_tokens` says that it gives them
-    to tokens. `splits` says that its blocks can be run in two halves, `drops` that its dropout layers are on.
-    `body` is what the names of an encoder begin with. Of a decoder, `attention_biases` are how many of its query, key,
-    value and output layers have one, and `head_norm` the width of the norms of queries and keys.
+    to tokens; `task_vectors` are the tasks that have a vector besides. `splits` says that its blocks can be run in two
+    halves, `drops` that its dropout layers are on. `body` is what the names of an encoder begin with. Of a decoder,
+    `attention_biases` are how many of its query, key, value and output layers have one, and `head_norm` the width of
+    the norms of queries and keys.
     """
 
     layers: int
@@ -88,6 +89,7 @@ class ModelSize:
     positions: int = 0
     classes: int = 0
     of_tokens: bool = False
+    task_vectors: int = 0
     splits: bool = False
     drops: bool = False
     body: str = ""
@@ -149,7 +151,11 @@ class ModelSize:
 
 
 def size_from_config(
-    config: Mapping[str, object], quantize: Quantize = "none", classes: int = 0, of_tokens: bool = False
+    config: Mapping[str, object],
+    quantize: Quantize = "none",
+    classes: int = 0,
+    of_tokens: bool = False,
+    task_vectors: int = 0,
 ) -> ModelSize:
     """Dimensions from a config.json of a gated decoder (llama, qwen2, qwen3, mistral, gemma, and those with experts) or
     of a BERT.
@@ -158,6 +164,7 @@ def size_from_config(
         quantize: how the linear layers of its blocks are held while it trains.
         classes: of a task head; 0 where the output embedding is the head.
         of_tokens: whether that head gives classes to tokens.
+        task_vectors: how many tasks have a vector of their own.
 
     Errors: plan.unknown_size when a dimension is missing.
     """
@@ -190,6 +197,7 @@ def size_from_config(
         positions=number("max_position_embeddings") + number("type_vocab_size", 2) if is_encoder else 0,
         classes=classes,
         of_tokens=of_tokens,
+        task_vectors=task_vectors,
         splits=kind in _SPLIT,
         body=("bert" if kind == "bert" else "roberta") if is_encoder else "",
         attention_biases=3 if kind in ("qwen2", "qwen2_moe") else 4 if has_bias else 0,
@@ -359,6 +367,8 @@ def _own_head(size: ModelSize) -> Iterator[_Weight]:
         yield from _linear("classifier.out_proj", "head", *classes, True)
     else:
         yield from _linear("classifier", "head", *classes, True)
+    if size.task_vectors:
+        yield _Weight("task_embeddings.weight", frozenset({"embedding"}), size.task_vectors * size.hidden)
 
 
 def _moving(size: ModelSize, adapt: SubsetSpec) -> list[_Weight]:
@@ -393,6 +403,8 @@ def trained_parameters(size: ModelSize, adapt: AdaptSpec) -> int:
 
 def blocks_below(size: ModelSize, adapt: AdaptSpec) -> int:
     """Blocks below everything that ever moves."""
+    if size.task_vectors:
+        return 0
     if isinstance(adapt, LoraSpec):
         return size.layers - _lora_blocks(size, adapt)
     if not isinstance(adapt, SubsetSpec):

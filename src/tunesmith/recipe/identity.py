@@ -65,6 +65,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
     stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
             path, place = user_path(source.path, folder), f"{name}.{number}"
@@ -75,6 +76,17 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found
+
+
+def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:
+    """Dictionaries, documents and a schema that rows are made with."""
+    spec = recipe.data.augment
+    if spec is None:
+        return []
+    named = [each.dictionary for each in (spec.synonyms, spec.edit) if each is not None and each.dictionary != "auto"]
+    if spec.synthesize is not None:
+        named += [*spec.synthesize.documents, *filter(None, [spec.synthesize.schema_file])]
+    return [SourceSpec(path=path) for path in named]
 
 
 def hash_of_source(path: Path) -> str:

@@ -15,11 +15,11 @@ from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, ExpertsSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
-from tunesmith.recipe.specs.evaluate import EvaluateSpec
+from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS, EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
 from tunesmith.recipe.specs.groups import GroupsSpec
 from tunesmith.recipe.specs.model import ModelSpec
-from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, ObjectiveSpec, SupervisedSpec
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, MultitaskSpec, ObjectiveSpec, SupervisedSpec
 from tunesmith.recipe.specs.penalties import PenaltiesSpec
 from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
@@ -83,11 +83,15 @@ class Recipe(Spec):
     def _with_defaults_of_the_task(cls, values: object) -> object:
         """What is left open is what the task needs: other metrics."""
         data = values.get("data") if isinstance(values, dict) else None
-        task = data.get("task") if isinstance(data, dict) else None
+        tasks = data.get("tasks") if isinstance(data, dict) else None
+        task = data.get("task", "text_class" if tasks else None) if isinstance(data, dict) else None
         if not isinstance(values, dict) or not isinstance(data, dict) or task not in ("text_class", "token_class"):
             return values
         several = "micro_f1" if data.get("rows") == "multi_label" else "accuracy"
-        metrics = [several, "macro_f1"] if task == "text_class" else ["entity_f1", "token_accuracy"]
+        metrics: list[str] = [several, "macro_f1"] if task == "text_class" else ["entity_f1", "token_accuracy"]
+        if isinstance(tasks, dict):
+            known = [METRICS_OF_ROWS[rows] for rows in METRICS_OF_ROWS if rows in tasks.values()]
+            metrics = list(dict.fromkeys(name for names in known for name in names)) or metrics
         open_choices: dict[str, dict[str, object]] = {"evaluate": {"metrics": metrics}}
         open_choices["goal"] = {"support_rate": 0.5}  # against a method that often answers alike
         stated = {part: values.get(part, {}) for part in open_choices}
@@ -123,6 +127,11 @@ class Recipe(Spec):
     def unlabelled(self) -> frozenset[str]:
         """Names of the tables among them whose rows have no labels."""
         return frozenset(f"{stage.name}-{TARGET}" for stage in self.stages if TARGET in stage.old_sources)
+
+    @property
+    def task_embeddings(self) -> bool:
+        """Whether every task has a learned vector of its own."""
+        return any(isinstance(each.objective, MultitaskSpec) and each.objective.task_embeddings for each in self.stages)
 
     @property
     def formats(self) -> list[ShipFormat]:

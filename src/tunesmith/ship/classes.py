@@ -26,6 +26,7 @@ from tunesmith.evaluate.metrics import score
 from tunesmith.models.heads import ClassPolicy, Head
 from tunesmith.models.load import BaseFolder, load_with_head
 from tunesmith.models.safetensors_header import read_header
+from tunesmith.models.side_by_side import SeveralHeads
 from tunesmith.recipe.specs.ship import ParityLimits, ShipFormat
 from tunesmith.ship.adapter_judge import judge_name, put_on_by_others
 from tunesmith.ship.evaluated import load_evaluated_classes
@@ -33,6 +34,7 @@ from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
 from tunesmith.ship.merge import merge
 from tunesmith.ship.model_card import write_class_card
+from tunesmith.ship.one_task import keep_task, tensors_of_task
 from tunesmith.ship.parity import FLOAT32_GAP, PARITY, Check, Parity, refuse_beyond_limits
 from tunesmith.ship.stored_types import other_dtypes, stated_dtype
 from tunesmith.tasks.classes import ClassTask
@@ -44,8 +46,11 @@ class ClassShipping:
     """What is published, and what it is held against.
 
     Args:
-        run_path: the run directory; the artefact appears in `ship/safetensors/` below it.
+        run_path: the run directory; the artefact appears in `ship/safetensors/` below it, that of one of several tasks
+            in `ship/safetensors-<task>/`.
         change: folder of the change; its tokenizer is taken when it carries one, else the base's.
+        head: of the model, or the heads of all its tasks.
+        task: which of them is published; empty where there is one.
         max_length: longest row in tokens, as the recipe has it.
         questions: rows on which both are asked, and `answers` what the evaluated model said.
         metric: the recipe's first.
@@ -60,6 +65,17 @@ class ClassShipping:
     answers: Sequence[str]
     metric: str
     limits: ParityLimits = field(default_factory=ParityLimits)
+    task: str = ""
+
+    @property
+    def own_head(self) -> Head:
+        """The head that is published."""
+        return dict(self.head.parts)[self.task] if self.task else self.head
+
+    @property
+    def name(self) -> str:
+        """What the model is called: like the run, and its task where there are several."""
+        return "-".join(each for each in (self.run_path.parent.name, self.task) if each)
 
     @property
     def format(self) -> ShipFormat:
@@ -69,7 +85,7 @@ class ClassShipping:
     @property
     def folder(self) -> Path:
         """Where the artefact appears."""
-        return self.run_path / "ship" / self.format
+        return self.run_path / "ship" / "-".join(each for each in (self.format, self.task) if each)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -85,7 +101,7 @@ def publish_classes(shipping: ClassShipping, emitter: Emitter = SILENT) -> None:
     publish = _publish_merged if shipping.format == "safetensors" else _publish_beside
     publish(shipping, emitter)
     size = sum(each.stat().st_size for each in shipping.folder.rglob("*") if each.is_file())
-    emitter.emit("shipped", format=shipping.format, path=str(shipping.folder), size_bytes=size)
+    emitter.emit("shipped", format=shipping.folder.name, path=str(shipping.folder), size_bytes=size)
 
 
 def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
@@ -96,31 +112,32 @@ def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
     facts = _facts(shipping, kind.name, len(read_header(shipping.change / kind.weights)))
     with new_folder(shipping.folder, needed, **facts) as aside:
         write_adapter(aside, shipping.change, shipping.base, shipping.tokenizer_folder)
+        if shipping.task:
+            keep_task(aside, shipping.head, shipping.task)
         parity = gate.check(aside)
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": "float32", "base_dtype": dtype_name(stored_dtype(shipping.base.path))})
-        write_class_card(aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head)
+        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head)
 
 
 def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
     """Merged weights in the base's own number format when that keeps the limits, else in float32."""
     merged = merge(shipping.base, shipping.change, head=shipping.head)
-    needed = 4 * sum(each.numel() for each in merged.tensors.values())
+    tensors = tensors_of_task(merged.tensors, shipping.head, shipping.task) if shipping.task else merged.tensors
+    needed = 4 * sum(each.numel() for each in tensors.values())
     require_space(shipping.folder.parent, needed)
     stored = stored_dtype(shipping.base.path)
     gate = ClassGate(shipping, emitter)
     facts = _facts(shipping, merged.kind, len(merged.changed))
     with new_folder(shipping.folder, needed, **facts) as aside:
         for dtype in dict.fromkeys((stored, torch.float32)):
-            write_safetensors(
-                aside, merged.tensors, shipping.base.path, shipping.tokenizer_folder, dtype, shipping.head
-            )
+            write_safetensors(aside, tensors, shipping.base.path, shipping.tokenizer_folder, dtype, shipping.own_head)
             parity = gate.check(aside)
             if parity.ok:
                 break
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
-        write_class_card(aside, shipping.run_path.parent.name, shipping.base, parity, shipping.head)
+        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head)
     if dtype != stored:
         emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
 
@@ -131,7 +148,7 @@ def check_published_classes(shipping: ClassShipping, emitter: Emitter = SILENT) 
         return []
     parity = ClassGate(shipping, emitter).check(shipping.folder)
     refuse_beyond_limits(parity)
-    emitter.emit("parity", format=shipping.format, ok=parity.ok)
+    emitter.emit("parity", format=shipping.folder.name, ok=parity.ok)
     return [parity]
 
 
@@ -141,9 +158,9 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "artefact_format": shipping.format,
         "adaptation": adaptation,
         "tensors_moved": moved,
-        "task": shipping.head.task,
-        "labels": list(shipping.head.labels),
-        "several": shipping.head.several,
+        "task": shipping.own_head.task,
+        "labels": list(shipping.own_head.labels),
+        "several": shipping.own_head.several,
         "max_length": shipping.max_length,
         "base": shipping.base.name,
         "base_revision": shipping.base.revision,
@@ -158,18 +175,21 @@ class ClassGate:
     def __init__(self, shipping: ClassShipping, emitter: Emitter) -> None:
         self._shipping = shipping
         self._emitter = emitter
-        self._task = class_task_of(shipping.tokenizer_folder, shipping.head, shipping.max_length, shipping.base.path)
+        self._head = shipping.own_head
+        self._task = class_task_of(shipping.tokenizer_folder, self._head, shipping.max_length, shipping.base.path)
         self._read = [self._task.read(each) for each in shipping.questions]
         evaluated = load_evaluated_classes(shipping.base, shipping.change, shipping.head)
-        policy = ClassPolicy(evaluated, shipping.head.several).eval()
-        self._scores = label_scores(policy, self._task, shipping.questions)
+        policy = ClassPolicy(evaluated, self._head.several)
+        if shipping.task:
+            policy = SeveralHeads(evaluated, shipping.head).alone(shipping.task)
+        self._scores = label_scores(policy.eval(), self._task, shipping.questions)
 
     def check(self, folder: Path) -> Parity:
         """Judge a folder in float32: ids, labels, number format, gap of scores, highest scores, the task's metric."""
         start, shipping = time.monotonic(), self._shipping
         is_whole = shipping.format == "safetensors"
         artefact, missing = self._artefact(folder) if is_whole else self._beside(folder)
-        task = class_task_of(folder, shipping.head, shipping.max_length, folder if is_whole else shipping.base.path)
+        task = class_task_of(folder, self._head, shipping.max_length, folder if is_whole else shipping.base.path)
         differing = sum(
             task.read(question).token_ids != read.token_ids
             for question, read in zip(shipping.questions, self._read, strict=True)
@@ -207,12 +227,12 @@ class ClassGate:
 
     def _artefact(self, folder: Path) -> tuple[nn.Module, int]:
         """A folder of whole weights in memory, and how many of its head are missing."""
-        loaded = load_with_head(folder, self._shipping.head, dtype=torch.float32)
+        loaded = load_with_head(folder, self._head, dtype=torch.float32)
         return loaded.model, len(loaded.new)
 
     def _beside(self, folder: Path) -> tuple[nn.Module, int]:
         """The base with a change and its head as other code puts both on it."""
-        loaded = load_with_head(self._shipping.base.path, self._shipping.head, dtype=torch.float32)
+        loaded = load_with_head(self._shipping.base.path, self._head, dtype=torch.float32)
         stored = read_header(folder / kind_of(folder).weights)
         missing = sum(not any(f".{each}".endswith(f".{name}") for each in stored) for name in loaded.new)
         return put_on_by_others(loaded.model, folder), missing

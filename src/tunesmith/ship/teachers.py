@@ -19,9 +19,10 @@ from tunesmith.data.prepared import Prepared
 from tunesmith.models.load import Loaded, load_model, resolve_base
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.objectives import DistillSpec
+from tunesmith.recipe.specs.objectives import DistillSpec, HostedSpec
 from tunesmith.ship.merge import merge_into
 from tunesmith.tasks.chat import ChatTask
+from tunesmith.tasks.generator import KeptGenerator
 from tunesmith.tasks.hosted_teacher import HostedTeacher
 from tunesmith.tasks.local_teacher import LocalTeacher
 from tunesmith.tasks.taught import AnsweringTeacher, taught
@@ -31,6 +32,8 @@ from tunesmith.train.teacher import TEACHER, TeacherModel
 
 ANSWERS = "teacher_answers.jsonl"
 """In a run: what a teacher answered to the training prompts."""
+GENERATED = "generator_answers.jsonl"
+"""In a run: what a model answered where rows were made."""
 
 
 def teacher_of_logits(recipe: Recipe, stage: StageSpec, folder: Path) -> TeacherModel | None:
@@ -40,7 +43,7 @@ def teacher_of_logits(recipe: Recipe, stage: StageSpec, folder: Path) -> Teacher
         folder: where the recipe's paths start.
     """
     spec = stage.objective
-    return _model(recipe, spec, folder) if isinstance(spec, DistillSpec) and spec.level == "logits" else None
+    return _model(recipe, spec.teacher, folder) if isinstance(spec, DistillSpec) and spec.level == "logits" else None
 
 
 def config_in_memory(recipe: Recipe, stage: StageSpec, folder: Path) -> dict[str, object] | None:
@@ -66,7 +69,8 @@ def with_answers(
     for stage in recipe.stages:
         spec = stage.objective
         if isinstance(spec, DistillSpec) and spec.level == "sequence":
-            train = taught(prepared.frames["train"], _answering(recipe, spec, folder), run_path / ANSWERS, ledger, seen)
+            teacher = _answering(recipe, spec.teacher, spec.hosted, spec.max_new_tokens, folder)
+            train = taught(prepared.frames["train"], teacher, run_path / ANSWERS, ledger, seen)
             frames = {**prepared.frames, "train": train}
             refuse_empty(frames, ledger)
             note = Note("data.taught", {"rows": len(train), "teacher": spec.teacher})
@@ -74,23 +78,41 @@ def with_answers(
     return prepared
 
 
-def _answering(recipe: Recipe, spec: DistillSpec, folder: Path) -> AnsweringTeacher:
-    if spec.hosted is not None:
-        return HostedTeacher(spec.hosted, spec.teacher, spec.max_new_tokens)
-    model = _model(recipe, spec, folder)
+def generator_of(recipe: Recipe, folder: Path, run_path: Path, emitter: Emitter) -> KeptGenerator | None:
+    """Who makes rows for the data room; None where the recipe asks nobody. The model is loaded with the first prompt.
+
+    Errors (then): those of `resolve_base` and `Run.open`.
+    """
+    spec = recipe.data.augment.generator if recipe.data.augment is not None else None
+    if spec is None:
+        return None
+
+    def seen(done: int, total: int) -> None:
+        emitter.emit("progress", what="augment", done=done, total=total)
+
+    make = partial(_answering, recipe, spec.model, spec.hosted, spec.max_new_tokens, folder)
+    return KeptGenerator(make, run_path / GENERATED, seen)
+
+
+def _answering(
+    recipe: Recipe, name: str, hosted: HostedSpec | None, max_new_tokens: int, folder: Path
+) -> AnsweringTeacher:
+    if hosted is not None:
+        return HostedTeacher(hosted, name, max_new_tokens)
+    model = _model(recipe, name, folder)
     task = ChatTask.of_folder(model.folder, recipe.stages[0].train.max_length)
-    return LocalTeacher(model.load(), model.sha256, task, spec.max_new_tokens)
+    return LocalTeacher(model.load(), model.sha256, task, max_new_tokens)
 
 
-def _model(recipe: Recipe, spec: DistillSpec, folder: Path) -> TeacherModel:
+def _model(recipe: Recipe, name: str, folder: Path) -> TeacherModel:
     """The model of a name or folder; of a run the tuned one, as it is evaluated."""
     dtype = DTYPES[recipe.model.dtype]
-    path = user_path(spec.teacher, folder)
+    path = user_path(name, folder)
     if (path / LOCK).is_file():
-        return _of_run(spec.teacher, path, dtype, recipe.runtime.device)
-    base = resolve_base(spec.teacher, offline=recipe.model.offline or None)
+        return _of_run(name, path, dtype, recipe.runtime.device)
+    base = resolve_base(name, offline=recipe.model.offline or None)
     load = partial(load_model, base.path, dtype=dtype, device=recipe.runtime.device)
-    return TeacherModel(spec.teacher, base.sha256, base.path, load)
+    return TeacherModel(name, base.sha256, base.path, load)
 
 
 def _of_run(name: str, path: Path, dtype: torch.dtype, device: str) -> TeacherModel:

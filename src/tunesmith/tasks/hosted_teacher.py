@@ -2,6 +2,9 @@
 
 The address and the name of the variable that holds the key are the recipe's; there is no default for either. Nothing
 is sent anywhere else: redirects are errors, and proxies or passwords of the environment are not used.
+
+Several prompts are asked at the same time, and answers come back in the order of the prompts, so what is kept of them
+is the same whoever was faster. Where the service asks for a pause, nobody sends before it is over.
 """
 
 from __future__ import annotations
@@ -9,9 +12,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
+from threading import Condition, Event
 from urllib.parse import urlsplit
 
 import httpx
@@ -27,6 +35,7 @@ _FAILURES_IN_A_ROW = 3
 _WRONG_FROM_US = {400, 413, 422}
 """This prompt is refused (too long, not allowed): another attempt gives the same."""
 _TRY_AGAIN = {408, 409, 425, 429}
+_TOO_MANY = 429
 
 
 class _NobodyThereError(Exception):
@@ -40,18 +49,50 @@ class _Response:
     body: bytes
 
 
+class _Manners:
+    """What those who ask at the same time have in common: nobody sends while the service wants a pause."""
+
+    def __init__(self) -> None:
+        self.stopped = Event()
+        self._open = Condition()
+        self._pauses = 0
+
+    @contextmanager
+    def pause_of_all(self) -> Iterator[None]:
+        """Nobody sends inside."""
+        with self._open:
+            self._pauses += 1
+        try:
+            yield
+        finally:
+            with self._open:
+                self._pauses -= 1
+                self._open.notify_all()
+
+    def wait_for_turn(self) -> None:
+        """Return when no pause is wanted, or nobody is to go on."""
+        with self._open:
+            self._open.wait_for(lambda: not self._pauses or self.stopped.is_set())
+
+    def stop(self) -> None:
+        """Nobody begins another attempt."""
+        with self._open:
+            self.stopped.set()
+            self._open.notify_all()
+
+
 class HostedTeacher:
-    """Asks one prompt after the other.
+    """Asks `concurrency` prompts at a time.
 
     Args:
         model: the teacher's name there.
-        wait: pauses for so many seconds.
+        wait: pauses for so many seconds; the default ends early when nobody wants the answers any more.
 
     Errors: tasks.teacher_no_key, tasks.teacher_plain_text.
     """
 
     def __init__(
-        self, spec: HostedSpec, model: str, max_new_tokens: int, wait: Callable[[float], None] = time.sleep
+        self, spec: HostedSpec, model: str, max_new_tokens: int, wait: Callable[[float], object] | None = None
     ) -> None:
         self._spec = spec
         self._model = model
@@ -61,26 +102,48 @@ class HostedTeacher:
         self.identity = f"{spec.base_url} {model} {max_new_tokens}"
 
     def answers(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | None]]:
-        """See `AnsweringTeacher`.
+        """See `AnsweringTeacher`. Answers come in the order of the prompts.
 
-        Errors: tasks.teacher_redirects, tasks.teacher_refuses, tasks.teacher_unreachable.
+        Errors: tasks.teacher_redirects, tasks.teacher_refuses, tasks.teacher_unreachable; what was already asked for is
+        answered before one is raised.
         """
-        failures = 0
-        limits = httpx.Timeout(self._spec.timeout_seconds)
+        limits, manners = httpx.Timeout(self._spec.timeout_seconds), _Manners()
+        pool = ThreadPoolExecutor(self._spec.concurrency, thread_name_prefix="teacher")
         with httpx.Client(timeout=limits, headers=self._headers, follow_redirects=False, trust_env=False) as client:
-            for place, each in enumerate(asked):
-                try:
-                    said = self._answer(client, each)
-                    failures = 0
-                except _NobodyThereError as error:
-                    said, failures = None, failures + 1
-                    if failures >= min(_FAILURES_IN_A_ROW, len(asked)):
-                        raise TunesmithError(
-                            "tasks.teacher_unreachable", url=self._spec.base_url, reason=str(error), answered=place
-                        ) from error
-                yield place, said
 
-    def _answer(self, client: httpx.Client, asked: Asked) -> Said | None:
+            def ask(each: Asked) -> Future[Said | None]:
+                return pool.submit(self._answer, client, manners, each)
+
+            try:
+                yield from self._in_order(asked, ask, manners)
+            finally:
+                manners.stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _in_order(
+        self, asked: Sequence[Asked], ask: Callable[[Asked], Future[Said | None]], manners: _Manners
+    ) -> Iterator[tuple[int, Said | None]]:
+        left = iter(asked)
+        under_way = deque(map(ask, islice(left, self._spec.concurrency)))
+        failures = 0
+        for place in range(len(asked)):
+            try:
+                said = under_way.popleft().result()
+                failures = 0
+            except _NobodyThereError as error:
+                said, failures = None, failures + 1
+                if failures >= min(_FAILURES_IN_A_ROW, len(asked)):
+                    yield from _still_coming(under_way, manners, place + 1)
+                    raise TunesmithError(
+                        "tasks.teacher_unreachable", url=self._spec.base_url, reason=str(error), answered=place
+                    ) from error
+            except TunesmithError:
+                yield from _still_coming(under_way, manners, place + 1)
+                raise
+            yield place, said
+            under_way.extend(map(ask, islice(left, 1)))
+
+    def _answer(self, client: httpx.Client, manners: _Manners, asked: Asked) -> Said | None:
         """One answer; None where this prompt is refused."""
         question: dict[str, object] = {
             "model": self._model,
@@ -91,9 +154,12 @@ class HostedTeacher:
         tools = tools_of(asked.tools)
         if tools:
             question["tools"] = tools
-        reason = ""
+        reason = "-"
         for attempt in range(self._spec.tries):
-            pause = min(2.0**attempt, _LONGEST_PAUSE)
+            manners.wait_for_turn()
+            if manners.stopped.is_set():
+                break
+            pause, of_all = min(2.0**attempt, _LONGEST_PAUSE), False
             try:
                 response = self._post(client, question)
                 if response.status in _WRONG_FROM_US:
@@ -101,13 +167,18 @@ class HostedTeacher:
                 said = self._said(response)
                 if said is not None:
                     return said
-                reason = f"HTTP {response.status}"
-                pause = _stated_pause(response.headers, pause)
+                reason, stated = f"HTTP {response.status}", _stated_pause(response.headers)
+                pause, of_all = pause if stated is None else stated, response.status == _TOO_MANY or stated is not None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = f"{type(error).__name__}: {error}"[:200]
             if attempt + 1 < self._spec.tries:
-                self._wait(pause)
+                self._pause(manners, pause, of_all=of_all)
         raise _NobodyThereError(reason)
+
+    def _pause(self, manners: _Manners, seconds: float, *, of_all: bool) -> None:
+        wait = self._wait or manners.stopped.wait
+        with manners.pause_of_all() if of_all else nullcontext():
+            wait(seconds)
 
     def _post(self, client: httpx.Client, question: dict[str, object]) -> _Response:
         """Send a question and read what comes back, up to a size and up to a time."""
@@ -144,6 +215,18 @@ class HostedTeacher:
         return Said(text if isinstance(text, str) and _is_text(text) else "", finished)
 
 
+def _still_coming(
+    under_way: Sequence[Future[Said | None]], manners: _Manners, place: int
+) -> Iterator[tuple[int, Said | None]]:
+    """Answers to what was already sent: they are paid for, so they are kept."""
+    manners.stop()
+    for later, each in enumerate(under_way, place):
+        with suppress(CancelledError, _NobodyThereError, TunesmithError):
+            said = None if each.cancel() else each.result()
+            if said is not None:
+                yield later, said
+
+
 def _headers(spec: HostedSpec) -> dict[str, str]:
     """The key's header. Errors: tasks.teacher_no_key, tasks.teacher_plain_text."""
     if not spec.key_variable:
@@ -170,9 +253,9 @@ def _is_text(text: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
-def _stated_pause(headers: Mapping[str, str], otherwise: float) -> float:
+def _stated_pause(headers: Mapping[str, str]) -> float | None:
     """Seconds that the service asks to wait, within reason."""
     try:
         return min(max(float(headers["retry-after"]), 0.0), _LONGEST_PAUSE)
     except (KeyError, ValueError):
-        return otherwise
+        return None

@@ -9,6 +9,7 @@ from tunesmith.models.load import load_tokenizer
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.classes import ClassTask, has_encoder, longest_row
+from tunesmith.tasks.side_by_side import SideBySideTask
 from tunesmith.tasks.text_class import TextClassTask
 from tunesmith.tasks.token_class import TokenClassTask
 
@@ -25,5 +26,8 @@ def task_of(folder: Path, head: Head | None, max_length: int) -> Task:
 
 def class_task_of(tokenizer: Path, head: Head, max_length: int, model: Path) -> ClassTask:
     """The task of a head, with the tokenizer of one folder over the model of another. Errors: see `load_tokenizer`."""
-    kind = CLASS_TASKS[head.task]
-    return kind(load_tokenizer(tokenizer), head, longest_row(model, max_length), has_encoder(model))
+    texts, longest, is_encoder = load_tokenizer(tokenizer), longest_row(model, max_length), has_encoder(model)
+    if not head.parts:
+        return CLASS_TASKS[head.task](texts, head, longest, is_encoder)
+    parts = {name: CLASS_TASKS[part.task](texts, part, longest, is_encoder) for name, part in head.parts}
+    return SideBySideTask(texts, head, longest, is_encoder, parts)

@@ -68,7 +68,7 @@ def taught(
     """
     examples = to_examples(frame)
     asked = {example.row: _asked(example) for example in examples}
-    keys = {row: _key(teacher.identity, each) for row, each in asked.items()}
+    keys = {row: answer_key(teacher.identity, each) for row, each in asked.items()}
     known = read_answers(file)
     missing = {keys[row]: each for row, each in asked.items() if keys[row] not in known}
     listed = list(missing)
@@ -107,7 +107,8 @@ def _asked(example: Example) -> Asked:
     return Asked(messages, example.tools)
 
 
-def _key(identity: str, asked: Asked) -> str:
+def answer_key(identity: str, asked: Asked) -> str:
+    """What an answer is kept under: a hash of who was asked and what."""
     text = json.dumps([identity, [asdict(each) for each in asked.messages], asked.tools], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

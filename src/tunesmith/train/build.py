@@ -25,21 +25,23 @@ from tunesmith.core.seed import derive_seed
 from tunesmith.models.beginning import context_of, places_before
 from tunesmith.models.blocks import use_blocks
 from tunesmith.models.experts import routers
-from tunesmith.models.heads import draw_head, policy_of
+from tunesmith.models.heads import draw_head
 from tunesmith.models.linear_loss import CHUNK
 from tunesmith.models.load import BaseFolder, Loaded
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
 from tunesmith.models.quantized import form_of, held_numbers
+from tunesmith.models.side_by_side import policy_of
 from tunesmith.models.texts import TOKENIZER_FILES
-from tunesmith.objectives.adversarial import TOLD, Adversarial
+from tunesmith.objectives.adversarial import Adversarial
 from tunesmith.objectives.balance import Balanced
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.distill import Distill
 from tunesmith.objectives.multitask import Multitask
 from tunesmith.objectives.penalties import penalties_of
 from tunesmith.objectives.supervised import Supervised
+from tunesmith.objectives.told_apart import OldRowsToldApart
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
@@ -145,7 +147,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, {**moving, **own}, emitter)
     judge = _objective(stage, inputs, policy, runtime, emitter)
-    objective = _with_balance(domains or judge, stage, policy)
+    objective = _with_balance(domains or _told_apart(judge, stage, inputs), stage, policy)
     peak = spec.learning_rate or default_learning_rate(stage.adapt)
     factors = rate_factors(policy.model, moving, groups)
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
@@ -180,7 +182,6 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         peak_learning_rate=peak,
         total_steps=total_steps,
         begin=ahead_of(domains, policy, passes, runtime, spec, total_steps),
-        told=TOLD if domains else frozenset(),
     )
 
 
@@ -233,6 +234,13 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
         spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter
     )
     return Distill(spec, teacher)
+
+
+def _told_apart(objective: Objective, stage: StageSpec, inputs: StageInputs) -> Objective:
+    """The objective with the losses of new and of old rows told apart, where old rows are replayed."""
+    if stage.replay is None or not isinstance(objective, Supervised | Distill):
+        return objective
+    return OldRowsToldApart(objective, [row.row for row in inputs.old_rows["replay"]])
 
 
 def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Objective:

@@ -34,8 +34,8 @@ from torch import nn
 from tunesmith.core.events import Value
 from tunesmith.models.attention import documents_in_blocks
 from tunesmith.models.beginning import VirtualTokens, beginning_of
-from tunesmith.models.blocks import blocks_below_training, late_parts
-from tunesmith.models.encoder_attention import padded_length
+from tunesmith.models.blocks import blocks_below_training, late_parts, padded_parts
+from tunesmith.models.encoder_attention import padded_lengths
 from tunesmith.models.experts import ExpertLayer, expert_layers
 from tunesmith.models.packed import Documents, Packed, places
 from tunesmith.models.policy import Policy
@@ -66,6 +66,7 @@ class Meter:
         read_only, attention_read: of frozen numbers and of that width, what lies in blocks below all that trains.
         unread, attention_unread: of these, what lies in blocks whose outputs are kept, so that nobody runs them.
         kept_frozen, kept_trained: of these numbers, the ones that only the kept positions meet (last of fast blocks).
+        padded_frozen, padded_trained: of these numbers, the ones that meet padding too (last block of an encoder).
         places, virtual: of a learned beginning, and of these the ones that the model reads like tokens.
         network: numbers in the matrices that give the beginning.
         again: whether activations are computed again in the backward pass.
@@ -84,6 +85,8 @@ class Meter:
     attention_unread: int = 0
     kept_frozen: int = 0
     kept_trained: int = 0
+    padded_frozen: int = 0
+    padded_trained: int = 0
     places: int = 0
     virtual: int = 0
     network: int = 0
@@ -107,6 +110,8 @@ class Meter:
             trained=_trained_numbers(body) + _met(experts, trained=True),
             kept_frozen=sum(map(_frozen_numbers, late)),
             kept_trained=sum(map(_trained_numbers, late)),
+            padded_frozen=sum(map(_frozen_numbers, padded_parts(policy.model))),
+            padded_trained=sum(map(_trained_numbers, padded_parts(policy.model))),
             head=head.numel(),
             head_trains=head.requires_grad,
             attention_width=config.num_attention_heads * head_size * config.num_hidden_layers,
@@ -146,6 +151,12 @@ class Meter:
         flowing_back = self.attention_width - self.attention_read
         forward_width = self.attention_width - self.attention_unread
         executed = blocks + heads + 2 * (forward_width * forward + flowing_back * backward)
+        padding = (
+            sum(padded_lengths([length for length, _ in _lengths(laid)])) - tokens
+            if self.both_ways and not self.places
+            else 0
+        )
+        executed += padding * ((4 if flowing_back else 2) * self.padded_frozen + 6 * self.padded_trained)
         executed -= skipped * ((4 if flowing_back else 2) * self.kept_frozen + 6 * self.kept_trained)
         if self.again:
             executed += tokens * 2 * (self.frozen + self.trained - self.read_only) + 2 * flowing_back * forward
@@ -160,8 +171,9 @@ class Meter:
         """
         forward = backward = 0.0
         if self.both_ways:
-            padded = ((padded_length(length), before) for length, before in _lengths(documents))
-            pairs = float(sum(length * (before + length) for length, before in padded))
+            lengths = _lengths(documents)
+            padded = padded_lengths([length for length, _ in lengths])
+            pairs = float(sum(each * (before + each) for each, (_, before) in zip(padded, lengths, strict=True)))
             return 2 * pairs, 4 * pairs
         if self.plain_attention:
             for document in documents_in_blocks(documents):

@@ -20,10 +20,10 @@ from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
-from tunesmith.objectives.base import Objective
+from tunesmith.objectives.base import Objective, is_told
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.base import Runtime
+from tunesmith.runtime.base import Runtime, seed_draws
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
@@ -40,10 +40,7 @@ BAD_STEPS_ALLOWED = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One fit, assembled by `build`: everything the loop calls. `meter` is asked by the turn of the unfreezing.
-
-    `told` are figures that the objective gives like terms, and that are no part of the loss.
-    """
+    """One fit, assembled by `build`: everything the loop calls. `meter` is asked by the turn of the unfreezing."""
 
     policy: nn.Module
     objective: Objective
@@ -62,7 +59,6 @@ class Job:
     peak_learning_rate: float
     total_steps: int
     begin: Begin = nothing_ahead
-    told: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -165,13 +161,13 @@ def _step(job: Job, progress: Progress) -> _Update:
     job.begin(progress.step, window, batches)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
-        torch.manual_seed(derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
+        seed_draws(runtime.device, derive_seed(spec.seed, "dropout", progress.step, place, runtime.rank))
         with runtime.accumulate(last):
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
             # Gradients are averaged over ranks; the contract wants their sum.
-            parts = [terms[name] * (runtime.size / (counts[name] or 1.0)) for name in counts if name not in job.told]
-            total = torch.stack(parts).sum()
+            trained = [name for name in counts if not is_told(name)]
+            total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in trained]).sum()
             total.backward()
         if runtime.gradients_ready(last):
             job.optimizer.collect()
@@ -198,15 +194,17 @@ def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:
 
 
 def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each term over the window, and their sum as `loss`.
+    """The mean of each term over the window, and as `loss` the sum of those that train.
 
-    Of nothing there is no mean: a window without any item has no loss.
+    Of nothing there is no mean: a window without any item has no loss, and of what is only told nothing is told.
     """
     total = job.runtime.sum(list(sums.values()))
     if not any(counts.values()):
         return dict.fromkeys(("loss", *sums), math.nan)
     means = {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
-    return {"loss": sum(mean for name, mean in means.items() if name not in job.told), **means}
+    told = {name: mean for name, mean in means.items() if is_told(name)}
+    shown = {name: mean for name, mean in means.items() if name not in told or counts[name]}
+    return {"loss": sum(mean for name, mean in means.items() if name not in told), **shown}
 
 
 def _note(job: Job, progress: Progress, update: _Update) -> None:

@@ -10,6 +10,7 @@ from tunesmith.core.events import Emitter
 from tunesmith.core.types import Example
 from tunesmith.evaluate.answers import questions_of, score_answers
 from tunesmith.evaluate.examine import examine
+from tunesmith.evaluate.parts import mean_by_metric, part_of
 from tunesmith.models.packed import Features, Packed
 from tunesmith.models.policy import Policy
 from tunesmith.objectives.base import Objective
@@ -18,6 +19,8 @@ from tunesmith.recipe.specs.train import EarlyStoppingSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import ClassTask
+from tunesmith.tasks.label_sets import rows_of
+from tunesmith.tasks.side_by_side import SideBySideTask
 from tunesmith.train.passes import Passes
 
 TaskMetric = Callable[[Policy], Mapping[str, float]]
@@ -32,7 +35,13 @@ def no_task_metric(policy: Policy) -> Mapping[str, float]:
 def answered_metric(
     task: Task, examples: Sequence[Example], stopping: EarlyStoppingSpec, spec: EvaluateSpec, emitter: Emitter
 ) -> TaskMetric:
-    """Answers the first `stopping.rows` validation rows with the policy, where a metric of the task decides."""
+    """Answers the first `stopping.rows` validation rows with the policy, where a metric of the task decides.
+
+    Of several tasks with heads every one is measured on as many rows of its own; what decides is the mean over those
+    that have the metric.
+    """
+    if isinstance(task, SideBySideTask):
+        return _of_every_task(task, examples, stopping, spec, emitter)
     if stopping.metric == "loss":
         return no_task_metric
     several = isinstance(task, ClassTask) and task.head.several
@@ -42,6 +51,24 @@ def answered_metric(
     def measure(policy: Policy) -> Mapping[str, float]:
         answers = examine(policy, task, questions, chosen, emitter, label="validation", timed=0)
         return score_answers(answers, questions, chosen).scores.report.metrics
+
+    return measure
+
+
+def _of_every_task(
+    task: SideBySideTask, examples: Sequence[Example], stopping: EarlyStoppingSpec, spec: EvaluateSpec, emitter: Emitter
+) -> TaskMetric:
+    parts = [part_of(name, rows_of(each.head), spec, 0) for name, each in task.parts.items()]
+    asked = {each.name: questions_of(each.rows(examples)[: stopping.rows], several=each.several) for each in parts}
+
+    def measure(policy: Policy) -> Mapping[str, float]:
+        found: dict[str, dict[str, float]] = {}
+        for part in parts:
+            own, questions = part.of(task), asked[part.name]
+            answers = examine(part.seen_by(policy), own, questions, part.spec, emitter, label="validation", timed=0)
+            found[part.name] = dict(score_answers(answers, questions, part.spec).scores.report.metrics)
+        named = {name: value for part in parts for name, value in part.named(found[part.name]).items()}
+        return {**named, **mean_by_metric(list(found.values()))}
 
     return measure
 

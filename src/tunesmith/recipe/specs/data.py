@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from tunesmith.core.types import RowKind
+from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
 Layout = Literal[
@@ -23,6 +24,9 @@ Layout = Literal[
     "token_class",
 ]
 Task = Literal["chat", "text_class", "token_class"]
+ClassRows = Literal["text_class", "multi_label", "token_class"]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+"""Name of one of several tasks: it also names files."""
 
 
 class SourceSpec(Spec):
@@ -66,11 +70,18 @@ class SplitSpec(Spec):
 class DataSpec(Spec):
     """The rows of a run or of one stage."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
+
     task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
     rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
         "chat",
         description="Kind of rows the stage learns from; unless stated, the one that the task is named after. Texts of "
         "multi_label have any number of classes.",
+    )
+    tasks: dict[TaskName, ClassRows] | None = Field(
+        None,
+        description="Several tasks with classes on one body, each with a head and labels of its own: the name of a "
+        "task's sources, and the kind of its rows; none: one task.",
     )
     sources: list[SourceSpec] = Field(min_length=1, description="Files and folders, read in this order.")
     validation_sources: list[SourceSpec] = Field(
@@ -79,11 +90,18 @@ class DataSpec(Spec):
     test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
     split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
     @model_validator(mode="before")
     @classmethod
     def _rows_of_the_task(cls, values: object) -> object:
-        if isinstance(values, dict) and isinstance(values.get("task"), str) and "rows" not in values:
+        if not isinstance(values, dict):
+            return values
+        tasks = values.get("tasks")
+        if isinstance(tasks, dict) and "task" not in values:  # a model for texts can tag tokens too, not the reverse
+            only_tokens = all(rows == "token_class" for rows in tasks.values())
+            values = {**values, "task": "token_class" if only_tokens else "text_class"}
+        if isinstance(values.get("task"), str) and "rows" not in values:
             return {**values, "rows": values["task"]}
         return values
 
@@ -95,4 +113,12 @@ class DataSpec(Spec):
     @property
     def kind(self) -> RowKind:
         """The form of a row: one with several classes is laid out like one with a single class."""
-        return "text_class" if self.rows == "multi_label" else self.rows
+        return _form(self.rows)
+
+    def kind_of(self, source: str) -> RowKind:
+        """The form of the rows of a source, by its name."""
+        return _form((self.tasks or {}).get(source, self.rows))
+
+
+def _form(rows: RowKind | Literal["multi_label"]) -> RowKind:
+    return "text_class" if rows == "multi_label" else rows

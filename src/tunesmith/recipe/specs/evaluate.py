@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from tunesmith.recipe.specs.base import MOST, Spec
+from tunesmith.recipe.specs.data import ClassRows
 
 ChatMetric = Literal["json_exact", "json_valid", "rouge_l", "bleu_4", "exact_match"]
 ClassMetric = Literal["accuracy", "macro_f1", "micro_f1", "entity_f1", "token_accuracy"]
+
+METRICS_OF_ROWS: Mapping[ClassRows, tuple[ClassMetric, ...]] = {
+    "text_class": ("accuracy", "macro_f1"),
+    "multi_label": ("micro_f1", "macro_f1", "accuracy"),
+    "token_class": ("entity_f1", "token_accuracy"),
+}
+"""What one of several tasks is measured by, the decisive figure first. Of single labels micro F1 is the accuracy."""
 
 
 class EvaluateSpec(Spec):
@@ -36,3 +45,7 @@ class EvaluateSpec(Spec):
         [], description="Files or folders of questions with choices; what is lost of them against the base is told."
     )
     show_examples: bool = Field(False, description="Print a few test rows with their answers on the release card.")
+
+    def metrics_of(self, rows: ClassRows) -> list[ClassMetric]:
+        """Those of the metrics that rows of a kind are measured by, the decisive one first."""
+        return [name for name in METRICS_OF_ROWS[rows] if name in self.metrics]

@@ -31,6 +31,7 @@ class HostedSpec(Spec):
     )
     timeout_seconds: float = Field(60.0, gt=0, le=86_400, description="Longest wait for one answer.")
     tries: int = Field(3, ge=1, le=100, description="Attempts at one answer before its row is dropped.")
+    concurrency: int = Field(4, ge=1, le=256, description="Prompts asked at the same time.")
 
 
 class DistillSpec(Spec):
@@ -79,6 +80,9 @@ class MultitaskSpec(Spec):
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of a task's loss by the name of its source; 1 if unstated."
+    )
+    task_embeddings: bool = Field(
+        False, description="Learn a vector a task, added to the embedding of every token it reads (data.tasks)."
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,64 @@
+"""Refuse several tasks with heads where their sources, metrics or add-ons do not fit together."""
+
+from __future__ import annotations
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
+from tunesmith.recipe.specs.objectives import MultitaskSpec
+
+
+def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """Hold `data.tasks` against the stage that learns them.
+
+    Errors: compat.embeddings_without_heads, compat.embeddings_beside, compat.heads_objective, compat.heads_rows,
+    compat.heads_old_rows, compat.heads_augment, compat.source_without_task, compat.task_without_source,
+    compat.task_without_metric.
+    """
+    objective, tasks = stage.objective, recipe.data.tasks
+    embeddings = isinstance(objective, MultitaskSpec) and objective.task_embeddings
+    if tasks is None:
+        if embeddings:
+            raise TunesmithError("compat.embeddings_without_heads", place=place)
+        return
+    if not isinstance(objective, MultitaskSpec):
+        raise TunesmithError("compat.heads_objective", place=place, objective=objective.kind)
+    if embeddings and not stage.adapt.mergeable:
+        raise TunesmithError("compat.embeddings_beside", place=place, kind=stage.adapt.kind)
+    if stage.old_sources:
+        raise TunesmithError("compat.heads_old_rows", place=place, what=", ".join(stage.old_sources))
+    derived = "token_class" if set(tasks.values()) == {"token_class"} else "text_class"
+    if (recipe.data.task, recipe.data.rows) != (derived, derived):
+        raise TunesmithError("compat.heads_rows", task=recipe.data.task, rows=recipe.data.rows)
+    _check_sources(recipe.data)
+    _check_augment(recipe.data)
+    for name, rows in tasks.items():
+        if not recipe.evaluate.metrics_of(rows):
+            known = ", ".join(METRICS_OF_ROWS[rows])
+            raise TunesmithError("compat.task_without_metric", task=name, rows=rows, known=known)
+
+
+def _check_augment(data: DataSpec) -> None:
+    """What looks at the labels of all rows together would mix those of different tasks."""
+    augment = data.augment
+    if augment is None:
+        return
+    by_label = augment.balance is not None and augment.balance.by == "label"
+    mixing = {"synthesize": augment.synthesize is not None, "balance.by: label": by_label}
+    for what, asked_for in mixing.items():
+        if asked_for:
+            raise TunesmithError("compat.heads_augment", what=what)
+
+
+def _check_sources(data: DataSpec) -> None:
+    """Every source is of a task, and wherever sources are named, every task has one."""
+    tasks = data.tasks or {}
+    for where in ("sources", "validation_sources", "test_sources"):
+        found = [source.name or source.path for source in getattr(data, where)]
+        for name in found:
+            if name not in tasks:
+                raise TunesmithError("compat.source_without_task", source=name, where=where, known=", ".join(tasks))
+        lacking = [name for name in tasks if name not in found]
+        if found and lacking:
+            raise TunesmithError("compat.task_without_source", task=lacking[0], where=where)
