@@ -42,6 +42,14 @@ TASK_EMBEDDINGS = "task_embeddings"
 """Name of the module in a body that has a vector a task."""
 
 
+Look = Callable[[Tensor], None]
+"""Is shown what a head reads, [K, W]."""
+
+
+def look_away(hidden_KW: Tensor) -> None:
+    """The null object of `Look`."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What a head answers: `labels` by their number; with `several` a text has any number of them.
@@ -139,7 +147,7 @@ class ClassPolicy(Policy):
         batch: Packed,
         label_smoothing: float = 0.0,
         measure: LogitLoss | None = None,
-        look: Callable[[Tensor], None] = lambda features_KW: None,
+        look: Look = look_away,
     ) -> Tensor:
         """Negative log-likelihood of `batch.target`, [K] float32 or wider, unweighted.
 

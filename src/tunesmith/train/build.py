@@ -134,7 +134,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     pack: Pack = inputs.task.pack
     conditions = inputs.conditions
     if spec.blocks != "plain" and total_steps > source.windows_per_epoch:
-        rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(stage, inputs)]
+        rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(inputs)]
         below = kept_activations(policy, attached.trainable, rows, inputs.base.sha256, runtime, emitter)
         if below is not None:
             policy.blocks_kept = below.blocks
@@ -199,9 +199,9 @@ def _save_change(attached: Attached, folder: Path, masters: Mapping[str, Tensor]
     attached.save(folder, {name: each for name, each in masters.items() if not name.startswith(OWN)})
 
 
-def _rows_beside(stage: StageSpec, inputs: StageInputs) -> list[Features]:
+def _rows_beside(inputs: StageInputs) -> list[Features]:
     """Rows that steps hold beside those of data."""
-    return [row for what in ("replay", TARGET) if what in stage.old_sources for row in inputs.old_rows[what]]
+    return [row for what in ("replay", TARGET) for row in inputs.old_rows.get(what, ())]
 
 
 def _refuse_rows_beyond_context(policy: Policy, inputs: StageInputs) -> None:
@@ -228,7 +228,7 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
     if inputs.teacher is None:
         raise ValueError("a teacher's distribution is to be learned, and none was handed in")
     head: Tensor = policy.model.get_output_embeddings().weight
-    rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(stage, inputs)]
+    rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(inputs)]
     folder, tokenizer = inputs.kept or inputs.folder, inputs.loaded.tokenizer
     teacher = stage_teacher(
         spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import MOST, Spec
 from tunesmith.recipe.specs.data import SourceSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
 
 TARGET = "target"
 """What a stage wants with rows of a target domain; their table is named after it."""
@@ -18,20 +19,6 @@ class SupervisedSpec(Spec):
 
     kind: Literal["supervised"] = Field("supervised", description="Cross-entropy on the marked tokens.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over all tokens.")
-
-
-class HostedSpec(Spec):
-    """A teacher behind an address that speaks OpenAI's chat completions."""
-
-    base_url: str = Field(
-        pattern=r"^https?://\S+$", description="Address up to and with /v1; never followed elsewhere."
-    )
-    key_variable: str = Field(
-        "", pattern=r"^[A-Za-z0-9_]*$", description="Environment variable that holds the key; none sends no key."
-    )
-    timeout_seconds: float = Field(60.0, gt=0, le=86_400, description="Longest wait for one answer.")
-    tries: int = Field(3, ge=1, le=100, description="Attempts at one answer before its row is dropped.")
-    concurrency: int = Field(4, ge=1, le=256, description="Prompts asked at the same time.")
 
 
 class DistillSpec(Spec):
