@@ -11,7 +11,7 @@ ARGS   ?=
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations clean
+.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -66,6 +66,9 @@ bench-adaptations: $(VENV)/.installed-dev ## a step of every adaptation beside L
 
 bench-classes: $(VENV)/.installed-bench ## texts and tokens with classes beside Trainer and naive Bayes / 分类任务与 Trainer、朴素贝叶斯对比
 	@$(BIN)/python -m benchmarks.classes $(ARGS)
+
+bench-data: $(VENV)/.installed-bench ## a 2 GB corpus cleaned in one pass, beside datatrove and datasketch / 一遍清洗 2 GB 语料并对比
+	@$(BIN)/python -m benchmarks.data $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays / 删除环境和缓存，保留 runs/
 	@rm -rf "$(VENV)" dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

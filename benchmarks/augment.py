@@ -26,6 +26,8 @@ from tunesmith.data.table import from_examples
 from tunesmith.recipe.specs.augment import AugmentSpec
 
 CONDITIONS: dict[str, dict[str, object]] = {
+    "repetitions x1": {"balance": {"up_to": 2}},
+    "repetitions x4": {"balance": {"up_to": 5}},
     "synonyms x1": {"synonyms": {"children": 1}},
     "synonyms x4": {"synonyms": {"children": 4}},
     "synonyms x4, share 0.3": {"synonyms": {"children": 4, "share": 0.3}},
@@ -36,6 +38,7 @@ CONDITIONS: dict[str, dict[str, object]] = {
         "edit": {"children": 3, "insert": 0.1},
     },
 }
+"""Repetitions are the control: as many rows, nothing new. Their `up_to` is in multiples of the rows a class."""
 Rows = Sequence[tuple[str, str]]
 
 
@@ -46,22 +49,27 @@ def drawn(frame: pl.DataFrame, rows: int, seed: int) -> list[tuple[str, str]]:
 
 
 def with_children(rows: Rows, settings: dict[str, object], seed: int) -> tuple[list[tuple[str, str]], int]:
-    """The rows with their children, and the number of these."""
+    """The rows with their children, and the number of these.
+
+    Classes stay equally frequent: where some rows have no word that can change, others are repeated, since naive Bayes
+    trusts a class the more the more text it has.
+    """
     ledger = Ledger()
     ledger.read("train", len(rows))
     examples = [
         Example(place, "text_class", Origin("train", place), text=text, labels=(label,))
         for place, (text, label) in enumerate(rows)
     ]
-    spec = AugmentSpec.model_validate({**settings, "seed": seed})
+    stated = settings.get("balance")
+    up_to = stated["up_to"] * len(rows) // len({label for _, label in rows}) if isinstance(stated, dict) else "most"
+    spec = AugmentSpec.model_validate({**settings, "balance": {"up_to": up_to}, "seed": seed})
     made, _ = augmented(spec, from_examples(examples), {}, Path.cwd(), ledger)
     pairs = [(text, labels[0]) for text, labels in made.select("text", "labels").rows()]
     return pairs, len(pairs) - len(rows)
 
 
 def accuracy(train: Rows, test: Rows, characters: bool) -> float:
-    """Share of the test rows that naive Bayes gets right. All classes are taken as equally frequent: they are drawn so,
-    and children, which some rows have more of than others, must not change that."""
+    """Share of the test rows that naive Bayes gets right; all classes are taken as equally frequent."""
     counts = CountVectorizer(analyzer="char" if characters else "word", ngram_range=(1, 2))
     model = MultinomialNB(fit_prior=False).fit(
         counts.fit_transform([text for text, _ in train]), [label for _, label in train]

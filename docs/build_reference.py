@@ -30,6 +30,10 @@ WORDS = tomllib.loads((FOLDER / "words.toml").read_text("utf-8"))
 LIKE = {
     "data.validation_sources": "data.sources",
     "data.test_sources": "data.sources",
+    "stages.data.sources": "data.sources",
+    "stages.data.validation_sources": "data.sources",
+    "stages.data.clean": "data.clean",
+    "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
     "stages.objective.target_sources": "data.sources",

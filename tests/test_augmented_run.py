@@ -53,10 +53,8 @@ def test_a_generator_that_breaks_off_is_asked_only_what_is_missing(recipe: Path)
     service = Service()
     service.replies = [(200, {}, said(f"{'Other words of the ticket ' * 3}{number}")) for number in range(7)]
     service.replies += [(500, {}, b"")] * 3
-    augment = {
-        "paraphrase": {},
-        "generator": {"model": "big", "hosted": {"base_url": service.url, "tries": 1, "timeout_seconds": 20.0}},
-    }
+    hosted = {"base_url": service.url, "tries": 1, "timeout_seconds": 20.0, "concurrency": 1}
+    augment = {"paraphrase": {}, "generator": {"model": "big", "hosted": hosted}}
     try:
         work = started(recipe, augment)
         with pytest.raises(TunesmithError, match="teacher_unreachable"):

@@ -196,6 +196,21 @@ def test_one_text_may_be_a_row_of_two_tasks(tmp_path: Path) -> None:
     assert by_task.count("marks") == by_task.count("intents") == 20
 
 
+def test_rows_of_different_tasks_are_no_near_duplicates(tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base", spread=0.1)
+    recipe = write_recipe(tmp_path, base, "{kind: lora, rank: 4}", vectors=False)
+    kept = {}
+    for name, only in (("both", ()), ("near", ("data.clean.near_duplicates=0.95",))):
+        work = lifecycle.start(recipe, only, tmp_path / name, ())
+        lifecycle.prepare_data(work)
+        sources = [each.origin.source for each in work.examples("train")]
+        texts = {each.text for each in work.examples("train") if each.origin.source == "intents"}
+        same = [each for each in work.examples("train") if each.origin.source == "marks" and each.text in texts]
+        assert same, "both tasks ask about the same texts"
+        kept[name] = sources.count("marks")
+    assert kept["near"] > kept["both"] / 2
+
+
 def test_a_task_without_rows_in_a_split_is_named(tmp_path: Path) -> None:
     base = tiny_encoder(tmp_path / "base", spread=0.1)
     recipe = write_recipe(tmp_path, base, "{kind: lora, rank: 4}", vectors=False)

@@ -15,7 +15,7 @@ from tunesmith.core.events import read_events
 from tunesmith.core.files import read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import METRICS
-from tunesmith.data.prepare import load_old, load_tables
+from tunesmith.data.prepare import load_beside, load_tables
 from tunesmith.data.rejected import rejected_rows
 from tunesmith.models.tiny import tiny_chat_model
 
@@ -45,7 +45,7 @@ def recipe(tmp_path: Path) -> Path:
 def test_old_rows_from_recipe_to_proof(recipe: Path) -> None:
     work = lifecycle.start(recipe, (), recipe.parent / "runs", ())
     lifecycle.prepare_data(work)
-    tables = load_old(work.path)
+    tables = load_beside(work.path)
     assert {name: len(each) for name, each in tables.items()} == {"instruct-ewc": 12, "instruct-replay": 12}
     ledger = Ledger.load(work.path / "ledger.jsonl")
     again = [entry for entry in ledger.entries() if entry.source == "again"]
@@ -53,7 +53,7 @@ def test_old_rows_from_recipe_to_proof(recipe: Path) -> None:
     rows = [row for frame in load_tables(work.path).values() for row in frame["row"]]
     assert sorted(rows) == ledger.kept_rows()
     assert "instruct-replay" in (work.path / "data_card.md").read_text("utf-8")
-    old = [source for sources in work.recipe.old_sources.values() for source in sources]
+    old = [source for sources in work.recipe.sources_beside.values() for source in sources]
     refused = [json.loads(line) for line in rejected_rows(work.recipe.data, work.recipe_folder, ledger, old)]
     assert [each["source"] for each in refused].count("again") == len(again) - 12
 

@@ -73,7 +73,7 @@ def _overrides(job: Job) -> list[str]:
 
 def weights_bytes(work: Work) -> int:
     """Bytes of the base as it stands in memory while it trains."""
-    model = work.load_to_train(work.base()).model
+    model = work.load_to_train(work.recipe.stages[-1], work.base()).model
     held = sum(each.nbytes for layer in quantized_layers(model).values() for each in layer.buffers())
     return held + sum(each.nbytes for each in model.parameters())
 

@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tunesmith.adapt.base import frozen_digest
 from tunesmith.adapt.saved import put_beside
-from tunesmith.core.conditions import MACHINE_CHANGED, Conditions, differences, listed
+from tunesmith.core.conditions import MACHINE_CHANGED, differences, listed
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.events import Emitter, read_events
-from tunesmith.core.files import MANIFEST, read_json, read_manifest, write_atomic, write_json
+from tunesmith.core.events import read_events
+from tunesmith.core.files import MANIFEST, read_json, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.run import CERTIFICATE, METRICS
@@ -53,49 +52,41 @@ from tunesmith.evaluate.loss_plot import curve_from_events, loss_svg
 from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.models.catalog import find
 from tunesmith.models.clean_room import tell_unused
+from tunesmith.models.embed import TextEmbedder
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.models.side_by_side import policy_of
-from tunesmith.plan.forecast import Machine, ProbeResult
+from tunesmith.plan.forecast import Machine
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
-from tunesmith.plan.track import Outcome, after_fit, after_probe, raised_to
-from tunesmith.recipe.identity import refuse_changed_sources, settings
+from tunesmith.recipe.chain import own_rows
+from tunesmith.recipe.identity import refuse_changed_sources
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.ship import BESIDE
-from tunesmith.runtime.base import Runtime
 from tunesmith.runtime.local import LocalRuntime
-from tunesmith.runtime.peak import Peak, run_peak
+from tunesmith.runtime.peak import run_peak
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import ClassShipping, publish_classes
+from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge import NOTHING_INSTEAD, merge_into
 from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_merge_base, weights_beside
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
-from tunesmith.ship.teachers import (
-    ANSWERS,
-    GENERATED,
-    config_in_memory,
-    generator_of,
-    teacher_of_logits,
-    with_answers,
-)
+from tunesmith.ship.received import MERGED
+from tunesmith.ship.teachers import ANSWERS, GENERATED, config_in_memory, generator_of, with_answers
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
+from tunesmith.tables import keep_labels, owners
 from tunesmith.tasks.classes import ClassTask
-from tunesmith.tasks.label_sets import found_labels, labels_file, of_task, rows_by_task
 from tunesmith.tasks.mask_gate import check_rows
-from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.tasks.xray import as_page
-from tunesmith.train.build import DTYPES, StageInputs, build, validation_loss
-from tunesmith.train.checkpoint import BEST, checkpoint_paths
-from tunesmith.train.efficiency import efficiency_facts
-from tunesmith.train.loop import Job, fit
+from tunesmith.train.build import DTYPES, validation_loss
+from tunesmith.train.checkpoint import BEST
 from tunesmith.train.old_task import FISHER
-from tunesmith.train.probe import accelerator_peak, peak_bytes, step_cost
-from tunesmith.train.teacher import TEACHER, TeacherModel
+from tunesmith.train.probe import accelerator_peak
+from tunesmith.train.teacher import TEACHER
 from tunesmith.train.used_experts import EXPERT_LOAD
-from tunesmith.train.validation import answered_metric
-from tunesmith.work import LABELS, Work, base_facts, machine_now
+from tunesmith.training import LEARNED, fit_stages
+from tunesmith.work import Work, machine_now
 from tunesmith.work import reopen as reopen
 from tunesmith.work import start as start
 
@@ -161,62 +152,39 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 @_stage("data")
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
-    ledger = Ledger()
-    recipe = work.recipe
+    ledger, recipe = Ledger(), work.recipe
+    by_meaning = any(each.clean.semantic_duplicates is not None for each in (recipe.data, *own_rows(recipe)))
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
-    prepared = data_room.prepare(
-        recipe.data, work.recipe_folder, ledger, recipe.old_sources, generator, recipe.unlabelled
-    )
-    refuse_changed_sources(work.recipe, work.recipe_folder, work.run.manifest().get("sources"))
-    prepared = with_answers(work.recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
+    given = (recipe.data, work.recipe_folder, ledger, recipe.stages)
+    prepared = data_room.prepare(*given, generator=generator, embed=TextEmbedder() if by_meaning else None)
+    refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
+    prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}
-    _keep_labels(work, examples)
-    if work.head is not None:
-        examples = with_stand_ins(examples, recipe.unlabelled, work.head.labels)
-    task = work.task
-    encoded = {name: task.encode_all(rows, ledger) for name, rows in examples.items()}
+    keep_labels(work, examples)
+    examples = work.with_stand_ins(examples)
+    tasks = {name: work.task if stage is None else work.task_of(stage) for name, stage in owners(recipe, examples)}
+    encoded = {name: tasks[name].encode_all(rows, ledger) for name, rows in examples.items()}
     template = folder_template(work.base().path)
-    report = check_rows(task, examples["train"], encoded["train"], template)
-    for name in prepared.old:
-        check_rows(task, examples[name], encoded[name], template)
-    kept = set(ledger.kept_rows())
-    frames = {split: frame.filter(frame["row"].is_in(kept)) for split, frame in prepared.frames.items()}
-    old = {name: frame.filter(frame["row"].is_in(kept)) for name, frame in prepared.old.items()}
-    prepared = replace(prepared, frames=frames, old=old)
+    trained = [name for name in examples if not name.endswith(("validation", "test"))]
+    reports = {name: check_rows(tasks[name], examples[name], encoded[name], template) for name in trained}
+    prepared = prepared.keeping(set(ledger.kept_rows()))
     data_room.refuse_empty(prepared.tables, ledger)
     lengths = {split: [len(item.features.token_ids) for item in encoded[split]] for split in SPLITS}
     ledger.check(row for frame in prepared.tables.values() for row in frame["row"])
     written = data_room.write(prepared, work.path, lengths)
     ledger.write(work.path / "ledger.jsonl")
-    write_atomic(work.path / "xray.html", as_page(task, encoded["train"][:XRAY_ROWS], report.sources))
-    files = [work.path / "ledger.jsonl", work.path / "xray.html", *work.path.glob(ANSWERS), *work.path.glob(GENERATED)]
-    work.run.record_files(*written, *files, data_version=prepared.version.id)
-    for source, share in report.sources.items():
-        work.events.emit("source", source=source, rows=share.rows, tokens=share.tokens, share=round(share.share, 4))
+    pages = {work.path / "xray.html": "train"}
+    pages |= {work.path / each.name / "xray.html": f"{each.name}-train" for each in recipe.stages if each.data}
+    for page, name in pages.items():
+        write_atomic(page, as_page(tasks[name], encoded[name][:XRAY_ROWS], reports[name].sources))
+    answered = [*work.path.glob(f"*{ANSWERS}"), *work.path.glob(GENERATED)]
+    files = [*written, work.path / "ledger.jsonl", *pages, *answered]
+    work.run.record_files(*files, data_version=prepared.version.id)
+    for name in pages.values():
+        for source, share in reports[name].sources.items():
+            facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}
+            work.events.emit("source", source=source, **facts)
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
-
-
-def _keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
-    """Write the labels of tasks that have them, numbered once for the whole run; say which no training row teaches.
-
-    Errors: lifecycle.one_label, lifecycle.task_without_rows.
-    """
-    data = work.recipe.data
-    if data.task == "chat":
-        return
-    labels = found_labels(data, [each for rows in examples.values() for each in rows])
-    for name, rows in rows_by_task(data).items():
-        lacking = [split for split in SPLITS if not of_task(name, examples[split])]
-        if lacking:
-            raise TunesmithError("lifecycle.task_without_rows", task=name, split=lacking[0])
-        if len(labels[name]) < 2 - (rows == "multi_label"):
-            raise TunesmithError("lifecycle.one_label", labels=", ".join(labels[name]) or "-")
-    with work.run.replacing(work.path / LABELS):
-        write_json(work.path / LABELS, labels_file(labels))
-    taught = found_labels(data, examples["train"])
-    untaught = sorted(each for name in labels for each in set(labels[name]) - set(taught[name]))
-    if untaught:
-        work.events.emit("note", code="lifecycle.untaught_labels", count=len(untaught), first=untaught[0])
 
 
 @_stage("plan")
@@ -226,15 +194,7 @@ def plan(work: Work) -> None:
     tell_unused(base.path, work.events)
     rounded = base.origin.quantization if base.origin.lossy else ""
     fates = Ledger.load(work.path / "ledger.jsonl").totals()
-    prepared = Prepared(
-        {split: work.features(split) for split in SPLITS},
-        work.examples("train"),
-        fates,
-        work.recipe_folder,
-        work.old_features(work.recipe.stages[0]),
-        len(work.head.labels) if work.head else 0,
-        config_in_memory(work.recipe, work.recipe.stages[0], work.recipe_folder),
-    )
+    prepared = [_prepared(work, stage, fates) for stage in work.recipe.stages]
     facts = Base(read_json(base.path / "config.json"), base.licence, find(base.name), rounded)
     found, grounds = plan_run(work.recipe, prepared, facts, _machine(work.recipe))
     keep_plan(work.run, found, grounds)
@@ -257,14 +217,12 @@ def measure_baseline(work: Work) -> None:
     ask_probes(work.run, work.recipe_folder, work.recipe.evaluate.forgetting, loaded, "base", work.events)
 
 
-@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, FISHER, TEACHER, EXPERT_LOAD)), f"*/{MERGE_BASE}")
+@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, MERGED, FISHER, TEACHER, EXPERT_LOAD)), f"*/{MERGE_BASE}")
 def train(work: Work) -> None:
-    """One fit a stage; each starts from the newest whole checkpoint of its own, if there is one."""
+    """One fit a stage, each from what the one before ended with (training.py)."""
     runtime = start_runtime(work.recipe.runtime)
     try:
-        peak = run_peak(runtime, DTYPES[work.recipe.model.dtype], work.events)
-        for stage in work.recipe.stages:
-            _fit_stage(work, stage, runtime, peak)
+        fit_stages(work, runtime, run_peak(runtime, DTYPES[work.recipe.model.dtype], work.events))
     finally:
         runtime.close()
     if not work.leads:
@@ -321,8 +279,9 @@ def test_questions(work: Work, part: Part | None = None) -> list[Question]:
 
 def load_tuned(work: Work) -> Loaded:
     """The base with the best change of the last stage, as the artefacts have it: merged into its weights, or put on."""
-    base, change = work.base(), _proven_change(work)
-    if work.recipe.stages[-1].adapt.mergeable:
+    last = work.recipe.stages[-1]
+    base, change = work.received(last), _proven_change(work)
+    if last.adapt.mergeable:
         return merge_into(work.load(base), base, change, _instead(work, base))
     return put_beside(work.load(base), base, change)
 
@@ -339,14 +298,15 @@ def _proven_change(work: Work) -> Path:
 def _choose_merge_base(work: Work) -> None:
     """Merge the best change with the base's own weights and with those that it was trained beside; the better stays."""
     stage, base, change = work.recipe.stages[-1], work.base(), work.change
-    quantize, rows, runtime = work.recipe.model.quantize, work.features("validation"), LocalRuntime(work.recipe.runtime)
+    quantize, runtime = work.recipe.model.quantize, LocalRuntime(work.recipe.runtime)
+    task, rows = work.task_of(stage), work.features("validation", stage)
     found = better_base(
         base,
         change,
         quantize,
         weights_beside(base, quantize, DTYPES[work.recipe.model.dtype]),
         lambda: work.load(base),
-        lambda loaded: validation_loss(stage, loaded, work.task, rows, runtime),
+        lambda loaded: validation_loss(stage, loaded, task, rows, runtime),
         fixed=bool(set(BESIDE) & set(work.recipe.formats)),
     )
     path = work.path / stage.name / MERGE_BASE
@@ -410,6 +370,20 @@ def _keep_answers(work: Work, part: Part, label: str, answers: Answers) -> None:
     tell_by_source(result, questions, work.examples("test"), label, work.events)
 
 
+def _prepared(work: Work, stage: StageSpec, fates: Mapping[str, int]) -> Prepared:
+    """What the plan of a stage is made from."""
+    head, rows = work.head_of(stage), {split: work.features(split, stage) for split in LEARNED}
+    return Prepared(
+        {**rows, "test": work.features("test")},
+        work.examples("train", stage),
+        fates,
+        work.recipe_folder,
+        work.old_features(stage),
+        len(head.labels) if head else 0,
+        config_in_memory(work.recipe, stage, work.recipe_folder),
+    )
+
+
 def _machine(recipe: Recipe) -> Machine:
     """This machine as the forecast sees it: its fastest product and its free memory."""
     device, dtype = torch.device(recipe.runtime.device), recipe.model.dtype
@@ -418,64 +392,10 @@ def _machine(recipe: Recipe) -> Machine:
     return Machine(device.type, dtype, peak, free, recipe.evaluate.machine_cost_per_hour)
 
 
-def _fit_stage(work: Work, stage: StageSpec, runtime: Runtime, peak: Peak) -> None:
-    held_before = peak_bytes(runtime)
-    job = build_stage(work, stage, runtime, work.path / stage.name, work.events)
-    frozen = frozen_digest(job.policy, job.optimizer.masters)
-    forecast_holds = runtime.size == 1  # the plan knows of one process
-    if forecast_holds and not checkpoint_paths(work.path / stage.name):
-        cost = step_cost(job)
-        probe = ProbeResult(cost.seconds_per_token, raised_to(cost.peak_bytes, held_before))
-        after_probe(work.path, stage, probe, work.events)
-    result = fit(job)
-    if forecast_holds:
-        most = raised_to(peak_bytes(runtime), held_before)
-        outcome = Outcome(result.progress.step, result.progress.seconds, most)
-        after_fit(work.path, work.path / METRICS, stage, outcome, work.events)
-    work.events.emit("frozen", stage=stage.name, unchanged=frozen == frozen_digest(job.policy, job.optimizer.masters))
-    work.events.emit("fit_end", stage=stage.name, **result.facts())
-    figures = efficiency_facts(result.progress.work, result.progress.seconds, peak)
-    if figures:
-        work.events.emit("efficiency", stage=stage.name, **figures)
-
-
-def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, emitter: Emitter) -> Job:
-    """One stage's fit in a folder, ready to begin or to go on. Errors: those of `build`."""
-    base, teacher = work.base(), teacher_of_logits(work.recipe, stage, work.recipe_folder)
-    inputs = StageInputs(
-        loaded=work.load_to_train(base),
-        base=base,
-        task=work.task,
-        train_rows=work.features("train"),
-        validation_rows=work.features("validation"),
-        folder=folder,
-        conditions=_conditions(work, base, runtime, teacher),
-        task_metric=answered_metric(
-            work.task, work.examples("validation"), stage.train.early_stopping, work.recipe.evaluate, emitter
-        ),
-        accept_machine=work.accept_machine,
-        old_rows=work.old_features(stage),
-        kept=work.path / stage.name,
-        teacher=teacher,
-        tasks={each.row: each.origin.source for split in ("train", "validation") for each in work.examples(split)},
-    )
-    return build(stage, inputs, runtime, emitter)
-
-
-def _conditions(work: Work, base: BaseFolder, runtime: Runtime, teacher: TeacherModel | None) -> Conditions:
-    """All that a training of this run depends on."""
-    rows = read_manifest(work.path / data_room.FOLDER)["files"]
-    inputs = settings(work.recipe, "model", "stages", "evaluate") | {"processes": str(runtime.size)}
-    if isinstance(rows, dict):
-        inputs |= {f"{data_room.FOLDER}/{name}": str(digest) for name, digest in rows.items()}
-    taught = {"teacher": teacher.sha256} if teacher else {}
-    return Conditions(inputs | base_facts(base) | taught, machine_now(work.recipe))
-
-
 def class_shippings(work: Work, head: Head) -> list[ClassShipping]:
     """What the model of every task with a head is published from, and what it is held against."""
     work.run.check_files("evaluate")
-    base, change, found = work.base(), _proven_change(work), []
+    base, change, found = work.received(work.recipe.stages[-1]), _proven_change(work), []
     for part in parts_of(work.recipe):
         questions = test_questions(work, part)
         tuned = read_result(work.path / "evaluate" / part.file("tuned"), questions, part.spec)
@@ -490,6 +410,7 @@ def class_shippings(work: Work, head: Head) -> list[ClassShipping]:
             part.spec.metrics[0],
             work.recipe.ship.parity,
             part.name,
+            Lineage.of(work.recipe, work.base()),
         )
         found.append(shipping)
     return found
@@ -505,7 +426,7 @@ def shipping(work: Work) -> Shipping:
     questions, spec = test_questions(work), work.recipe.evaluate
     work.run.check_files("evaluate")
     tuned = read_result(work.path / "evaluate" / "tuned.json", questions, spec)
-    base = work.base()
+    base = work.received(work.recipe.stages[-1])
     return Shipping(
         work.path,
         base,
@@ -515,4 +436,5 @@ def shipping(work: Work) -> Shipping:
         limits,
         _instead(work, base),
         merge_base(work),
+        Lineage.of(work.recipe, work.base()),
     )

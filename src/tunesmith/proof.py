@@ -11,16 +11,21 @@ from typing import IO
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT
-from tunesmith.core.files import ASIDE, MANIFEST, read_json, verify_folder, write_atomic, write_json
+from tunesmith.core.files import ASIDE, MANIFEST, read_json, read_manifest, verify_folder, write_atomic, write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
-from tunesmith.lifecycle import build_stage, class_shippings, shipping
+from tunesmith.lifecycle import class_shippings, shipping
+from tunesmith.recipe.chain import is_merged
+from tunesmith.recipe.recipe import StageSpec
 from tunesmith.runtime.start import start as start_runtime
 from tunesmith.ship.classes import check_published_classes
 from tunesmith.ship.publish import check_published
+from tunesmith.ship.received import MERGED, write_merged
 from tunesmith.train.certify import Certificate, certify
+from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.rehearse import Command, Rehearsal, Teller, as_page, play, rehearse
+from tunesmith.training import build_stage
 from tunesmith.work import Work, machine_now, reopen
 
 CERTIFICATE_PAGE = "resume_certificate.md"
@@ -30,12 +35,13 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
     """Check a run again: hashes, ledger, split, checkpoints and artefacts; the resume; the parity of what is published.
 
     Args:
-        replay: hold the artefacts against the evaluated model again (`check_artefacts`), and train the steps between
-            the two newest checkpoints again (`certify_resume`). Without, only what is on disk is checked and None is
+        replay: merge again what stages have handed on (`check_handed_on`), hold the artefacts against the evaluated
+            model again (`check_artefacts`), and train the steps between the two newest checkpoints again
+            (`certify_resume`). Without, only what is on disk is checked and None is
             returned.
 
     Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak, and those of
-    `check_artefacts` and `certify_resume`.
+    `check_handed_on`, `check_artefacts` and `certify_resume`.
     """
     work.run.check_files()
     frames = data_room.load_tables(work.path)
@@ -45,6 +51,7 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
         work.events.emit("verified", folder=str(folder.relative_to(work.path)))
     if not replay:
         return None
+    check_handed_on(work)
     check_artefacts(work)
     return certify_resume(work)
 
@@ -59,12 +66,42 @@ def check_artefacts(work: Work) -> None:
             check_published(shipping(work), work.events)
 
 
+def check_handed_on(work: Work) -> None:
+    """Merge again what stages have handed on, and hold the weights against those that the next stage stood on.
+
+    Errors: lifecycle.merge_differs, those of `write_merged`.
+    """
+    for stage in work.recipe.stages:
+        if not is_merged(work.recipe, stage):
+            continue
+        aside, folder = work.path / f"{ASIDE}merged", work.path / stage.name / MERGED
+        try:
+            write_merged(aside, work.run, work.recipe, stage, work.base(), work.head_of(stage))
+            equal = read_manifest(aside)["files"] == read_manifest(folder)["files"]
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not equal:
+            raise TunesmithError("lifecycle.merge_differs", stage=stage.name, path=str(folder))
+        work.events.emit("verified", folder=str(folder.relative_to(work.path)))
+
+
 def certify_resume(work: Work) -> Certificate:
-    """Train the steps between the two newest checkpoints again; the certificate is kept in the run and on its card.
+    """Train the steps between the two newest checkpoints of each stage again; the certificates are kept in the run and
+    on its card. An earlier stage that has only one checkpoint has no such steps.
+
+    Returns:
+        that of the last stage.
 
     Errors: lifecycle.nothing_to_certify, lifecycle.not_certified.
     """
-    stage = work.recipe.stages[-1]
+    *earlier, last = work.recipe.stages
+    for stage in earlier:
+        if len(checkpoint_paths(work.path / stage.name)) > 1:
+            _certify_stage(work, stage, f"replay {stage.name}")
+    return _certify_stage(work, last, "replay")
+
+
+def _certify_stage(work: Work, stage: StageSpec, proof: str) -> Certificate:
     aside = work.path / f"{ASIDE}replay"
     runtime = start_runtime(work.recipe.runtime)
     try:
@@ -73,7 +110,7 @@ def certify_resume(work: Work) -> Certificate:
         )
     finally:
         runtime.close()
-    _keep_proof(work, "replay", asdict(certificate), certificate.equal)
+    _keep_proof(work, proof, asdict(certificate), certificate.equal)
     if not certificate.equal:
         files = ", ".join(certificate.differing)
         raise TunesmithError("lifecycle.not_certified", first=certificate.first, last=certificate.last, files=files)

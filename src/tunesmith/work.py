@@ -25,12 +25,15 @@ from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head
 from tunesmith.models.nf4 import nf4_library, require_nf4
 from tunesmith.models.packed import Features
 from tunesmith.models.texts import texts_sha256
+from tunesmith.recipe.chain import learning_runs_rows
 from tunesmith.recipe.identity import anchored, identity, settings, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
+from tunesmith.recipe.specs.data import RowsSpec
 from tunesmith.recipe.specs.objectives import TARGET
 from tunesmith.runtime.peak import place_of
+from tunesmith.ship.received import received_base
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import longest_row
 from tunesmith.tasks.label_sets import head_from, stated_labels
@@ -41,7 +44,7 @@ from tunesmith.train.checkpoint import BEST
 from tunesmith.train.settle import settled
 
 LABELS = "labels.json"
-"""The labels of a task with classes, in the order of their numbers."""
+"""The labels of a task with classes, in the order of their numbers; of a stage's own rows, in the stage's folder."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,23 @@ class Work:
             )
         return base
 
+    def received(self, stage: StageSpec) -> BaseFolder:
+        """What the change of a stage is put on: the base, or what the stages before made of it.
+
+        Errors: those of `base` and `received_base`.
+        """
+        return received_base(self.run, self.recipe, stage, self.base())
+
     @cached_property
     def head(self) -> Head | None:
         """The task head with the labels that the data stage found; None where the model answers in words."""
-        spec = self.recipe.data
-        if spec.task == "chat":
-            return None
-        return head_from(spec, stated_labels(read_json(self.path / LABELS)), embeddings=self.recipe.task_embeddings)
+        return _head(self.recipe.data, self.path, embeddings=self.recipe.task_embeddings)
+
+    def head_of(self, stage: StageSpec) -> Head | None:
+        """The task head that a stage trains."""
+        if stage.data is None:
+            return self.head
+        return _head(stage.data, self.path / stage.name, embeddings=stage.task_embeddings)
 
     def load(self, base: BaseFolder) -> Loaded:
         """The base in memory in the locked number format, with a task head where the task has one."""
@@ -104,48 +117,69 @@ class Work:
             return load_with_head(base.path, self.head, dtype=dtype, device=device, dropout=dropout)
         return load_model(base.path, dtype=dtype, device=device)
 
-    def load_to_train(self, base: BaseFolder) -> Loaded:
-        """The base in the form that it is trained in: quantised where the recipe says so, and nowhere else."""
-        if self.head is not None:
-            return self.load(base)
-        model, device = self.recipe.model, self.recipe.runtime.device
+    def load_to_train(self, stage: StageSpec, base: BaseFolder) -> Loaded:
+        """What a stage received, in the form that it is trained in: quantised where the recipe says so, and nowhere
+        else."""
+        model, device, head = self.recipe.model, self.recipe.runtime.device, self.head_of(stage)
+        if head is not None:
+            return load_with_head(base.path, head, dtype=DTYPES[model.dtype], device=device, dropout=model.dropout)
         return load_model(base.path, dtype=DTYPES[model.dtype], device=device, quantize=model.quantize)
 
     @cached_property
     def task(self) -> Task:
-        """The task with the base's own tokenizer and template."""
+        """The task that the run is judged on, with the base's own tokenizer and template."""
         return task_of(self.base().path, self.head, self.max_length)
 
     @property
     def max_length(self) -> int:
-        """Longest row in tokens: as stated, and with a task head no more than the model has positions left for.
+        """Longest of the run's rows in tokens. Errors: those of `longest_row`."""
+        return self._longest(learning_runs_rows(self.recipe)[-1])
 
-        Errors: those of `longest_row`.
-        """
-        stage = self.recipe.stages[0]
-        places = stage.adapt.num_virtual_tokens if isinstance(stage.adapt, BeginningSpec) else 0
+    def _longest(self, stage: StageSpec) -> int:
+        """As stated, and with a task head no more than the model has positions left for."""
         stated = stage.train.max_length
-        return stated if self.head is None else longest_row(self.base().path, stated, places)
+        places = stage.adapt.num_virtual_tokens if isinstance(stage.adapt, BeginningSpec) else 0
+        return stated if self.head_of(stage) is None else longest_row(self.base().path, stated, places)
 
-    def examples(self, split: SplitName) -> list[Example]:
-        """The rows of a split. Errors: those of `load_splits`."""
-        return to_examples(data_room.load_split(self.path, split))
+    def task_of(self, stage: StageSpec) -> Task:
+        """The task of the rows that a stage learns from."""
+        if stage.data is None:
+            return self.task
+        return task_of(self.base().path, self.head_of(stage), self._longest(stage))
 
-    def features(self, split: SplitName) -> list[Features]:
+    def examples(self, split: SplitName, stage: StageSpec | None = None) -> list[Example]:
+        """The rows of a split, of the run or as a stage has them. Errors: those of `load_splits`."""
+        if stage is None or stage.data is None:
+            return to_examples(data_room.load_split(self.path, split))
+        return to_examples(data_room.load_beside(self.path)[f"{stage.name}-{split}"])
+
+    def features(self, split: SplitName, stage: StageSpec | None = None) -> list[Features]:
         """The rows of a split as token ids and loss weights."""
-        return [self.task.encode(example).features for example in self.examples(split)]
+        task = self.task if stage is None else self.task_of(stage)
+        return [task.encode(example).features for example in self.examples(split, stage)]
 
     def old_features(self, stage: StageSpec) -> dict[str, list[Features]]:
-        """The encoded rows of older tasks, by what a stage wants with them. Errors: those of `load_old`."""
+        """The encoded rows of older tasks, by what a stage wants with them. Errors: those of `load_beside`."""
         if not stage.old_sources:
             return {}
-        tables = data_room.load_old(self.path)
-        examples: Mapping[str, Sequence[Example]] = {
-            what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources
-        }
-        if self.head is not None:
-            examples = with_stand_ins(examples, {TARGET}, self.head.labels)
-        return {what: [self.task.encode(each).features for each in rows] for what, rows in examples.items()}
+        tables, task = data_room.load_beside(self.path), self.task_of(stage)
+        names = {what: f"{stage.name}-{what}" for what in stage.old_sources}
+        examples = self.with_stand_ins({name: to_examples(tables[name]) for name in names.values()})
+        return {what: [task.encode(each).features for each in examples[name]] for what, name in names.items()}
+
+    def with_stand_ins(self, tables: Mapping[str, Sequence[Example]]) -> Mapping[str, Sequence[Example]]:
+        """The tables of rows; those without labels have a stand-in in place of one."""
+        for stage in self.recipe.stages:
+            head = self.head_of(stage) if TARGET in stage.old_sources else None
+            if head is not None:
+                tables = with_stand_ins(tables, {f"{stage.name}-{TARGET}"}, head.labels)
+        return tables
+
+
+def _head(spec: RowsSpec, folder: Path, *, embeddings: bool) -> Head | None:
+    if spec.task == "chat":
+        return None
+    return head_from(spec, stated_labels(read_json(folder / LABELS)), embeddings=embeddings)
 
 
 def start(

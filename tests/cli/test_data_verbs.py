@@ -54,10 +54,14 @@ def test_wrong_input_is_refused_by_code(call: Program, tmp_path: Path, run: Path
     (tmp_path / "odd.jsonl").write_text('{"nonsense": 1}\n', "utf-8")
     (tmp_path / "recipe.yaml").write_text("name: [", "utf-8")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.jsonl").write_text('{"text": "a"}\n', "utf-8")
+    write(tmp_path / "mixed" / "b.jsonl", ROWS)
     file = write(tmp_path / "a.jsonl", ROWS)
     cases = [
         (("check", tmp_path / "absent.jsonl"), "data.missing_path"),
         (("check", tmp_path / "odd.jsonl"), "data.unknown_layout"),
+        (("check", tmp_path / "mixed"), "versions.no_one_kind"),
         (("check", tmp_path / "recipe.yaml"), "recipe.broken_yaml"),
         (("sample", file, "--split", "test"), "versions.no_table"),
         (("sample", run, "--split", "tset"), "versions.no_table"),
@@ -121,3 +125,20 @@ def test_an_edited_run_is_refused(call: Program, run: Path, tmp_path: Path) -> N
     for verb in ("check", "sample"):
         refused = call("data", verb, copy, "--json")
         assert (refused.code, refused.error) == (2, "core.hash_differs")
+
+
+def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
+    texts = [{"text": " ".join(f"word{number}x{place}" for place in range(20))} for number in range(30)]
+    write(tmp_path / "texts.jsonl", [*texts, texts[0], {"text": texts[1]["text"] + " again"}])
+    data = "{rows: text, sources: [{path: texts.jsonl}], clean: {near_duplicates: 0.7}}"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {{base: minilm-l6}}\ndata: {data}\nstages: [{{name: read}}]\n", "utf-8")
+    told = call("data", "corpus", recipe, "--out", tmp_path / "out", "--json")
+    assert told.code == 0, told.out
+    wanted = {"dropped: near_duplicate_of_row": 1, "kept": 30, "merged: exact_duplicate_of_row": 1}
+    assert told.json["fates"] == wanted
+    assert sum(told.json["splits"].values()) == 30  # type: ignore[attr-defined]
+    again = call("data", "corpus", recipe, "--out", tmp_path / "out")
+    assert again.code == 0 and "30" in again.out
+    refused = call("data", "corpus", recipe, "--out", tmp_path, "--json")
+    assert (refused.code, refused.error) == (2, "data.corpus_exists")

@@ -66,9 +66,15 @@ def test_capitals_stay() -> None:
 LICENCE = "  1 This software and database is being provided to you.\n"
 DATABASE = {
     # lemma pos synset_cnt p_cnt [ptr_symbol...] sense_cnt tagsense_cnt offset... (wndb(5WN))
-    "index.noun": "card n 2 1 @ 2 1 00000100 00000200  \nstop n 1 0 1 0 00000300  \nthe n 1 0 1 0 00000100  \n",
-    "index.verb": "stop v 2 2 @ ~ 2 2 00000900 00000100  \nhot_dog v 1 0 1 0 00000900  \n",
-    "index.adj": "awake a 1 0 1 0 00000500  \n",
+    "index.noun": (
+        "card n 2 1 @ 2 1 00000100 00000200  \nmenu n 1 0 1 0 00000200  \nstop n 1 0 1 0 00000300  \n"
+        "ticket n 1 0 1 0 00000100  \nthe n 1 0 1 0 00000100  \n"
+    ),
+    "index.verb": (
+        "block v 2 0 2 0 00000100 00000900  \nhalt v 1 0 1 0 00000900  \nhot_dog v 1 0 1 0 00000900  \n"
+        "stop v 2 2 @ ~ 2 2 00000900 00000100  \n"
+    ),
+    "index.adj": "alert a 1 0 1 0 00000500  \nstopped a 1 0 1 0 00000500  \n",
     "index.adv": "",
     "data.noun": (
         "00000100 06 n 03 card 0 ticket 0 credit_card 0 001 @ 00000200 n 0000 | a small card  \n"
@@ -79,7 +85,7 @@ DATABASE = {
         "00000900 38 v 03 stop 0 halt 1 block 0 000 01 + 08 00 | come to an end  \n"
         "00000100 38 v 01 stop 0 000 01 + 08 00 | put an end to  \n"
     ),
-    "data.adj": "00000500 00 s 02 awake(p) 0 alert 0 000 | not asleep  \n",
+    "data.adj": "00000500 00 s 02 stopped(p) 0 alert 0 000 | not asleep  \n",
     "data.adv": "",
     "cntlist.rev": "card%1:06:00:: 1 12\nstop%1:11:00:: 1 3\nstop%2:38:00:: 1 40\nstop%2:38:01:: 2 9\n",
 }
@@ -98,7 +104,7 @@ def wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_wordnet_gives_the_most_frequent_sense_and_no_function_words(wordnet: Path) -> None:
     found = load_thesaurus("auto", wordnet)
-    assert dict(found.synonyms) == {"card": ("ticket",), "stop": ("halt", "block"), "awake": ("alert",)}
+    assert dict(found.synonyms) == {"card": ("ticket",), "ticket": ("card",), "stop": ("halt",), "halt": ("stop",)}
     assert found.of("Card") == ("ticket",)
 
 

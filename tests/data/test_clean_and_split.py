@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from itertools import combinations
 
 import polars as pl
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin, SplitName
-from tunesmith.data.clean import blank_reason, normalize
+from tunesmith.data.clean import blank_reason, normalize, normalized
 from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.settled import may_change
 from tunesmith.data.split import check_leaks, components, split_rows
 from tunesmith.data.table import from_examples, to_examples
 
@@ -146,3 +148,62 @@ def test_a_leak_is_found() -> None:
         check_leaks({"train": frame(chat(0, "What now?")), "test": frame(chat(1, "what  now"))})
     with pytest.raises(TunesmithError, match=r"data.leak"):
         check_leaks({"validation": frame(chat(0, "x", group="g")), "test": frame(chat(1, "y", group="g"))})
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_texts_that_are_passed_over_would_not_have_changed(texts: list[str]) -> None:
+    table = pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)})
+    found = table.select("text", flagged=may_change(pl.col("text")), wanted=normalized(pl.col("text")))
+    assert found.filter(~pl.col("flagged") & (pl.col("text") != pl.col("wanted"))).is_empty()
+
+
+def test_every_pair_that_unicode_composes_is_looked_at() -> None:
+    decomposed = [
+        form
+        for code in range(0xA0, 0x30000)
+        if not 0xAC10 <= code < 0xD7A0
+        and unicodedata.normalize("NFC", form := unicodedata.normalize("NFD", chr(code))) != form
+    ]
+    assert len(decomposed) > 900
+    table = pl.DataFrame({"text": decomposed})
+    assert table.select(may_change(pl.col("text")).all()).item()
+    settled = pl.DataFrame(
+        {"text": ["Plain (K)\n\tline", "今天天气，很好！", "Ünïcode ß", "２３ｋｍ", "日本語のテキスト", "한국어"]}
+    )
+    assert settled.select(may_change(pl.col("text")).any()).item() is False
+
+
+def with_class(row: int, name: str) -> Example:
+    return Example(row, "text_class", Origin("s", row), text=f"text {row}", labels=(name,))
+
+
+def test_classes_keep_their_shares() -> None:
+    names = ["often"] * 400 + ["seldom"] * 40 + [f"once {i}" for i in range(60)]
+    rows = frame(*(with_class(i, name) for i, name in enumerate(names)))
+    frames = split_rows(rows, SHARES, 5, stratify=True)
+    for name, count in (("often", 400), ("seldom", 40)):
+        for split, share in SHARES.items():
+            found = frames[split].filter(pl.col("labels").list.contains(name))
+            assert abs(len(found) - share * count) <= 2
+    once = {
+        split: len(part.filter(pl.col("labels").list.first().str.starts_with("once"))) for split, part in frames.items()
+    }
+    assert sum(once.values()) == 60 and min(once.values()) >= 3, "classes of one row are shared out by chance"
+    assert split_rows(rows, SHARES, 5, stratify=True)["test"].equals(frames["test"])
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_every_row_is_tested_in_exactly_one_fold(stratify: bool) -> None:
+    rows = frame(*(with_class(i, f"class {i % 3}") for i in range(150)))
+    parts = [split_rows(rows, SHARES, 2, stratify=stratify, fold=(number, 5)) for number in range(1, 6)]
+    tested = [row for part in parts for row in part["test"]["row"]]
+    assert sorted(tested) == list(range(150))
+    assert all(abs(len(part["test"]) - 30) <= 3 for part in parts)
+    assert all(abs(len(part["validation"]) - 120 * 0.15 / 0.85) <= 4 for part in parts)
+    for part in parts:
+        assert sorted(row for each in part.values() for row in each["row"]) == list(range(150))
+        check_leaks(part)
+    with pytest.raises(TunesmithError) as caught:
+        split_rows(rows[:4], SHARES, 2, fold=(1, 5))
+    assert caught.value.code == "data.too_few_prompts"

@@ -15,6 +15,7 @@ from tunesmith.data.formats.labelled import word_places
 from tunesmith.data.formats.read import Reading, read_source
 from tunesmith.data.prepare import prepare
 from tunesmith.data.table import to_examples
+from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, Layout, SourceSpec
 
 
@@ -231,6 +232,13 @@ def test_every_row_has_a_fate_and_none_stands_in_two_splits(kind: str, tmp_path:
     assert sum(map(len, asked)) == len(set().union(*asked)) == 40 and all(asked)
 
 
+def adapting(**source: object) -> StageSpec:
+    """A stage that adapts to the texts of a source."""
+    return StageSpec.model_validate(
+        {"name": "s", "objective": {"kind": "adversarial", "reversal": {}, "target_sources": [source]}}
+    )
+
+
 def test_of_a_target_domain_the_texts_alone_are_read(tmp_path: Path) -> None:
     labelled = [{"text": f"word {n}", "label": str(n % 3)} for n in range(40)]
     others: list[dict[str, object]] = [
@@ -246,8 +254,8 @@ def test_of_a_target_domain_the_texts_alone_are_read(tmp_path: Path) -> None:
     sources = {"sources": [{"path": "rows.jsonl"}], "test_sources": [{"path": "test.jsonl"}]}
     spec = DataSpec.model_validate({"task": "text_class", **sources})
     ledger = Ledger()
-    prepared = prepare(spec, tmp_path, ledger, {"s-target": [SourceSpec(path="target.jsonl")]}, unlabelled={"s-target"})
-    examples = to_examples(prepared.old["s-target"])
+    prepared = prepare(spec, tmp_path, ledger, [adapting(path="target.jsonl")])
+    examples = to_examples(prepared.tables["s-target"])
     assert [each.text for each in examples] == ["plain", "of another name"]
     assert all(each.labels == () and each.kind == "text_class" for each in examples)
     fates = {entry.row: entry for entry in ledger.entries() if entry.source == "target.jsonl"}
@@ -262,4 +270,4 @@ def test_texts_of_a_target_domain_are_not_read_from_conversations(layout: Layout
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     spec = DataSpec.model_validate({"task": "text_class", "sources": [{"path": "rows.jsonl"}]})
     with pytest.raises(TunesmithError, match="wrong_kind"):
-        prepare(spec, tmp_path, Ledger(), {"t": [SourceSpec(path="rows.jsonl", layout=layout)]}, unlabelled={"t"})
+        prepare(spec, tmp_path, Ledger(), [adapting(path="rows.jsonl", layout=layout)])

@@ -256,3 +256,29 @@ def test_broken_rows_of_a_real_data_set_are_found(shared_data: Path) -> None:
             assert entry.fate == "dropped"
         elif told["problem"] is None:
             assert entry.fate in ("kept", "merged")
+
+
+@pytest.mark.parametrize(
+    ("split", "more", "code"),
+    [
+        ({"stratify_by": "class"}, {}, "data.no_classes"),
+        ({"fold": {"number": 1, "of": 3}}, {"test_sources": [{"path": "b.jsonl"}]}, "data.fold_and_test"),
+    ],
+)
+def test_ways_to_split_that_cannot_be_are_refused(
+    tmp_path: Path, split: dict[str, object], more: dict[str, object], code: str
+) -> None:
+    for name in ("a", "b"):
+        write_rows(tmp_path / f"{name}.jsonl", [chat_row(f"{name} {i}") for i in range(20)])
+    with pytest.raises(TunesmithError) as caught:
+        prepare(spec("a.jsonl", split=split, **more), tmp_path, Ledger())
+    assert caught.value.code == code
+
+
+def test_folds_of_a_recipe_share_out_the_test_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", [chat_row(f"question {i}") for i in range(60)])
+    tested = []
+    for number in (1, 2, 3):
+        prepared = prepare(spec("a.jsonl", split={"fold": {"number": number, "of": 3}}), tmp_path, Ledger())
+        tested += prepared.frames["test"]["row"].to_list()
+    assert sorted(tested) == list(range(60))

@@ -233,3 +233,16 @@ def test_a_curve_is_read_from_events() -> None:
     assert curve_from_events(events, 2) == LossCurve(((1, 3.0), (2, 2.0)), ((2, 2.2),), 2)
     told_apart = [Event("step", 0, {"step": 1, "loss": 3.0, "task": 2.4}), events[4]]
     assert curve_from_events(told_apart) == LossCurve(((1, 2.4),), ((2, 2.2),)), "as the validation measures it"
+
+
+def test_stages_in_a_row_follow_one_another_in_the_curve() -> None:
+    """Each counts its steps from 1; what was done twice after a resume stands once."""
+    events = [
+        Event("step", 0, {"stage": "a", "step": 1, "loss": 3.0}),
+        Event("step", 0, {"stage": "a", "step": 2, "loss": 2.0}),
+        Event("validation", 0, {"stage": "a", "step": 2, "loss": 2.2}),
+        Event("step", 0, {"stage": "a", "step": 2, "loss": 1.9}),
+        Event("step", 0, {"stage": "b", "step": 1, "loss": 5.0}),
+        Event("validation", 0, {"stage": "b", "step": 1, "loss": 4.0}),
+    ]
+    assert curve_from_events(events, 1) == LossCurve(((1, 3.0), (2, 1.9), (3, 5.0)), ((2, 2.2), (3, 4.0)), 3)

@@ -29,4 +29,5 @@ SAID = {
 
 @pytest.mark.parametrize("said", SAID)
 def test_the_method_is_named_whole(said: str) -> None:
-    assert method_of(parse_recipe(RECIPE, SAID[said])) == said
+    recipe = parse_recipe(RECIPE, SAID[said])
+    assert method_of(recipe, recipe.stages[-1]) == said

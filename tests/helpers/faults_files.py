@@ -1,4 +1,5 @@
-"""What is done to files while the shim of `faults_shim.c` counts: the saving of a fit, of rows, of an export, of a run.
+"""What is done to files while the shim of `faults_shim.c` counts: the saving of a fit, of rows, of an export, of a run,
+of a corpus.
 
 Each scenario works in `<folder>/live`. `prepare` makes what was there before, `work` replaces or adds to it, `recover`
 is the next start. Parts run in forked children (`faults_forks.py`); what they share is made in the parent.
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from faults_corpus import Corpus
 from fits import examples, local, make_job
 from tiny_project import write_tiny_recipe
 
@@ -70,7 +72,9 @@ class Checkpointing:
 
 
 class Rows:
-    """A recipe becomes a run, and its sources become the splits of that run."""
+    """A recipe becomes a run, and its sources become the splits of that run, with rows made from the training rows."""
+
+    _CHANGES = ('data.augment={"edit": {}}',)
 
     def __init__(self, folder: Path) -> None:
         self._recipe = write_tiny_recipe(folder / "project", tiny_chat_model(folder / "base"), rows=(12, 4, 4))
@@ -80,13 +84,13 @@ class Rows:
         self._runs.mkdir()
 
     def work(self) -> None:
-        work = lifecycle.start(self._recipe, [], self._runs, ())
+        work = lifecycle.start(self._recipe, self._CHANGES, self._runs, ())
         with work.run.owned():
             lifecycle.prepare_data(work)
 
     def recover(self) -> None:
         found = list_runs(self._runs)
-        _owned(found[-1].path if found else lifecycle.start(self._recipe, [], self._runs, ()).path)
+        _owned(found[-1].path if found else lifecycle.start(self._recipe, self._CHANGES, self._runs, ()).path)
 
 
 class Export:
@@ -170,5 +174,6 @@ SCENARIOS: Mapping[str, Callable[[Path], Scenario]] = {
     "rows": Rows,
     "export": Export,
     "records": Records,
+    "corpus": Corpus,
 }
 NAMES: Sequence[str] = tuple(SCENARIOS)

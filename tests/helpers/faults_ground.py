@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from faults_corpus import CORPUS
 from faults_forks import Forks, Outcome
 from faults_shim import NO_FAULT, Fault
 
@@ -119,6 +120,14 @@ def _look_checkpoint(live: Path) -> State:
     return found
 
 
+def _look_corpus(live: Path) -> State:
+    path = live / CORPUS
+    if not path.is_dir():
+        return {}
+    verify_folder(path)
+    return {CORPUS: _digest(folder_hashes(path))}
+
+
 def _look_rows(live: Path) -> State:
     found = {}
     names = [path for folder in _visible(live) for path in _visible(folder)]
@@ -171,4 +180,5 @@ _LOOKS: Mapping[str, Callable[[Path], State]] = {
     "rows": _look_rows,
     "export": _look_export,
     "records": _look_records,
+    "corpus": _look_corpus,
 }

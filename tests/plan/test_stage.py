@@ -160,7 +160,7 @@ def planned(tmp_path: Path, licence: str = "Apache-2.0", test_rows: int = 2) -> 
     prepared = Prepared(
         {"train": [row] * 60, "validation": [row], "test": [row] * test_rows}, (), {"kept": 63}, tmp_path
     )
-    plan, _ = plan_run(recipe, prepared, Base(SMOL_CONFIG, licence, find("smollm2-135m"), "Q4_1"), MACHINE)
+    plan, _ = plan_run(recipe, [prepared], Base(SMOL_CONFIG, licence, find("smollm2-135m"), "Q4_1"), MACHINE)
     return plan
 
 

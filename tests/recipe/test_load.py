@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import LANGUAGES, render, set_language
@@ -273,3 +274,35 @@ def test_an_objective_without_a_kind_is_supervised() -> None:
     )
     assert refused(stage("objective: {temperature: 2.0}")).code == "recipe.unknown_key"
     assert refused(stage("objective: 3")).code == "recipe.bad_value"
+
+
+def test_stages_are_set_by_their_place() -> None:
+    text = RECIPE_OF_STAGES
+    recipe = parse_recipe(text, ["stages.0.train.epochs=1", "stages.1.data.split.seed=7"])
+    assert [stage.train.epochs for stage in recipe.stages] == [1, 3, 3]
+    assert recipe.stages[1].data is not None and recipe.stages[1].data.split.seed == 7
+    locked = yaml.safe_load(recipe.as_yaml())["stages"]
+    assert ["data" in each for each in locked] == [False, True, False], "a stage's own rows stand in the lock"
+    assert parse_recipe(recipe.as_yaml()) == recipe
+
+
+RECIPE_OF_STAGES = (
+    "model: {base: m}\ndata: {sources: [{path: a.jsonl}]}\n"
+    "stages: [{name: one}, {name: two, data: {sources: [{path: b.jsonl}]}}, {name: three}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "key"),
+    [
+        ("stages.2.name=one", "recipe.bad_value", "stages"),
+        ("stages.2.name=evaluate", "recipe.bad_value", "stages"),
+        ("stages.1.data.test_sources=[]", "recipe.unknown_key", "stages.1.data.test_sources"),
+        ("stages.1.data.split={train: 0.5, validation: 0.4}", "recipe.bad_value", "stages.1.data.split"),
+        ("stages.1.data.split.test=0.1", "recipe.unknown_key", "stages.1.data.split.test"),
+    ],
+)
+def test_a_wrong_stage_is_refused_with_its_place(override: str, code: str, key: str) -> None:
+    with pytest.raises(TunesmithError) as error:
+        parse_recipe(RECIPE_OF_STAGES, [override])
+    assert (error.value.code, error.value.facts["key"]) == (code, key)

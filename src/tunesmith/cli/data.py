@@ -60,8 +60,8 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
     recipe, manifest = load_recipe(found.path / LOCK), found.manifest()
     folder = Path(str(manifest["recipe_folder"]))
     refuse_changed_sources(recipe, folder, manifest.get("sources"))
-    old = [source for sources in recipe.old_sources.values() for source in sources]
-    rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl"), old))
+    beside = [source for sources in recipe.sources_beside.values() for source in sources]
+    rows = list(rejected_rows(recipe.data, folder, Ledger.load(found.path / "ledger.jsonl"), beside))
     write_atomic(out, "".join(f"{row}\n" for row in rows))
     tell(say("cli.rejected_written", rows=len(rows), path=str(out)))
     answer({"run": str(found.path), "rows": len(rows), "out": str(out)})

@@ -186,8 +186,8 @@ def _files_of(recipe_path: Path) -> Iterator[Finding]:
     recipe = load_recipe(recipe_path)
     yield Finding(say("cli.doctor_recipe"), "good", str(recipe_path))
     data = recipe.data
-    old = [source for sources in recipe.old_sources.values() for source in sources]
-    for source in [*data.sources, *data.validation_sources, *data.test_sources, *old]:
+    beside = [source for sources in recipe.sources_beside.values() for source in sources]
+    for source in [*data.sources, *data.validation_sources, *data.test_sources, *beside]:
         yield _file(say("cli.doctor_rows"), user_path(source.path, recipe_path.resolve().parent))
     yield _base(recipe.model.base, recipe.model.revision)
     if any(each.startswith("gguf") for each in recipe.formats):

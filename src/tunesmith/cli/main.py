@@ -8,6 +8,7 @@ import typer
 
 from tunesmith.cli import (
     chat,
+    corpus,
     data,
     data_look,
     data_versions,
@@ -58,6 +59,7 @@ DATA_VERBS: dict[str, Function] = {
     "diff": data_versions.diff,
     "versions": data_versions.versions,
     "rejected": data.rejected,
+    "corpus": corpus.corpus,
 }
 RUNS_VERBS: dict[str, Function] = {"list": runs.list_them, "diff": runs.diff, "prune": runs.prune}
 

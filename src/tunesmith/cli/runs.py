@@ -36,7 +36,7 @@ def list_them(runs: RunsOption = RUNS) -> None:
         tell(say("cli.no_runs", path=str(runs)))
     for each in found:
         tell(str(each["run"]), "bold")
-        words = say("cli.run_line", stage=_stage_words(str(each["stage"])), figures=_figures(each["tuned"]))
+        words = say("cli.run_line", stage=_stage_words(each), figures=_figures(each["tuned"]))
         tell(f"    {say('cli.run_damaged', reason=str(each['damaged'])) if 'damaged' in each else words}")
     answer({"runs": found})
 
@@ -47,12 +47,19 @@ def _summary(run: Run) -> dict[str, object]:
         done, tuned = run.manifest().get("stages"), measured(run.path).get("tuned", {})
     except TunesmithError as error:
         return {"run": str(run.path), "stage": "", "tuned": {}, "damaged": render(error).cause}
-    stages = [name for name in STAGES if isinstance(done, dict) and name in done]
-    return {"run": str(run.path), "stage": stages[-1] if stages else "", "tuned": tuned}
+    found = done if isinstance(done, dict) else {}
+    stages = [name for name in STAGES if name in found]
+    fits = [name.partition("/")[2] for name in found if name.startswith("train/")]
+    return {"run": str(run.path), "stage": stages[-1] if stages else "", "fits": fits, "tuned": tuned}
 
 
-def _stage_words(stage: str) -> str:
-    return say(f"cli.stage_{stage}") if stage else "-"
+def _stage_words(summary: Mapping[str, object]) -> str:
+    """The last stage of the life cycle that is done, and the training stages where some of several are."""
+    stage, fits = str(summary["stage"]), summary.get("fits")
+    words = say(f"cli.stage_{stage}") if stage else "-"
+    if not isinstance(fits, list) or not fits or STAGES.index(stage) >= STAGES.index("train"):
+        return words
+    return say("cli.run_fits", stage=words, fits=", ".join(str(each) for each in fits))
 
 
 def _figures(metrics: object) -> str:

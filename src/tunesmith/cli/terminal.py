@@ -49,6 +49,7 @@ class Terminal:
             "parameters": self._parameters,
             "blocks": self._blocks,
             "resume": self._resume,
+            "fit": self._fit,
             "fit_end": self._fit_end,
             "efficiency": self._efficiency,
             "batch": self._batch,
@@ -134,6 +135,13 @@ class Terminal:
         figures = [f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float)]
         mark = f" {say('cli.best')}" if values.get("best") else ""
         self._detail(say("cli.validation", step=_whole(values["step"]), figures=", ".join(figures)) + mark)
+
+    def _fit(self, values: Mapping[str, Value]) -> None:
+        """Which stage of how many begins, where there are several."""
+        code = "cli.fit_stage_kept" if values["done"] else "cli.fit_stage"
+        self._end_bars()
+        place, of = _whole(values["place"]), _whole(values["of"])
+        self._detail(say(code, stage=str(values["stage"]), place=place, of=of), "bold")
 
     def _fit_end(self, values: Mapping[str, Value]) -> None:
         seconds = _number(values["seconds"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from tunesmith.compat.chain import check_chain
 from tunesmith.compat.heads import check_heads
 from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.chain import data_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, SubsetSpec
+from tunesmith.recipe.specs.data import RowsSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
@@ -38,8 +41,8 @@ def check(recipe: Recipe) -> None:
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term, compat.head_adaptation,
     compat.head_quantized, compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized` and
-    `check_heads`.
+    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`,
+    `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -55,8 +58,10 @@ def check(recipe: Recipe) -> None:
         check_quantized(stage, recipe.model.quantize)
         _check_balance(recipe, stage, place)
         _check_tasks(recipe, stage, place)
+        _check_head(recipe, stage)
         check_heads(recipe, stage, place)
         _check_domains(recipe, stage, place)
+    check_chain(recipe)
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -66,17 +71,17 @@ def _check_target(recipe: Recipe) -> None:
 
 
 def _check_metrics(recipe: Recipe) -> None:
-    known = _known_metrics(recipe)
+    known = _known_metrics(recipe.data)
     for metric in recipe.evaluate.metrics:
         if metric not in known:
             raise TunesmithError("compat.metric_of_task", metric=metric, task=recipe.data.task, known=", ".join(known))
 
 
-def _known_metrics(recipe: Recipe) -> tuple[str, ...]:
-    """What the rows of a run are measured by: those of its task, or of any of its tasks."""
-    if recipe.data.tasks is None:
-        return TASK_METRICS[recipe.data.task]
-    return tuple(dict.fromkeys(name for rows in recipe.data.tasks.values() for name in METRICS_OF_ROWS[rows]))
+def _known_metrics(data: RowsSpec) -> tuple[str, ...]:
+    """What rows are measured by: the figures of their task, or of any of their tasks."""
+    if data.tasks is None:
+        return TASK_METRICS[data.task]
+    return tuple(dict.fromkeys(name for rows in data.tasks.values() for name in METRICS_OF_ROWS[rows]))
 
 
 def _check_formats(recipe: Recipe) -> None:
@@ -90,10 +95,6 @@ def _check_formats(recipe: Recipe) -> None:
     if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
         raise TunesmithError("compat.gguf_experts")
     if recipe.data.task != "chat":
-        if adapt.kind not in WITH_HEAD:
-            raise TunesmithError("compat.head_adaptation", kind=adapt.kind, known=", ".join(WITH_HEAD))
-        if recipe.model.quantize != "none":
-            raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=recipe.data.task)
         holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:
             if kind not in holds_a_head:
@@ -101,8 +102,18 @@ def _check_formats(recipe: Recipe) -> None:
                 raise TunesmithError("compat.format_of_task", format=kind, task=recipe.data.task, known=known)
 
 
+def _check_head(recipe: Recipe, stage: StageSpec) -> None:
+    task = data_of(recipe, stage).task
+    if task == "chat":
+        return
+    if stage.adapt.kind not in WITH_HEAD:
+        raise TunesmithError("compat.head_adaptation", kind=stage.adapt.kind, known=", ".join(WITH_HEAD))
+    if recipe.model.quantize != "none":
+        raise TunesmithError("compat.head_quantized", quantize=recipe.model.quantize, task=task)
+
+
 def _check_dropout(recipe: Recipe) -> None:
-    if recipe.model.dropout is not None and recipe.data.task == "chat":
+    if recipe.model.dropout is not None and all(data_of(recipe, stage).task == "chat" for stage in recipe.stages):
         raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
 
 
@@ -126,10 +137,11 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
     """A task is a source: there are several, and whatever names one names one of them."""
     if not isinstance(stage.objective, MultitaskSpec):
         return
-    known = [source.name or source.path for source in recipe.data.sources]
+    data = data_of(recipe, stage)
+    known = [source.name or source.path for source in data.sources]
     if len(set(known)) < 2:
         raise TunesmithError("compat.one_task", place=place)
-    named = [*stage.objective.weights, *(source.name or source.path for source in recipe.data.validation_sources)]
+    named = [*stage.objective.weights, *(source.name or source.path for source in data.validation_sources)]
     for name in named:
         if name not in known:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
@@ -151,18 +163,17 @@ def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
-    classes = [each for each in (recipe.data.kind, recipe.data.task) if each in ("text_class", "token_class")]
-    if classes and recipe.data.kind != recipe.data.task:
-        raise TunesmithError("compat.rows_of_task", rows=recipe.data.rows, task=recipe.data.task)
+    data = data_of(recipe, stage)
+    classes = [each for each in (data.kind, data.task) if each in ("text_class", "token_class")]
+    if classes and data.kind != data.task:
+        raise TunesmithError("compat.rows_of_task", rows=data.rows, task=data.task)
     known = ROWS_OF_OBJECTIVE[stage.objective.kind]
-    if recipe.data.rows not in known and recipe.data.tasks is None:
-        raise TunesmithError(
-            "compat.rows", rows=recipe.data.rows, objective=stage.objective.kind, known=", ".join(known)
-        )
+    if data.rows not in known and data.tasks is None:
+        raise TunesmithError("compat.rows", rows=data.rows, objective=stage.objective.kind, known=", ".join(known))
 
 
 def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    known = ("loss", *_known_metrics(recipe))
+    known = ("loss", *_known_metrics(data_of(recipe, stage)))
     metric = stage.train.early_stopping.metric
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.recipe.chain import data_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.data import DataSpec, RowsSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.objectives import MultitaskSpec
 
@@ -16,7 +17,8 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     compat.heads_old_rows, compat.heads_augment, compat.source_without_task, compat.task_without_source,
     compat.task_without_metric.
     """
-    objective, tasks = stage.objective, recipe.data.tasks
+    objective, data = stage.objective, data_of(recipe, stage)
+    tasks = data.tasks
     embeddings = isinstance(objective, MultitaskSpec) and objective.task_embeddings
     if tasks is None:
         if embeddings:
@@ -29,19 +31,19 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     if stage.old_sources:
         raise TunesmithError("compat.heads_old_rows", place=place, what=", ".join(stage.old_sources))
     derived = "token_class" if set(tasks.values()) == {"token_class"} else "text_class"
-    if (recipe.data.task, recipe.data.rows) != (derived, derived):
-        raise TunesmithError("compat.heads_rows", task=recipe.data.task, rows=recipe.data.rows)
-    _check_sources(recipe.data)
-    _check_augment(recipe.data)
-    for name, rows in tasks.items():
+    if (data.task, data.rows) != (derived, derived):
+        raise TunesmithError("compat.heads_rows", task=data.task, rows=data.rows)
+    _check_sources(data)
+    _check_augment(recipe.data if stage.data is None else None)
+    for name, rows in tasks.items() if stage.data is None else ():
         if not recipe.evaluate.metrics_of(rows):
             known = ", ".join(METRICS_OF_ROWS[rows])
             raise TunesmithError("compat.task_without_metric", task=name, rows=rows, known=known)
 
 
-def _check_augment(data: DataSpec) -> None:
+def _check_augment(data: DataSpec | None) -> None:
     """What looks at the labels of all rows together would mix those of different tasks."""
-    augment = data.augment
+    augment = data.augment if data is not None else None
     if augment is None:
         return
     by_label = augment.balance is not None and augment.balance.by == "label"
@@ -51,11 +53,11 @@ def _check_augment(data: DataSpec) -> None:
             raise TunesmithError("compat.heads_augment", what=what)
 
 
-def _check_sources(data: DataSpec) -> None:
+def _check_sources(data: RowsSpec) -> None:
     """Every source is of a task, and wherever sources are named, every task has one."""
     tasks = data.tasks or {}
     for where in ("sources", "validation_sources", "test_sources"):
-        found = [source.name or source.path for source in getattr(data, where)]
+        found = [source.name or source.path for source in getattr(data, where, ())]
         for name in found:
             if name not in tasks:
                 raise TunesmithError("compat.source_without_task", source=name, where=where, known=", ".join(tasks))

@@ -20,6 +20,8 @@ _MANY = frozenset({"step"})
 """Kinds of which there are too many to wait for the disk each time. The next event of another kind, such as the one
 that ends a stage, carries them there."""
 
+_SENTENCES = frozenset({"note", "alarm", "progress"})
+
 Value = str | int | float | bool | None
 
 
@@ -75,6 +77,19 @@ class Events:
             if new:
                 fsync_path(path.parent)
         self._begun = True
+
+
+class OfStage:
+    """Names the stage in what is told of a fit, so that the figures of several in a row stay apart."""
+
+    def __init__(self, emitter: Emitter, stage: str) -> None:
+        self._emitter = emitter
+        self._stage = stage
+
+    def emit(self, kind: str, **values: Value) -> None:
+        """Record one event. Notes and alarms are sentences of their own and stay as they are."""
+        named = values if kind in _SENTENCES else {"stage": self._stage, **values}
+        self._emitter.emit(kind, **named)
 
 
 def _strict(values: Mapping[str, Value]) -> dict[str, Value]:

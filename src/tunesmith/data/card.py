@@ -94,7 +94,7 @@ def _splits(prepared: Prepared) -> Section:
     rows: list[tuple[Cell, ...]] = [
         (split, len(frame), f"{len(frame) / total:.1%}", _groups(frame)) for split, frame in prepared.frames.items()
     ]
-    rows += [(name, len(frame), "", _groups(frame)) for name, frame in prepared.old.items()]
+    rows += [(name, len(frame), "", _groups(frame)) for name, frame in prepared.beside.items()]
     version = both("card.version", version=prepared.version.id, content=prepared.version.content[:12])
     table = Table(_columns("split", "rows", "share", "groups"), tuple(rows))
     return Section(both("data.card_splits"), (version, table, both("data.card_no_leak")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from tunesmith.data.defects import Reason
+from tunesmith.data.settled import any_unsettled, where_flagged
 from tunesmith.data.table import TURN_COLUMNS
 
 # Control characters but tab and newline, and the zero-width mark that editors leave behind. Zero-width joiners stay:
@@ -20,6 +21,10 @@ def normalized(text: pl.Expr) -> pl.Expr:
 
 def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Every text of the table normalised, and the number of rows that this changed."""
+    return where_flagged(frame, any_unsettled(), _normalize_all)
+
+
+def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     content = normalized(pl.field("content")).alias("content")
     turns = [pl.col(name).list.eval(pl.element().struct.with_fields(content)) for name in TURN_COLUMNS]
     cleaned = frame.with_columns(normalized(pl.col("text")).alias("text"), *turns)

@@ -23,17 +23,44 @@ def content_key() -> pl.Expr:
     return pl.concat_str("kind", "text", "tools", liked, *turns, *words, separator=_PART).alias("content_key")
 
 
+def said() -> pl.Expr:
+    """What a row says: prompt and answers, calls included, but no system prompt, which many rows share."""
+    said = pl.element().filter(pl.element().struct.field("role") != "system").struct
+    turns = [
+        pl.col(name).list.eval(said.field("content") + " " + said.field("tool_calls")).list.join("\n")
+        for name in ("messages", "chosen", "rejected")
+    ]
+    return (
+        pl.concat_str("text", pl.col("tokens").list.join(" "), *turns, separator="\n").str.strip_chars().alias("said")
+    )
+
+
+def answers() -> pl.Expr:
+    """What the assistant says and calls in a row, rejected answers apart."""
+    said = pl.element().filter(pl.element().struct.field("role") == "assistant").struct
+    turns = [
+        pl.col(name).list.eval(said.field("content") + " " + said.field("tool_calls")).list.join("\n")
+        for name in ("messages", "chosen")
+    ]
+    return pl.concat_str(*turns, separator="\n").str.strip_chars().alias("answers")
+
+
+def asked() -> pl.Expr:
+    """The words that `prompt_key` makes a key of."""
+    turns = (
+        pl.col("messages")
+        .list.eval(pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content"))
+        .list.join(_TURN)
+    )
+    return pl.concat_str(turns, "text", pl.col("tokens").list.join(" "), separator="").alias("asked")
+
+
 def prompt_key() -> pl.Expr:
     """What the user says in all turns (or text, or tokens), without case, blanks, punctuation and symbols, NFKC.
 
     Where nothing is left of it the words stand as they are; a row without any keeps a key of its own.
     """
-    asked = (
-        pl.col("messages")
-        .list.eval(pl.element().filter(pl.element().struct.field("role") == "user").struct.field("content"))
-        .list.join(_TURN)
-    )
-    words = pl.concat_str(asked, "text", pl.col("tokens").list.join(" "), separator="")
+    words = asked()
     plain = words.str.normalize("NFKC").str.to_lowercase().str.replace_all(_NO_MEANING, "")
     bare = words.str.strip_chars()
     own = pl.format("row {}", "row")

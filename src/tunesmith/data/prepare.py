@@ -3,86 +3,103 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
-from tunesmith.data.dedup import merge_duplicates
+from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
+from tunesmith.data.formats.files import Unread, list_files, read_file
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
-from tunesmith.data.version import made_by
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.data.version import made_by, settings_of
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
+from tunesmith.recipe.specs.objectives import TARGET
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
 _LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
 """Splits whose rows nothing may be learned from."""
+_NOTHING: Mapping[SplitName, pl.DataFrame] = MappingProxyType({})
 
 
 @dataclass
 class _Work:
     """What the steps share."""
 
-    spec: DataSpec
+    spec: DataSpec | StageDataSpec
     folder: Path
     ledger: Ledger
     sources: list[SourceReport]
     notes: list[Note]
-    unlabelled: frozenset[str] = frozenset()
+    embed: Embedder | None
+    benchmarks: Sequence[SourceSpec] = ()
+    stage: str = ""
+    """Whose tables are made; none of the run's own."""
+
+    def table(self, what: str) -> str:
+        """The name of a table, such as train, or instruct-train where it is a stage's own."""
+        return f"{self.stage}-{what}" if self.stage else what
 
 
 def prepare(
     spec: DataSpec,
     recipe_folder: Path,
     ledger: Ledger,
-    old: Mapping[str, Sequence[SourceSpec]] | None = None,
+    stages: Sequence[StageSpec] = (),
     generator: Generator | None = None,
-    unlabelled: Collection[str] = (),
+    embed: Embedder | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
     Args:
-        old: sources of rows of older tasks by the name of their table; they are cleaned alike and not split, and those
-            that stand in test or validation go.
+        stages: each may name rows of its own to learn from, and rows of older tasks, which are not split. What stands
+            in the run's test or validation goes from all of these.
         generator: who answers prompts, where rows are to be made by a model.
-        unlabelled: names of tables of `old` of which texts alone are read, whatever else stands there.
+        embed: what makes vectors of texts, for duplicates by meaning.
 
     Errors: those of `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [], frozenset(unlabelled))
+    work = _Work(spec, recipe_folder, ledger, [], [], embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
-    frames = {split: _read(work, split, sources) for split, sources in given.items()}
-    _check_group(work, frames)
-    for split, frame in frames.items():
-        frames[split] = _clean(work, split, frame)
-    _keep_apart(work, frames)
-    frames = _split(work, frames)
-    refuse_empty(frames, ledger)
+    frames = _splits(work, given)
     if spec.augment is not None:
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
         frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
         work.notes += made
-    check_leaks(frames)
-    tables = _old(work, old or {}, frames)
+        _keep_near_apart(work, frames)
+        check_leaks(frames)
+    tables: dict[str, pl.DataFrame] = {}
+    for stage in stages:
+        tables |= _beside(replace(work, spec=stage.data or spec, stage=stage.name), stage, frames)
+    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
+    for name, frame in tables.items():
+        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
+        _keep_near_apart(work, beside, (name,))
+        tables[name] = beside[name]
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
-    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, made_by(spec))
+    settings = settings_of(spec, stages)
+    return Prepared(ordered, ledger, tuple(work.sources), tuple(work.notes), tables, settings)
 
 
 def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepared:
@@ -90,22 +107,49 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
 
     Errors: those of `read_source`.
     """
-    work = _Work(spec, recipe_folder, ledger, [], [])
+    work = _Work(spec, recipe_folder, ledger, [], [], None)
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
     return Prepared({}, ledger, tuple(work.sources), tuple(work.notes), {"rows": frame}, made_by(spec))
 
 
-def _old(
-    work: _Work, old: Mapping[str, Sequence[SourceSpec]], frames: Mapping[SplitName, pl.DataFrame]
-) -> dict[str, pl.DataFrame]:
-    """The tables of older tasks, without what the evaluation will ask."""
-    tables: dict[str, pl.DataFrame] = {}
-    for name, sources in old.items():
-        frame = _clean(work, name, _read(work, name, sources))
-        for other in _LOOKED_AT:
-            frame = _without_shared(work, name, frame, other, frames[other])
-        tables[name] = frame
+def _splits(
+    work: _Work, given: Mapping[SplitName, Sequence[SourceSpec]], asked: Mapping[SplitName, pl.DataFrame] = _NOTHING
+) -> dict[SplitName, pl.DataFrame]:
+    """Clean splits of the sources given for each, without what stands in `asked`."""
+    frames = {split: _read(work, work.table(split), sources) for split, sources in given.items()}
+    _check_group(work, frames)
+    for split, frame in frames.items():
+        frames[split] = _unasked(work, work.table(split), frame, asked)
+    _keep_benchmarks_out(work, frames)
+    _keep_apart(work, frames)
+    _keep_near_apart(work, frames)
+    frames = _split(work, frames)
+    _keep_near_apart(work, frames)
+    refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
+    check_leaks(frames)
+    return frames
+
+
+def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """What one stage alone names: its own rows, split, and rows of older tasks; none that the evaluation will ask."""
+    own: dict[SplitName, Sequence[SourceSpec]] = {}
+    if stage.data is not None:
+        own = {"validation": stage.data.validation_sources} if stage.data.validation_sources else {}
+        own["train"] = stage.data.sources
+    tables = {work.table(split): frame for split, frame in (_splits(work, own, frames) if own else {}).items()}
+    for what, sources in stage.old_sources.items():
+        name = work.table(what)
+        tables[name] = _unasked(work, name, _read(work, name, sources), frames)
     return tables
+
+
+def _unasked(work: _Work, name: str, frame: pl.DataFrame, asked: Mapping[SplitName, pl.DataFrame]) -> pl.DataFrame:
+    """Clean rows of a table, less those that stand in a test or validation that it is held apart from."""
+    frame = _clean(work, name, frame)
+    for other in _LOOKED_AT:
+        if other in asked:
+            frame = _without_shared(work, name, frame, other, asked[other])
+    return frame
 
 
 def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
@@ -118,7 +162,7 @@ def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.Data
 def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
     """The sources with the split they are given for, in the order in which the ledger numbers their rows.
 
-    The rows of older tasks come behind them.
+    Those that a stage names come behind them (`Recipe.sources_beside`).
     """
     given: dict[SplitName, Sequence[SourceSpec]] = {
         "test": spec.test_sources,
@@ -132,7 +176,7 @@ def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFram
     frames = []
     for source in sources:
         kind = work.spec.kind_of(source.name or source.path)
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, split not in work.unlabelled)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, split != f"{work.stage}-{TARGET}")
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -157,7 +201,58 @@ def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
         before = len(frame)
         frame = merge_duplicates(frame, work.ledger, by_source=work.spec.tasks is not None)
         work.notes.append(Note("data.merged", {"rows": before - len(frame), "split": split}))
+    if work.spec.tasks is None or frame.is_empty():
+        return _without_alike(work, split, frame)
+    # a text that two tasks have in common is asked two different questions
+    parts = frame.partition_by("source", maintain_order=True)
+    return pl.concat([_without_alike(work, split, each) for each in parts]).sort("row")
+
+
+def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows that are near by their words, then one of those that are near by their meaning."""
+    wanted = work.spec.clean
+    before = len(frame)
+    if wanted.near_duplicates is not None:
+        frame = drop_near_duplicates(frame, wanted.near_duplicates, work.ledger)
+        work.notes.append(Note("data.near_dropped", {"rows": before - len(frame), "split": split}))
+    before = len(frame)
+    if wanted.semantic_duplicates is not None:
+        if work.embed is None:
+            raise TunesmithError("data.no_embedder")
+        frame = drop_semantic_duplicates(frame, wanted.semantic_duplicates, work.embed, work.ledger)
+        work.notes.append(Note("data.semantic_dropped", {"rows": before - len(frame), "split": split}))
     return frame
+
+
+def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
+    """Take rows out of training that repeat what a benchmark asks."""
+    for source in work.benchmarks:
+        files = list_files(user_path(source.path, work.folder))[0]
+        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+        gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
+        work.ledger.decide(gone, "dropped", "repeats_benchmark")
+        frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+
+
+def _keep_near_apart(
+    work: _Work,
+    frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
+    only: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
+    threshold = work.spec.clean.near_duplicates
+    tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
+    while threshold is not None and len(tables) > 1:
+        shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
+        if shared.is_empty():
+            return
+        for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
+            work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
+            work.notes.append(
+                Note("data.near_kept_apart", {"rows": len(rows), "split": str(name), "other": str(other)})
+            )
+            tables[str(name)] = tables[str(name)].join(rows, on="row", how="anti", maintain_order="left")
 
 
 def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
@@ -166,7 +261,7 @@ def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
         for other in others:
             if split not in frames or other not in frames:
                 continue
-            frames[split] = _without_shared(work, split, frames[split], other, frames[other])
+            frames[split] = _without_shared(work, work.table(split), frames[split], other, frames[other])
 
 
 def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, others: pl.DataFrame) -> pl.DataFrame:
@@ -183,13 +278,19 @@ def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, oth
 
 def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
     """Cut what was not given from the sources."""
-    wished = work.spec.split
-    stated: dict[SplitName, float] = {"train": wished.train, "validation": wished.validation, "test": wished.test}
-    shares = {split: share for split, share in stated.items() if split == "train" or split not in frames}
+    wished, near = work.spec.split, work.spec.clean.near_duplicates
+    shares = {split: share for split, share in wished.shares.items() if split == "train" or split not in frames}
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    return frames | split_rows(source, shares, wished.seed)
+    if isinstance(wished, StageSplitSpec):
+        return frames | split_rows(source, shares, wished.seed, near)
+    if wished.stratify_by and not (source["labels"].list.len() > 0).any():
+        raise TunesmithError("data.no_classes")
+    if wished.fold is not None and "test" in frames:
+        raise TunesmithError("data.fold_and_test")
+    fold = (wished.fold.number, wished.fold.of) if wished.fold else None
+    return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
 def _main_reason(ledger: Ledger) -> str:
@@ -199,7 +300,7 @@ def _main_reason(ledger: Ledger) -> str:
 
 
 def write(prepared: Prepared, run_path: Path, tokens: Mapping[SplitName, Sequence[int]] | None = None) -> list[Path]:
-    """Write `data/<split>.parquet`, those of old rows and the data card into a run; returns the paths written.
+    """Write `data/<split>.parquet`, the tables beside them and the data card into a run; returns the paths written.
 
     `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder`.
     """
@@ -236,25 +337,31 @@ def _stored(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path, schema=SCHEMA, missing_columns="insert")
 
 
-def load_old(run_path: Path) -> dict[str, pl.DataFrame]:
-    """The stored rows of older tasks by the name of their table, held against what the evaluation asks.
+def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
+    """The stored rows that a stage alone names, by their table, held against what the evaluation asks.
 
-    Errors: those of `load_splits`.
+    A stage's own training rows are held against its own validation too. Errors: those of `load_splits`.
     """
     splits = load_splits(run_path)
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
     tables = {path.stem: _stored(path) for path in paths if path.stem not in SPLITS}
     for name, frame in tables.items():
-        for other in _LOOKED_AT:
-            shared = shared_with(frame, splits[other])
+        asked = {str(split): splits[split] for split in _LOOKED_AT}
+        stage, _, what = name.rpartition("-")
+        if what == "train":
+            asked[f"{stage}-validation"] = tables[f"{stage}-validation"]
+        for other, rows in asked.items():
+            shared = shared_with(frame, rows)
             if len(shared):
                 raise TunesmithError("data.leak", rows=len(shared), one=name, other=other)
     return tables
 
 
 def load_tables(run_path: Path) -> dict[str, pl.DataFrame]:
-    """All stored rows: the splits and those of older tasks. Errors: those of `load_splits`."""
-    return {str(name): each for tables in (load_splits(run_path), load_old(run_path)) for name, each in tables.items()}
+    """All stored rows: the splits and the tables beside them. Errors: those of `load_splits`."""
+    return {
+        str(name): each for tables in (load_splits(run_path), load_beside(run_path)) for name, each in tables.items()
+    }
 
 
 def load_split(run_path: Path, split: SplitName) -> pl.DataFrame:

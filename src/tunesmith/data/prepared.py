@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import polars as pl
@@ -18,22 +18,34 @@ from tunesmith.data.version import Version, version_of
 class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
-    `old` are rows of older tasks, by the name of their table; `settings` are those that made the rows.
+    `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
+    `settings` are those that made the rows.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
     ledger: Ledger
     sources: tuple[SourceReport, ...]
     notes: tuple[Note, ...]
-    old: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    beside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
         """All rows, by the name of their file: the splits first."""
-        return {str(name): frame for tables in (self.frames, self.old) for name, frame in tables.items()}
+        return {str(name): frame for tables in (self.frames, self.beside) for name, frame in tables.items()}
 
     @cached_property
     def version(self) -> Version:
         """The version of the rows as they are now."""
         return version_of(self.tables, self.settings)
+
+    def with_table(self, name: str, frame: pl.DataFrame) -> Prepared:
+        """The same with one table replaced."""
+        frames = {split: frame if split == name else each for split, each in self.frames.items()}
+        return replace(self, frames=frames, beside={**self.beside, **({} if name in frames else {name: frame})})
+
+    def keeping(self, rows: Collection[int]) -> Prepared:
+        """The same with these rows alone."""
+        frames = {split: each.filter(each["row"].is_in(rows)) for split, each in self.frames.items()}
+        beside = {name: each.filter(each["row"].is_in(rows)) for name, each in self.beside.items()}
+        return replace(self, frames=frames, beside=beside)

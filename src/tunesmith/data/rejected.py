@@ -14,19 +14,21 @@ from tunesmith.data.prepare import sources_in_order
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 
-def rejected_rows(spec: DataSpec, recipe_folder: Path, ledger: Ledger, old: Iterable[SourceSpec] = ()) -> Iterator[str]:
+def rejected_rows(
+    spec: DataSpec, recipe_folder: Path, ledger: Ledger, beside: Iterable[SourceSpec] = ()
+) -> Iterator[str]:
     """A line of JSON for every dropped or merged row: its place, fate and reason, and the row as its file has it.
 
     A row that could be read stands as `content`; one that could not, as the text `original`.
 
     Args:
-        old: sources of rows of older tasks, which the ledger numbers last.
+        beside: sources that stages name, which the ledger numbers last.
 
     Errors: data.source_changed where the files do not hold the rows of the ledger any more, those of `read_file`.
     """
     entries = [entry for entry in ledger.entries() if entry.parent is None]  # no file holds the others
     number = 0
-    for source in (*(each for _, each in sources_in_order(spec)), *old):
+    for source in (*(each for _, each in sources_in_order(spec)), *beside):
         name = source.name or source.path
         for path in list_files(user_path(source.path, recipe_folder))[0]:
             for row in read_file(path).rows:

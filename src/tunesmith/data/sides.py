@@ -13,7 +13,7 @@ from tunesmith.core.types import RowKind
 from tunesmith.data.diff import Side
 from tunesmith.data.prepare import FOLDER, load_tables, prepare, read_and_clean
 from tunesmith.data.prepared import Prepared
-from tunesmith.data.version import made_by
+from tunesmith.data.version import settings_of
 from tunesmith.recipe.identity import hash_of_source, source_hashes
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe
@@ -30,7 +30,7 @@ def side_of_run(path: Path) -> Side:
     tables = load_tables(path)
     recipe, stated = load_recipe(path / LOCK), read_manifest(path).get("sources")
     hashes = _hashes(recipe, stated if isinstance(stated, dict) else {})
-    side = Side(str(path), tables, Ledger.load(path / "ledger.jsonl"), hashes, made_by(recipe.data))
+    side = Side(str(path), tables, Ledger.load(path / "ledger.jsonl"), hashes, settings_of(recipe.data, recipe.stages))
     version = read_manifest(path / FOLDER).get("version")
     if version not in (None, side.version.id):
         raise TunesmithError("versions.version_differs", path=str(path), stated=str(version), found=side.version.id)
@@ -40,7 +40,7 @@ def side_of_run(path: Path) -> Side:
 def side_of_recipe(path: Path) -> tuple[Side, Prepared]:
     """The rows that a recipe would give now; nothing is written. Errors: those of `load_recipe` and `prepare`."""
     recipe, folder = load_recipe(path), path.resolve().parent
-    prepared = prepare(recipe.data, folder, Ledger(), recipe.old_sources)
+    prepared = prepare(recipe.data, folder, Ledger(), recipe.stages)
     hashes = _hashes(recipe, source_hashes(recipe, folder))
     return Side(str(path), prepared.tables, prepared.ledger, hashes, prepared.settings), prepared
 
@@ -48,7 +48,7 @@ def side_of_recipe(path: Path) -> tuple[Side, Prepared]:
 def side_of_file(path: Path) -> tuple[Side, Prepared]:
     """The rows of a file or a folder, cleaned as by default and not split.
 
-    Errors: those of `read_source`; the kind of rows is found by trying.
+    Errors: those of `read_source`; versions.no_one_kind. The kind of rows is found by trying.
     """
     refused: TunesmithError | None = None
     for kind in _TRIED:
@@ -62,15 +62,17 @@ def side_of_file(path: Path) -> tuple[Side, Prepared]:
             refused = refused or error
             continue
         return Side(
-            str(path), {"": prepared.old["rows"]}, prepared.ledger, {str(path): hash_of_source(path)}, {}
+            str(path), {"": prepared.beside["rows"]}, prepared.ledger, {str(path): hash_of_source(path)}, {}
         ), prepared
-    raise refused or TunesmithError("data.missing_path", path=str(path))
+    if refused is not None and refused.code != "data.wrong_kind":
+        raise refused
+    raise TunesmithError("versions.no_one_kind", path=str(path))
 
 
 def _hashes(recipe: Recipe, stated: Mapping[str, str]) -> dict[str, str]:
     """The hash of each source's files by the source's name in the ledger."""
     kinds = ("sources", "validation_sources", "test_sources")
-    listed = {f"data.{name}": getattr(recipe.data, name) for name in kinds} | recipe.old_sources
+    listed = {f"data.{name}": getattr(recipe.data, name) for name in kinds} | recipe.sources_beside
     found: dict[str, str] = {}
     for name, sources in listed.items():
         for number, source in enumerate(sources):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from tunesmith.data.table import TURN_COLUMNS
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.data import DataSpec, StageDataSpec
 
 _FORMAT = 1
 """Of the text that is hashed for a row. Another format gives other versions, so it only ever changes with a release."""
@@ -39,7 +40,7 @@ class Version:
 
 
 def version_of(tables: Mapping[str, pl.DataFrame], settings: Mapping[str, object]) -> Version:
-    """The version of tables (splits, and rows of older tasks) that these settings made."""
+    """The version of tables (splits, and those that stages name) that these settings made."""
     content = hashlib.sha256(f"rows {_FORMAT}".encode())
     for name in sorted(tables):
         content.update(_line(name, len(tables[name])))
@@ -50,13 +51,19 @@ def version_of(tables: Mapping[str, pl.DataFrame], settings: Mapping[str, object
     return Version(hashlib.sha256(text.encode()).hexdigest(), content.hexdigest(), rows)
 
 
-def made_by(spec: DataSpec) -> dict[str, object]:
+def made_by(spec: DataSpec | StageDataSpec) -> dict[str, object]:
     """The settings that make rows out of files: what differs from the defaults, without names and places of files."""
     stated: dict[str, object] = spec.model_dump(mode="json", exclude_defaults=True)
     for name, value in stated.items():
-        if name.endswith("sources") and isinstance(value, list):
+        if (name.endswith("sources") or name == "benchmarks") and isinstance(value, list):
             stated[name] = [{key: each[key] for key in each if key not in _NOT_CONTENT} for each in value]
     return stated
+
+
+def settings_of(spec: DataSpec, stages: Sequence[StageSpec]) -> dict[str, object]:
+    """The settings that make all rows of a run: the run's own, and those of stages with rows of their own."""
+    own = {f"stages.{stage.name}.data": made_by(stage.data) for stage in stages if stage.data is not None}
+    return made_by(spec) | own
 
 
 def row_digests(frame: pl.DataFrame) -> Iterable[bytes]:

@@ -13,6 +13,7 @@ from tunesmith.evaluate.cost import Cost
 from tunesmith.evaluate.intervals import Interval
 from tunesmith.evaluate.loss_plot import LossCurve
 from tunesmith.evaluate.speed import Speed
+from tunesmith.evaluate.stages import StageFacts
 from tunesmith.evaluate.support_rate import SupportRate
 from tunesmith.evaluate.wording import Words
 
@@ -114,7 +115,10 @@ class MergeFacts:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What was trained and how. `useful_utilisation` (U), `kernel_efficiency` (E) and `waste` (W) with U = E / W."""
+    """What was trained and how. `useful_utilisation` (U), `kernel_efficiency` (E) and `waste` (W) with U = E / W.
+
+    `stages` are there where several came one after the other; method and steps are then those of the last.
+    """
 
     base: str
     base_licence: str
@@ -135,6 +139,7 @@ class TrainingFacts:
     cut: CutFacts | None = None
     merge: MergeFacts | None = None
     losses: LossCurve | None = None
+    stages: tuple[StageFacts, ...] = ()
 
 
 @dataclass(frozen=True)

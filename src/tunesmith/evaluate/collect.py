@@ -13,7 +13,7 @@ from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
-from tunesmith.data.prepare import load_old, load_splits
+from tunesmith.data.prepare import load_beside, load_splits, load_tables
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, read_result
 from tunesmith.evaluate.card_facts import (
@@ -41,6 +41,7 @@ from tunesmith.evaluate.method import method_of
 from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
 from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.evaluate.speed import speed
+from tunesmith.evaluate.stages import stages_of
 from tunesmith.evaluate.support_rate import SupportRate, support_rate, votes_by_metric
 from tunesmith.evaluate.wording import Words, metric_words, words_of
 from tunesmith.recipe.recipe import Recipe
@@ -195,9 +196,10 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     events = read_events(path / METRICS)
     # The last telling of each stage: one that was killed after its last step tells its end twice.
     ends = list({event.values["stage"]: event for event in events if event.kind == "fit_end"}.values())
-    counts = _last(events, "parameters")
-    end = ends[-1].values
-    stage = recipe.stages[-1]
+    end, stage = ends[-1].values, recipe.stages[-1]
+    own = [event for event in events if event.values.get("stage", stage.name) == stage.name]
+    counts = _last(own, "parameters")
+    rows = {name: len(frame) for name, frame in load_tables(path).items()}
     seconds = sum(float(each.values["seconds"] or 0) for each in ends)
     tokens = sum(float(each.values["tokens"] or 0) for each in ends)
     best = end["best_step"]
@@ -205,7 +207,7 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
     return TrainingFacts(
         base=recipe.model.base,
         base_licence=str(manifest.get("base_licence") or ""),
-        method=method_of(recipe),
+        method=method_of(recipe, stage),
         trained_parameters=int(counts["trainable"]),
         total_parameters=int(counts["total"]),
         epochs=stage.train.epochs,
@@ -219,9 +221,10 @@ def _training(path: Path, recipe: Recipe, manifest: Mapping[str, object]) -> Tra
         useful_utilisation=useful,
         kernel_efficiency=kernel,
         waste=waste,
-        cut=_cut(events),
+        cut=_cut(own),
         merge=_merge(events),
         losses=curve_from_events(events, int(best) if best else None),
+        stages=stages_of(recipe, events, rows),
     )
 
 
@@ -266,14 +269,14 @@ def _last(events: list[Event], kind: str) -> dict[str, float]:
 def _data(path: Path, recipe: Recipe) -> DataFacts:
     ledger = Ledger.load(path / "ledger.jsonl")
     frames = load_splits(path)  # which refuses splits that share a prompt or a group
-    old = load_old(path)
-    kept = sorted(row for frame in (*frames.values(), *old.values()) for row in frame["row"])
+    beside = load_beside(path)
+    kept = sorted(row for frame in (*frames.values(), *beside.values()) for row in frame["row"])
     counts: dict[str, int] = {}
     for entry in ledger.entries():
         if entry.parent is None:
             counts[entry.source] = counts.get(entry.source, 0) + 1
     specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
-    specs += [source for sources in recipe.old_sources.values() for source in sources]
+    specs += [source for sources in recipe.sources_beside.values() for source in sources]
     licences = {spec.name or spec.path: spec.licence for spec in specs}
     return DataFacts(
         sources=tuple(SourceFacts(name, rows, licences.get(name, "")) for name, rows in counts.items()),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from tunesmith.core.events import Event
+from tunesmith.core.events import Event, Value
 from tunesmith.messages import LANGUAGES, both
 
 Point = tuple[int, float]
@@ -48,13 +48,19 @@ def curve_from_events(events: Iterable[Event], best_step: int | None = None) -> 
 
     A step that stands twice (after a resume) counts once, with its last value; a loss that is no finite number is
     left out of the line. Where a step tells the loss of the task apart, that is what a validation is compared with.
+    Stages in a row follow one another; `best_step` is one of the last.
     """
     found: dict[str, dict[int, float]] = {"step": {}, "validation": {}}
+    stage: Value = None
+    before = 0
     for event in events:
         step, loss = event.values.get("step"), event.values.get("task", event.values.get("loss"))
         if event.kind in found and isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
-            found[event.kind][step] = float(loss)
-    return LossCurve(tuple(sorted(found["step"].items())), tuple(sorted(found["validation"].items())), best_step)
+            if event.values.get("stage") != stage:
+                stage, before = event.values.get("stage"), max((0, *found["step"], *found["validation"]))
+            found[event.kind][before + step] = float(loss)
+    best = None if best_step is None else before + best_step
+    return LossCurve(tuple(sorted(found["step"].items())), tuple(sorted(found["validation"].items())), best)
 
 
 def loss_svg(curve: LossCurve) -> str:

@@ -8,10 +8,9 @@ from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.objectives import AdversarialSpec, DistillSpec, MultitaskSpec
 
 
-def method_of(recipe: Recipe) -> str:
-    """What was trained, toward what if not the rows' own tokens, and what was held meanwhile."""
-    stage = recipe.stages[-1]
-    return ", ".join([_adaptation(recipe), *_objective(stage), *_held(stage)])
+def method_of(recipe: Recipe, stage: StageSpec) -> str:
+    """What a stage trained, toward what if not the rows' own tokens, and what was held meanwhile."""
+    return ", ".join([_adaptation(recipe, stage), *_objective(stage), *_held(stage)])
 
 
 def _objective(stage: StageSpec) -> list[str]:
@@ -48,8 +47,8 @@ def _held(stage: StageSpec) -> list[str]:
     return [*found, *([f"replay {stage.replay.share:.0%}"] if stage.replay is not None else [])]
 
 
-def _adaptation(recipe: Recipe) -> str:
-    adapt = recipe.stages[-1].adapt
+def _adaptation(recipe: Recipe, stage: StageSpec) -> str:
+    adapt = stage.adapt
     if isinstance(adapt, LoraSpec):
         variants = {"rsLoRA": adapt.use_rslora, "DoRA": adapt.use_dora}
         names = [name for name, used in variants.items() if used]

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -328,6 +329,15 @@ def load_with_head(
     _check_rows(folder, model, tokenizer, ())
     pad = tokenizer.pad_token_id
     return Loaded(model.eval(), tokenizer, "", (), pad if isinstance(pad, int) else 0, head, new)
+
+
+def load_body(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model without any head, in float32, and its tokenizer. Errors: those of `load_with_head`."""
+    model, info = _from_pretrained(AutoModel, folder, dtype=torch.float32, attn_implementation="sdpa")
+    unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
+    missing = [each for each in info.get("missing_keys") or () if "pooler" not in str(each)]
+    _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    return model.eval(), load_tokenizer(folder)
 
 
 def _from_pretrained(

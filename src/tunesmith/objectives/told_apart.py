@@ -50,7 +50,8 @@ class OldRowsToldApart:
         finally:
             handle.remove()
         (losses,) = heard
-        weighted_K = losses.reshape(-1, len(batch.keep)).sum(0) * batch.weight
+        losses_K = losses if losses.ndim == 1 else losses.sum(0)  # [P, K] where the objective asks for its parts
+        weighted_K = losses_K * batch.weight
         is_old_K = self._is_old(batch)
         return {**terms, NEW: weighted_K[~is_old_K].sum(), OLD: weighted_K[is_old_K].sum()}
 

@@ -17,11 +17,14 @@ from tunesmith.models.catalog import KnownModel
 from tunesmith.plan.add_ons import held_bytes, looks_twice, rows_of_an_epoch
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
+from tunesmith.plan.chain import together
 from tunesmith.plan.forecast import Forecast, Machine, Workload, load_records, with_room, workload
 from tunesmith.plan.readiness import ReadinessFacts
 from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
 from tunesmith.plan.sizes import ModelSize, size_from_config, trained_parameters
-from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.chain import data_of
+from tunesmith.recipe.recipe import Recipe, StageSpec
+from tunesmith.recipe.specs.objectives import MultitaskSpec
 
 PLAN_JSON, PLAN_PAGE = "plan.json", "plan.md"
 _SHARED_AT_LEAST = 16
@@ -75,19 +78,34 @@ class Base:
 
 @dataclass(frozen=True)
 class Grounds:
-    """What a forecast is reckoned from; kept in plan.json so that training can say how good it was."""
+    """What the forecast of a stage is reckoned from; kept in plan.json so that training can say how good it was."""
 
     size: ModelSize
     load: Workload
     machine: Machine
 
 
-def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -> tuple[Plan, Grounds]:
-    """The plan of a run, and what its forecast stands on. Errors: plan.unknown_size."""
-    stage = recipe.stages[0]
+def plan_run(
+    recipe: Recipe, prepared: Sequence[Prepared], base: Base, machine: Machine
+) -> tuple[Plan, dict[str, Grounds]]:
+    """The plan of a run, and what the forecast of each stage stands on. Errors: plan.unknown_size.
+
+    Args:
+        prepared: what the data stage left, of each training stage.
+    """
+    made = [_plan_stage(recipe, *each, base, machine) for each in zip(recipe.stages, prepared, strict=True)]
+    names = [stage.name for stage in recipe.stages]
+    return together(names, [plan for plan, _ in made]), dict(zip(names, (grounds for _, grounds in made), strict=True))
+
+
+def _plan_stage(
+    recipe: Recipe, stage: StageSpec, prepared: Prepared, base: Base, machine: Machine
+) -> tuple[Plan, Grounds]:
     train_rows, validation_rows = prepared.rows["train"], prepared.rows["validation"]
-    of_tokens = recipe.data.task == "token_class"
-    vectors = len(recipe.data.tasks or ()) if recipe.task_embeddings else 0
+    data = data_of(recipe, stage)
+    has_vectors = isinstance(stage.objective, MultitaskSpec) and stage.objective.task_embeddings
+    vectors = len(data.tasks or ()) if has_vectors else 0
+    of_tokens = data.task == "token_class"
     size = size_from_config(base.config, recipe.model.quantize, prepared.classes, of_tokens, vectors)
     size = size.with_dropout() if recipe.model.dropout else size
     teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
@@ -114,7 +132,7 @@ def plan_run(recipe: Recipe, prepared: Prepared, base: Base, machine: Machine) -
         task="classify" if prepared.classes else "generate",
     )
     plan = make_plan(
-        _readiness_facts(recipe, prepared, base),
+        _readiness_facts(recipe, stage, prepared, base),
         situation,
         size,
         stage.adapt,
@@ -132,14 +150,14 @@ def _texts(example: Example) -> list[str]:
     return [*(turn.content for turn in example.messages), example.text, " ".join(example.tokens)]
 
 
-def _readiness_facts(recipe: Recipe, prepared: Prepared, base: Base) -> ReadinessFacts:
+def _readiness_facts(recipe: Recipe, stage: StageSpec, prepared: Prepared, base: Base) -> ReadinessFacts:
     data = recipe.data
     sources = [*data.sources, *data.validation_sources, *data.test_sources]
-    sources += [source for each in recipe.old_sources.values() for source in each]
+    sources += [source for each in recipe.sources_beside.values() for source in each]
     read = sum(prepared.fates.values())
     return ReadinessFacts(
         goal=recipe.goal,
-        method=recipe.stages[0].adapt.kind,
+        method=stage.adapt.kind,
         train_rows=len(prepared.rows["train"]),
         validation_rows=len(prepared.rows["validation"]),
         test_rows=len(prepared.rows["test"]),
@@ -173,11 +191,11 @@ def _first_learned(row: Row) -> int:
     return next((place for place, weight in enumerate(row.weights) if weight), len(row.weights))
 
 
-def keep_plan(run: Run, plan: Plan, grounds: Grounds) -> None:
+def keep_plan(run: Run, plan: Plan, grounds: Mapping[str, Grounds]) -> None:
     """Write plan.json and plan.md into the run, durably. Errors: those of `write_atomic`."""
     page, values = run.path / PLAN_PAGE, run.path / PLAN_JSON
     with run.replacing(values, page):
-        write_json(values, {**plan_json(plan), "grounds": asdict(grounds)})
+        write_json(values, {**plan_json(plan), "grounds": {name: asdict(each) for name, each in grounds.items()}})
         write_atomic(page, as_markdown(plan))
 
 

@@ -7,7 +7,7 @@ retrieval solves needs no tuning (Ovadia et al., Fine-Tuning or Retrieval, arXiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +73,7 @@ class Readiness:
     findings: tuple[Finding, ...]
 
 
+_STATES: tuple[State, ...] = ("ready", "risky", "blocked")
 _GRAVITY: Mapping[Level, int] = {"blocked": 0, "risky": 1, "note": 2, "good": 3}
 
 
@@ -83,6 +84,15 @@ def assess(facts: ReadinessFacts) -> Readiness:
     levels = {finding.level for finding in findings}
     state: State = "blocked" if "blocked" in levels else ("risky" if "risky" in levels else "ready")
     return Readiness(state, tuple(sorted(findings, key=lambda finding: _GRAVITY[finding.level])))
+
+
+def joined(found: Sequence[Readiness]) -> Readiness:
+    """The readiness of several stages: the worst state, and every finding once."""
+    findings: list[Finding] = []
+    for each in found:
+        findings += [finding for finding in each.findings if finding not in findings]
+    worst = max((each.state for each in found), key=_STATES.index)
+    return Readiness(worst, tuple(sorted(findings, key=lambda finding: _GRAVITY[finding.level])))
 
 
 def _found(level: Level, code: str, **facts: Fact) -> Finding:

@@ -22,12 +22,13 @@ _MARKDOWN_SIGNS = re.compile(r"([\\`*_\[\]#|])")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before the first step."""
+    """What is known before the first step. `stages` are the forecasts that the one of several stages is made of."""
 
     readiness: Readiness
     advice: tuple[Advice, ...]
     warnings: tuple[Advice, ...]
     forecast: Forecast
+    stages: tuple[tuple[str, Forecast], ...] = ()
 
 
 NOTHING_KNOWN = BaseFacts()
@@ -65,6 +66,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "advice": [_advice_json(each) for each in plan.advice],
         "warnings": [_advice_json(each) for each in plan.warnings],
         "forecast": asdict(plan.forecast),
+        "stages": {name: asdict(each) for name, each in plan.stages},
         "lines": {str(language): plan_lines(plan, language) for language in LANGUAGES},
     }
 
@@ -87,7 +89,7 @@ def plan_lines(plan: Plan, language: Language) -> list[str]:
     marks = {"good": "✓", "note": "·", "risky": "!", "blocked": "✕"}
     lines = [line(f"state_{plan.readiness.state}")]
     lines += [f"  {marks[each.level]} {each.words()[language]}" for each in plan.readiness.findings]
-    lines += forecast_lines(plan.forecast, language)
+    lines += forecast_lines(plan.forecast, language) + stage_lines(plan, language)
     lines += [f"  ! {_sourced(each, language)}" for each in plan.warnings]
     if plan.advice:
         lines.append(line("advice_title"))
@@ -127,6 +129,21 @@ def forecast_lines(expected: Forecast, language: Language) -> list[str]:
     return lines
 
 
+def stage_lines(plan: Plan, language: Language) -> list[str]:
+    """The share of each stage in a forecast of several."""
+    return [
+        both(
+            "plan.forecast_stage",
+            stage=name,
+            time=round_time(each.seconds.value, language),
+            steps=each.steps,
+            tokens=f"{each.tokens:,}",
+            memory=f"{each.peak_bytes.value / 1e9:.1f}",
+        )[language]
+        for name, each in plan.stages
+    ]
+
+
 def _sourced(advice: Advice, language: Language) -> str:
     """The advice with its source, where it has one."""
     text = advice.words()[language]
@@ -148,7 +165,8 @@ def _page(plan: Plan, language: Language) -> str:
     findings = (f"- {levels[each.level]}: {_plain(each.words()[language])}" for each in plan.readiness.findings)
     parts.append("\n".join(findings))
     parts.append(f"## {line('page_forecast')}")
-    parts.append("\n".join(f"- {each}" for each in forecast_lines(plan.forecast, language)))
+    lines = forecast_lines(plan.forecast, language) + stage_lines(plan, language)
+    parts.append("\n".join(f"- {each}" for each in lines))
     for title, listed in (("page_warnings", plan.warnings), ("page_advice", plan.advice)):
         if listed:
             parts.append(f"## {line(title)}")

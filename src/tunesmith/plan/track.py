@@ -34,7 +34,7 @@ def raised_to(peak: int, before: int) -> int | None:
 def after_probe(run_path: Path, stage: StageSpec, probe: ProbeResult, emitter: Emitter) -> None:
     """Tell what two steps took (`probe`) and the forecast that follows from them (`forecast`)."""
     emitter.emit("probe", stage=stage.name, seconds_per_token=probe.seconds_per_token, peak_bytes=probe.peak_bytes)
-    grounds = _grounds(run_path)
+    grounds = _grounds(run_path, stage)
     if grounds is not None:
         announce_forecast(_forecast(grounds, stage, probe), emitter)
 
@@ -45,7 +45,7 @@ def after_fit(run_path: Path, metrics: Path, stage: StageSpec, outcome: Outcome,
     A fit that ended early is compared over the steps it did. A record that cannot be written is an alarm, not the end
     of a training that succeeded.
     """
-    grounds = _grounds(run_path)
+    grounds = _grounds(run_path, stage)
     if grounds is None or not outcome.steps or outcome.seconds <= 0:
         return
     made = [_forecast(grounds, stage, None)]
@@ -80,11 +80,12 @@ def _probe_of(values: Mapping[str, object]) -> ProbeResult:
     return ProbeResult(float(str(values["seconds_per_token"])), peak if isinstance(peak, int) else None)
 
 
-def _grounds(run_path: Path) -> Grounds | None:
-    """What plan.json says the forecast stands on; None for a run that was planned without."""
+def _grounds(run_path: Path, stage: StageSpec) -> Grounds | None:
+    """What plan.json says the forecast of a stage stands on; None for a run that was planned without."""
     if not (run_path / PLAN_JSON).is_file():
         return None
-    stated = read_json(run_path / PLAN_JSON).get("grounds")
+    of_stages = read_json(run_path / PLAN_JSON).get("grounds")
+    stated = of_stages.get(stage.name) if isinstance(of_stages, dict) else None
     if not isinstance(stated, dict):
         return None
     parts = cast("dict[str, dict[str, object]]", stated)

@@ -63,8 +63,9 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     Of a file also that of the register beside it, where there is one.
     """
     found: dict[str, str] = {}
-    stated = {f"data.{name}": getattr(recipe.data, name) for name in ("sources", "validation_sources", "test_sources")}
-    stated |= recipe.old_sources | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
+    lists = ("sources", "validation_sources", "test_sources", "benchmarks")
+    stated = {f"data.{name}": getattr(recipe.data, name) or [] for name in lists}
+    stated |= recipe.sources_beside | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
     stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):

@@ -17,7 +17,13 @@ from tunesmith.recipe.plain_yaml import read_yaml
 from tunesmith.recipe.recipe import Recipe
 
 _SHOWN_CHARACTERS = 80
-_PLACES = {"stage_names": "stages", "run_name": "name", "run_name_bytes": "name", "run_name_signs": "name"}
+_PLACES = {
+    "stage_names": "stages",
+    "stage_folder": "stages",
+    "run_name": "name",
+    "run_name_bytes": "name",
+    "run_name_signs": "name",
+}
 """Where a fault is that the checker finds in the recipe as a whole."""
 _MOST_BYTES = 2**20
 """Size of a recipe file; one that somebody wrote has a few thousand bytes."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, ExpertsSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS, EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
 from tunesmith.recipe.specs.groups import GroupsSpec
@@ -27,6 +27,9 @@ from tunesmith.recipe.specs.serve import ServeSpec
 from tunesmith.recipe.specs.ship import BESIDE, MERGED, WITHOUT_GGUF, ShipFormat, ShipSpec
 from tunesmith.recipe.specs.train import TrainSpec
 
+MOST_STAGES = 20
+_FOLDERS = ("data", "evaluate", "ship", "tensorboard")
+"""Folders of a run that are no stage's."""
 _LONGEST_NAME = 255
 """Bytes that file systems allow a folder's name."""
 _IN_WORDS = frozenset("\u200c\u200d")
@@ -37,6 +40,7 @@ class StageSpec(Spec):
     """One training stage: a point on the axes adapt and objective, and how it is trained."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Name of the stage and of its folder.")
+    data: StageDataSpec | None = Field(None, description="Rows that this stage alone learns from; none: the run's.")
     adapt: AdaptSpec = Field(LoraSpec(), description="What is trained.")
     groups: GroupsSpec | None = Field(None, description="How fast each part moves, and from when; none: all alike.")
     objective: ObjectiveSpec = Field(SupervisedSpec(), description="Toward what.")
@@ -52,6 +56,19 @@ class StageSpec(Spec):
         if isinstance(values, dict) and isinstance(stated, dict) and "kind" not in stated:
             return {**values, "objective": {"kind": SupervisedSpec().kind, **stated}}
         return values
+
+    @property
+    def task_embeddings(self) -> bool:
+        """Whether every task has a learned vector of its own."""
+        return isinstance(self.objective, MultitaskSpec) and self.objective.task_embeddings
+
+    @property
+    def sources(self) -> dict[str, list[SourceSpec]]:
+        """Sources that this stage alone names, by what it wants with their rows: validation, train, ewc, replay."""
+        if self.data is None:
+            return self.old_sources
+        own = {"validation": self.data.validation_sources, "train": self.data.sources}
+        return {name: sources for name, sources in own.items() if sources} | self.old_sources
 
     @property
     def old_sources(self) -> dict[str, list[SourceSpec]]:
@@ -72,7 +89,7 @@ class Recipe(Spec):
     goal: GoalSpec = Field(GoalSpec(), description="Why.")
     model: ModelSpec = Field(description="From which base.")
     data: DataSpec = Field(description="With which rows.")
-    stages: list[StageSpec] = Field(min_length=1, max_length=1, description="Trained one after the other.")
+    stages: list[StageSpec] = Field(min_length=1, max_length=MOST_STAGES, description="Trained one after the other.")
     runtime: RuntimeSpec = Field(RuntimeSpec(), description="Where.")
     evaluate: EvaluateSpec = Field(EvaluateSpec(), description="Proven how.")
     ship: ShipSpec = Field(ShipSpec(), description="Published how.")
@@ -116,22 +133,22 @@ class Recipe(Spec):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stage_names")
+        if set(names) & set(_FOLDERS):
+            raise ValueError("stage_folder")
         return self
 
     @property
-    def old_sources(self) -> dict[str, list[SourceSpec]]:
-        """Sources of rows of older tasks by the name of their table, such as instruct-replay."""
-        return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.old_sources.items()}
+    def sources_beside(self) -> dict[str, list[SourceSpec]]:
+        """Sources of what is read besides `data`, by the name of their table, such as instruct-replay.
 
-    @property
-    def unlabelled(self) -> frozenset[str]:
-        """Names of the tables among them whose rows have no labels."""
-        return frozenset(f"{stage.name}-{TARGET}" for stage in self.stages if TARGET in stage.old_sources)
+        They stand in the order in which the ledger numbers their rows.
+        """
+        return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.sources.items()}
 
     @property
     def task_embeddings(self) -> bool:
-        """Whether every task has a learned vector of its own."""
-        return any(isinstance(each.objective, MultitaskSpec) and each.objective.task_embeddings for each in self.stages)
+        """Whether every task of the run's rows has a learned vector of its own."""
+        return any(each.task_embeddings for each in self.stages if each.data is None)
 
     @property
     def formats(self) -> list[ShipFormat]:

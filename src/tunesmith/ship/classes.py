@@ -32,6 +32,7 @@ from tunesmith.ship.adapter_judge import judge_name, put_on_by_others
 from tunesmith.ship.evaluated import load_evaluated_classes
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
+from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge import merge
 from tunesmith.ship.model_card import write_class_card
 from tunesmith.ship.one_task import keep_task, tensors_of_task
@@ -54,6 +55,7 @@ class ClassShipping:
         max_length: longest row in tokens, as the recipe has it.
         questions: rows on which both are asked, and `answers` what the evaluated model said.
         metric: the recipe's first.
+        lineage: how the base that was trained came to be, where stages before have made it.
     """
 
     run_path: Path
@@ -66,6 +68,7 @@ class ClassShipping:
     metric: str
     limits: ParityLimits = field(default_factory=ParityLimits)
     task: str = ""
+    lineage: Lineage | None = None
 
     @property
     def own_head(self) -> Head:
@@ -76,6 +79,11 @@ class ClassShipping:
     def name(self) -> str:
         """What the model is called: like the run, and its task where there are several."""
         return "-".join(each for each in (self.run_path.parent.name, self.task) if each)
+
+    @property
+    def named_base(self) -> BaseFolder:
+        """The base that people have: the run's, whatever stages made of it before the last one."""
+        return self.base if self.lineage is None else self.lineage.base
 
     @property
     def format(self) -> ShipFormat:
@@ -117,7 +125,7 @@ def _publish_beside(shipping: ClassShipping, emitter: Emitter) -> None:
         parity = gate.check(aside)
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": "float32", "base_dtype": dtype_name(stored_dtype(shipping.base.path))})
-        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head)
+        write_class_card(aside, shipping.name, shipping.named_base, parity, shipping.own_head, shipping.lineage)
 
 
 def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
@@ -137,7 +145,7 @@ def _publish_merged(shipping: ClassShipping, emitter: Emitter) -> None:
                 break
         refuse_beyond_limits(parity)
         parity.write(aside, {**facts, "dtype": dtype_name(dtype), "base_dtype": dtype_name(stored)})
-        write_class_card(aside, shipping.name, shipping.base, parity, shipping.own_head)
+        write_class_card(aside, shipping.name, shipping.named_base, parity, shipping.own_head, shipping.lineage)
     if dtype != stored:
         emitter.emit("note", code="ship.other_dtype", stated=dtype_name(stored), written=dtype_name(dtype))
 
@@ -162,10 +170,11 @@ def _facts(shipping: ClassShipping, adaptation: str, moved: int) -> dict[str, ob
         "labels": list(shipping.own_head.labels),
         "several": shipping.own_head.several,
         "max_length": shipping.max_length,
-        "base": shipping.base.name,
-        "base_revision": shipping.base.revision,
-        "base_source": shipping.base.origin.source,
-        "base_sha256": shipping.base.sha256,
+        "base": shipping.named_base.name,
+        "base_revision": shipping.named_base.revision,
+        "base_source": shipping.named_base.origin.source,
+        "base_sha256": shipping.named_base.sha256,
+        **({} if shipping.lineage is None else {"stages": list(shipping.lineage.stages)}),
     }
 
 

@@ -14,6 +14,7 @@ from tunesmith.core.files import MANIFEST, write_atomic
 from tunesmith.messages import LANGUAGES, Language, both
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder
+from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.parity import Parity
 from tunesmith.tasks.chat_template import ChatTemplate
@@ -26,10 +27,12 @@ def write_model_card(
     parity: Parity,
     tokenizer: PreTrainedTokenizerFast,
     merge_base: MergeBase | None = None,
+    lineage: Lineage | None = None,
 ) -> None:
     """Write the card, English first, then Chinese; its head is the YAML that model hubs read.
 
-    `merge_base` says what an adapter was merged with that was trained beside a quantised base.
+    `merge_base` says what an adapter was merged with that was trained beside a quantised base, `lineage` what several
+    stages did one after the other.
     """
     template = ChatTemplate(tokenizer)
     form = _form(folder, parity)
@@ -42,6 +45,7 @@ def write_model_card(
     sections = {
         "summary": both("ship.card_summary", **facts),
         **_weights(base, merge_base),
+        **_stages(lineage),
         "parity": both("ship.card_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
         "run": both(f"ship.card_run_{form}", **facts),
@@ -52,7 +56,9 @@ def write_model_card(
     write_atomic(folder / "README.md", _head(base, form) + "\n\n---\n\n".join(bodies) + "\n")
 
 
-def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head) -> None:
+def write_class_card(
+    folder: Path, name: str, base: BaseFolder, parity: Parity, head: Head, lineage: Lineage | None = None
+) -> None:
     """The card of a model with a task head."""
     is_whole = parity.format != "adapter"
     facts = _facts(name, base, parity) | {
@@ -66,6 +72,7 @@ def write_class_card(folder: Path, name: str, base: BaseFolder, parity: Parity, 
     sections = {
         "summary": both("ship.card_class_summary", **facts),
         **_weights(base, None),
+        **_stages(lineage),
         "parity": both("ship.card_class_parity", **facts),
         "table": dict.fromkeys(LANGUAGES, _table(parity)),
         "run": both(_class_run(folder, is_whole), **facts),
@@ -110,6 +117,10 @@ def _weights(base: BaseFolder, merge_base: MergeBase | None) -> dict[str, Mappin
     if merge_base is not None:
         found["merge"] = _merged(merge_base)
     return found
+
+
+def _stages(lineage: Lineage | None) -> dict[str, Mapping[Language, str]]:
+    return {} if lineage is None else {"stages": both("ship.card_stages", stages="; ".join(lineage.stages))}
 
 
 def _merged(merge_base: MergeBase) -> Mapping[Language, str]:

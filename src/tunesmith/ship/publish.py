@@ -34,6 +34,7 @@ from tunesmith.ship.evaluated import load_evaluated, load_untouched
 from tunesmith.ship.formats.adapter import write_adapter
 from tunesmith.ship.formats.gguf import gguf_arrays, write_gguf
 from tunesmith.ship.formats.safetensors import dtype_name, stored_dtype, write_safetensors
+from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge import Merged, merge
 from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.model_card import write_model_card
@@ -74,6 +75,7 @@ class Shipping:
         limits: how far an artefact may be from the evaluated model.
         instead: weights that stand in for the base's own, as they did in the evaluated model.
         merge_base: why they do or do not, where the change was trained beside a quantised base.
+        lineage: how the base that was trained came to be, where stages before have made it.
     """
 
     run_path: Path
@@ -84,6 +86,7 @@ class Shipping:
     limits: ParityLimits = field(default_factory=ParityLimits)
     instead: Mapping[str, Tensor] = field(default_factory=dict)
     merge_base: MergeBase | None = None
+    lineage: Lineage | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,12 @@ class _Job:
     @property
     def base(self) -> BaseFolder:
         return self.shipping.base
+
+    @property
+    def named_base(self) -> BaseFolder:
+        """The base that people have: the run's, whatever stages made of it before the last one."""
+        lineage = self.shipping.lineage
+        return self.base if lineage is None else lineage.base
 
     @property
     def change(self) -> Path:
@@ -251,7 +260,8 @@ def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
 
 def _describe(job: _Job, folder: Path, parity: Parity, dtype: str) -> None:
     parity.write(folder, {**_facts(job, parity.format), "dtype": dtype, "base_dtype": dtype_name(job.base_dtype)})
-    write_model_card(folder, job.name, job.base, parity, job.tokenizer, job.shipping.merge_base)
+    shipping = job.shipping
+    write_model_card(folder, job.name, job.named_base, parity, job.tokenizer, shipping.merge_base, shipping.lineage)
     for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
         licence = job.base.path / name
         if not licence.is_file():
@@ -275,10 +285,11 @@ def _facts(job: _Job, kind: str) -> dict[str, object]:
         "artefact_format": kind,
         "adaptation": job.kind.name,
         "tensors_moved": len(read_header(job.change / job.kind.weights) if kind == "adapter" else job.merged.changed),
-        "base": job.base.name,
-        "base_revision": job.base.revision,
-        "base_source": job.base.origin.source,
-        "base_sha256": job.base.sha256,
+        "base": job.named_base.name,
+        "base_revision": job.named_base.revision,
+        "base_source": job.named_base.origin.source,
+        "base_sha256": job.named_base.sha256,
+        **({} if job.shipping.lineage is None else {"stages": list(job.shipping.lineage.stages)}),
         "template_sha256": ChatTemplate(job.tokenizer).sha256,
         **({} if job.shipping.merge_base is None else {"merge_base": asdict(job.shipping.merge_base)}),
     }

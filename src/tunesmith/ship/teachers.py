@@ -17,11 +17,13 @@ from tunesmith.data.formats.read import Note
 from tunesmith.data.prepare import refuse_empty
 from tunesmith.data.prepared import Prepared
 from tunesmith.models.load import Loaded, load_model, resolve_base
+from tunesmith.recipe.chain import learning_runs_rows
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.hosted import HostedSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 from tunesmith.ship.merge import merge_into
+from tunesmith.ship.received import received_base
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.generator import KeptGenerator
 from tunesmith.tasks.hosted_teacher import HostedTeacher
@@ -32,7 +34,7 @@ from tunesmith.train.checkpoint import BEST
 from tunesmith.train.teacher import TEACHER, TeacherModel
 
 ANSWERS = "teacher_answers.jsonl"
-"""In a run: what a teacher answered to the training prompts."""
+"""In a run: what a teacher answered to the training prompts; to those of a stage's own rows, behind its name."""
 GENERATED = "generator_answers.jsonl"
 """In a run: what a model answered where rows were made."""
 
@@ -70,12 +72,13 @@ def with_answers(
     for stage in recipe.stages:
         spec = stage.objective
         if isinstance(spec, DistillSpec) and spec.level == "sequence":
-            teacher = _answering(recipe, spec.teacher, spec.hosted, spec.max_new_tokens, folder)
-            train = taught(prepared.frames["train"], teacher, run_path / ANSWERS, ledger, seen)
-            frames = {**prepared.frames, "train": train}
-            refuse_empty(frames, ledger)
+            teacher = _answering(recipe, spec.teacher, spec.hosted, spec.max_new_tokens, stage.train.max_length, folder)
+            name = "train" if stage.data is None else f"{stage.name}-train"
+            answers = run_path / (ANSWERS if stage.data is None else f"{stage.name}-{ANSWERS}")
+            train = taught(prepared.tables[name], teacher, answers, ledger, seen)
+            refuse_empty({name: train}, ledger)
             note = Note("data.taught", {"rows": len(train), "teacher": spec.teacher})
-            prepared = replace(prepared, frames=frames, notes=(*prepared.notes, note))
+            prepared = replace(prepared.with_table(name, train), notes=(*prepared.notes, note))
     return prepared
 
 
@@ -91,17 +94,18 @@ def generator_of(recipe: Recipe, folder: Path, run_path: Path, emitter: Emitter)
     def seen(done: int, total: int) -> None:
         emitter.emit("progress", what="augment", done=done, total=total)
 
-    make = partial(_answering, recipe, spec.model, spec.hosted, spec.max_new_tokens, folder)
+    longest = learning_runs_rows(recipe)[0].train.max_length
+    make = partial(_answering, recipe, spec.model, spec.hosted, spec.max_new_tokens, longest, folder)
     return KeptGenerator(make, run_path / GENERATED, seen)
 
 
 def _answering(
-    recipe: Recipe, name: str, hosted: HostedSpec | None, max_new_tokens: int, folder: Path
+    recipe: Recipe, name: str, hosted: HostedSpec | None, max_new_tokens: int, max_length: int, folder: Path
 ) -> AnsweringTeacher:
     if hosted is not None:
         return HostedTeacher(hosted, name, max_new_tokens)
     model = _model(recipe, name, folder)
-    task = ChatTask.of_folder(model.folder, recipe.stages[0].train.max_length)
+    task = ChatTask.of_folder(model.folder, max_length)
     return LocalTeacher(model.load(), model.sha256, task, max_new_tokens)
 
 
@@ -119,7 +123,8 @@ def _model(recipe: Recipe, name: str, folder: Path) -> TeacherModel:
 def _of_run(name: str, path: Path, dtype: torch.dtype, device: str) -> TeacherModel:
     """The base of a run with its best change merged. Errors: ship.other_base, those of `Run.check_files`."""
     run, recipe = Run.open(path), load_recipe(path / LOCK)
-    spec, change = recipe.model, path / recipe.stages[-1].name / BEST
+    spec, last = recipe.model, recipe.stages[-1]
+    change = path / last.name / BEST
     base = resolve_base(spec.base, revision=spec.revision, offline=spec.offline or None)
     trained = str(run.manifest()["base_sha256"])
     if trained != base.sha256:
@@ -127,9 +132,10 @@ def _of_run(name: str, path: Path, dtype: torch.dtype, device: str) -> TeacherMo
         raise TunesmithError("ship.other_base", path=str(change), trained=trained[:12], given=given, base=base.name)
     if not (change / MANIFEST).is_file():
         raise TunesmithError("ship.missing_change", path=str(change))
-    run.check_files(f"{recipe.stages[-1].name}/{BEST}")
+    run.check_files(f"{last.name}/{BEST}")
+    received = received_base(run, recipe, last, base)
 
     def load() -> Loaded:
-        return merge_into(load_model(base.path, dtype=dtype, device=device), base, change)
+        return merge_into(load_model(received.path, dtype=dtype, device=device), received, change)
 
-    return TeacherModel(name, f"{base.sha256} {sha256_file(change / MANIFEST)}", base.path, load)
+    return TeacherModel(name, f"{received.sha256} {sha256_file(change / MANIFEST)}", received.path, load)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from tunesmith.core.types import Example
 from tunesmith.models.heads import Head
 from tunesmith.models.side_by_side import side_by_side
-from tunesmith.recipe.specs.data import ClassRows, DataSpec
+from tunesmith.recipe.specs.data import ClassRows, RowsSpec
 from tunesmith.tasks.classes import label_set
 
 ONLY = ""
 """The name of a run's task where it has one alone."""
 
 
-def rows_by_task(spec: DataSpec) -> Mapping[str, ClassRows]:
+def rows_by_task(spec: RowsSpec) -> Mapping[str, ClassRows]:
     """The kind of every task's rows by its name."""
     if spec.tasks is not None:
         return spec.tasks
@@ -28,7 +28,7 @@ def of_task(name: str, examples: Iterable[Example]) -> list[Example]:
     return [each for each in examples if name in (ONLY, each.origin.source)]
 
 
-def found_labels(spec: DataSpec, examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
+def found_labels(spec: RowsSpec, examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
     """The labels of every task in the rows."""
     return {name: label_set(of_task(name, examples)) for name in rows_by_task(spec)}
 
@@ -47,7 +47,7 @@ def stated_labels(file: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     return {str(name): tuple(each) if isinstance(each, list) else () for name, each in stated.items()}
 
 
-def head_from(spec: DataSpec, labels: Mapping[str, Sequence[str]], *, embeddings: bool = False) -> Head:
+def head_from(spec: RowsSpec, labels: Mapping[str, Sequence[str]], *, embeddings: bool = False) -> Head:
     """The head of a run, or the heads of its tasks side by side."""
     heads = {name: _head(rows, labels.get(name, ())) for name, rows in rows_by_task(spec).items()}
     return heads[ONLY] if ONLY in heads else side_by_side(heads, embeddings=embeddings)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.adapt.attach import attach
-from tunesmith.adapt.base import Attached, named_trainable
+from tunesmith.adapt.base import Attached, copy_into, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import additions_of
 from tunesmith.adapt.saved import check_base
@@ -95,6 +95,16 @@ class StageInputs:
     """The task of every training and validation row, by the row's number."""
     teacher: TeacherModel | None = None
     """Whose distribution is learned; nobody's, or one whose answers are the rows."""
+    begin: Mapping[str, Tensor] = field(default_factory=dict)
+    """Masters of the stage before, whose change is trained on; none where the stage begins one of its own."""
+    begin_sha256: str = ""
+    continued: bool = False
+    """Whether the stage behind trains this one's change on."""
+
+    @property
+    def start_sha256(self) -> str:
+        """What identifies the model that the stage starts from."""
+        return f"{self.base.sha256} {self.begin_sha256}".rstrip()
 
 
 def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Job:
@@ -125,6 +135,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         release(cycles=True)  # PEFT looks at every weight, which makes it dense once
     _refuse_rows_beyond_context(policy, inputs)
     moving, groups = named_trainable(policy, attached.trainable), stage.groups or GroupsSpec()
+    if inputs.begin:
+        copy_into(moving, inputs.begin)
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
     emitter.emit("blocks", fast=use_blocks(policy.model, spec.blocks))
@@ -153,6 +165,8 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
     optimizer = MasterOptimizer({**moving, **own}, spec, factors, without_decay(moving, groups))
     masters = {name: each for name, each in optimizer.masters.items() if name in moving}
+    if inputs.begin:  # the classifier is a stage's own and begins anew
+        optimizer.restore({**{name: optimizer.masters[name] for name in own}, **inputs.begin}, {})
     passes = _passes(spec, policy, pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
@@ -171,6 +185,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             partial(copy_tokenizer, inputs.base.path),
             emitter,
             inputs.accept_machine,
+            inputs.continued,
         ),
         validate=Validator(policy, judge, runtime, inputs.validation_rows, passes, inputs.task_metric),
         emitter=emitter,
@@ -286,7 +301,7 @@ def _fisher(
     ewc = stage.penalties.ewc if stage.penalties is not None else None
     if ewc is None:
         return {}, ""
-    rows, folder, base = inputs.old_rows["ewc"], inputs.kept or inputs.folder, inputs.base.sha256
+    rows, folder, base = inputs.old_rows["ewc"], inputs.kept or inputs.folder, inputs.start_sha256
     pack, seed = inputs.task.pack, stage.train.seed
     return kept_fisher(ewc, rows, policy, pack, moving, additions, seed, folder, base, runtime, emitter)
 

@@ -2,7 +2,8 @@
 
     <stage>/checkpoint-<step>/   the change in the ecosystem's form, tokenizer files, optimizer.safetensors,
                                  masters as the change itself (float32), state.json, manifest.json
-    <stage>/best/                the change and the tokenizer files of the best step
+    <stage>/best/                the change and the tokenizer files of the best step; its masters too where the next
+                                 stage trains it on
 
 Everything that the loop needs to go on is in the folder; nothing is a pickle.
 """
@@ -34,6 +35,7 @@ from tunesmith.models.weights import read_tensors
 _PREFIX = "checkpoint-"
 _STATE = "state.json"
 BEST = "best"
+MASTERS = "masters.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Checkpoints:
         save_weights: writes the change into a folder in the ecosystem's form.
         save_tokenizer: writes the tokenizer and the template into a folder.
         accept_machine: go on where only the machine differs (versions, processor, threads), and say so.
+        continued: another stage trains the best change on, from its masters.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Checkpoints:
         save_tokenizer: Callable[[Path], None],
         emitter: Emitter,
         accept_machine: bool = False,
+        continued: bool = False,
     ) -> None:
         self._folder = folder
         self._keep = keep
@@ -78,6 +82,7 @@ class Checkpoints:
         self._save_tokenizer = save_tokenizer
         self._emitter = emitter
         self._accept_machine = accept_machine
+        self._continued = continued
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint whole, then let the oldest go. Errors: those of `core.files.new_folder`."""
@@ -87,7 +92,7 @@ class Checkpoints:
         with new_folder(path, needed, kind="checkpoint", base_sha256=self._base_sha256) as aside:
             self._save_weights(aside, snapshot.masters)
             self._save_tokenizer(aside)
-            save_file(_contiguous(snapshot.masters), aside / "masters.safetensors")
+            save_file(_contiguous(snapshot.masters), aside / MASTERS)
             save_file(_contiguous(snapshot.optimizer), aside / "optimizer.safetensors")
             (aside / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
         self._rotate(snapshot.step)
@@ -97,10 +102,15 @@ class Checkpoints:
         """Write the best change so far."""
         path = self._folder / BEST
         facts = {"step": step, "value": value, "base_sha256": self._base_sha256}
-        with new_folder(path, _bytes(masters), kind="best", **facts) as aside:
+        with new_folder(path, self._best_bytes(masters), kind="best", **facts) as aside:
             self._save_weights(aside, masters)
             self._save_tokenizer(aside)
+            if self._continued:
+                save_file(_contiguous(masters), aside / MASTERS)
         return path
+
+    def _best_bytes(self, masters: Mapping[str, Tensor]) -> int:
+        return _bytes(masters) * (1 + self._continued)
 
     def require_space(self, masters: Mapping[str, Tensor], optimizer_bytes: int, saves: int) -> None:
         """Refuse before the first step what the disk cannot hold until the end. Errors: core.too_little_space.
@@ -109,7 +119,7 @@ class Checkpoints:
         """
         # The newest is whole before the oldest goes, and the best before the one it replaces.
         together = min(self._keep + 1, len(checkpoint_paths(self._folder)) + saves)
-        most = together * _checkpoint_bytes(masters, optimizer_bytes) + 2 * _bytes(masters)
+        most = together * _checkpoint_bytes(masters, optimizer_bytes) + 2 * self._best_bytes(masters)
         require_space(self._folder, max(0, most - folder_bytes(self._folder)))
 
     def newest(self) -> Snapshot | None:
@@ -147,7 +157,7 @@ class Checkpoints:
         self._compare(path, facts.get("made_under", {}))
         return Snapshot(
             facts["step"],
-            read_tensors(path / "masters.safetensors"),
+            read_tensors(path / MASTERS),
             read_tensors(path / "optimizer.safetensors"),
             facts,
         )

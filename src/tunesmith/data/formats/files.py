@@ -196,12 +196,12 @@ def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
     if content.lstrip().startswith("[") and not _looks_like_lines(content):
         return _rows_of_document(content, path)
     if lines:
-        return _rows_of_lines(content, path)
+        return rows_of_lines(content, path)
     try:
         document = json.loads(content, object_pairs_hook=object_of)
     except (ValueError, RecursionError):  # several lines
-        return _rows_of_lines(content, path)
-    return _rows_of_object(document, path) if isinstance(document, dict) else _rows_of_lines(content, path)
+        return rows_of_lines(content, path)
+    return _rows_of_object(document, path) if isinstance(document, dict) else rows_of_lines(content, path)
 
 
 def _rows_of_object(document: Mapping[str, object], path: Path) -> list[RawRow]:
@@ -253,7 +253,8 @@ def _lines(content: str) -> Iterator[str]:
         first = last + 1
 
 
-def _rows_of_lines(content: str, path: Path) -> list[RawRow]:
+def rows_of_lines(content: str, path: Path) -> list[RawRow]:
+    """A row a line. Errors: data.broken_json where most lines are none."""
     rows: list[RawRow] = []
     broken = 0
     first_line = first_offset = offset = 0

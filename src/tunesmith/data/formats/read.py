@@ -103,19 +103,29 @@ def read_source(
     frames: list[pl.DataFrame] = []
     place = 0
     for raw in raws:
-        layout = _choose_layout(source, raw, reading.wanted) if reading.labelled else _layout_of_texts(source, raw)
-        frame = _read_rows(raw, layout, name, numbers[place : place + len(raw.rows)], reading, ledger)
+        frame, layout = read_raw(raw, source, name, numbers[place : place + len(raw.rows)], reading, ledger)
         place += len(raw.rows)
         frames.append(frame)
         shown = _shown(raw.path, path, source.path)
-        files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout.layout, len(raw.rows), len(frame)))
-        notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout.layout}))
+        files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout, len(raw.rows), len(frame)))
+        notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout}))
         if raw.guessed:
             notes.append(Note("data.guessed_encoding", {"path": shown, "encoding": raw.encoding}))
     frame = pl.concat(frames)
     if source.sample is not None and source.sample < len(frame):
         frame = _sample(frame, source.sample, derive_seed(reading.seed, f"sample {name}"), ledger)
     return frame, SourceReport(name, split, source.licence, tuple(files), tuple(notes))
+
+
+def read_raw(
+    raw: RawFile, source: SourceSpec, name: str, numbers: range, reading: Reading, ledger: Ledger
+) -> tuple[pl.DataFrame, Layout]:
+    """The raw rows of a file, or of a part of one, in the canonical table, and their layout.
+
+    Errors: those of `detect_layout`, `find_entry`; data.missing_columns, data.wrong_kind.
+    """
+    layout = _choose_layout(source, raw, reading.wanted) if reading.labelled else _layout_of_texts(source, raw)
+    return _read_rows(raw, layout, name, numbers, reading, ledger), layout.layout
 
 
 def _shown(file: Path, root: Path, stated: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tunesmith.core.types import RowKind
+from tunesmith.core.types import RowKind, SplitName
 from tunesmith.recipe.specs.augment import AugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 
@@ -24,6 +25,7 @@ Layout = Literal[
     "token_class",
 ]
 Task = Literal["chat", "text_class", "token_class"]
+_Split = TypeVar("_Split")
 ClassRows = Literal["text_class", "multi_label", "token_class"]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 """Name of one of several tasks: it also names files."""
@@ -47,28 +49,93 @@ class SourceSpec(Spec):
 class CleanSpec(Spec):
     """What is mended or removed before the split."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"near_duplicates", "semantic_duplicates"})
     normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of phrases from which on only one of two rows stays, their prompts in one "
+        "split, such as 0.7; none looks for none.",
+    )
+    semantic_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Cosine of the bundled encoder (English) from which on only one of two rows stays, such as "
+        "0.95; none looks for none.",
+    )
+
+
+class FoldSpec(Spec):
+    """One of the runs of a cross-validation."""
+
+    number: int = Field(
+        1, ge=1, description="Which part is the test rows, counted from 1; set another one in each run."
+    )
+    of: int = Field(5, ge=2, le=100, description="Into how many equal parts the rows are cut.")
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.number > self.of:
+            raise ValueError("fold_number")
+        return self
 
 
 class SplitSpec(Spec):
     """Shares of rows by split; rows of one group or with one prompt never part."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"stratify_by", "fold"})
     train: float = Field(0.7, gt=0, lt=1, description="Share of rows for training.")
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
+    group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    stratify_by: Literal["class"] | None = Field(
+        None, description="Keep the shares of the classes alike in all splits; none takes no heed of them."
+    )
+    fold: FoldSpec | None = Field(
+        None,
+        description="Cross-validation: the test rows are one of equal parts, train and validation share the others.",
+    )
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class StageSplitSpec(Spec):
+    """Shares of a stage's own rows; none are tested, because the evaluation asks the run's."""
+
+    train: float = Field(0.85, gt=0, lt=1, description="Share of rows for training.")
+    validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("shares")
-        return self
+        return _with_whole(self, self.shares)
+
+    @property
+    def shares(self) -> dict[SplitName, float]:
+        """What each split is to have of the rows."""
+        return {"train": self.train, "validation": self.validation}
 
 
-class DataSpec(Spec):
-    """The rows of a run or of one stage."""
+def _with_whole(spec: _Split, shares: Mapping[SplitName, float]) -> _Split:
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError("shares")
+    return spec
+
+
+class RowsSpec(Spec):
+    """Rows: what they mean, where they come from and how they are cleaned."""
 
     unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
 
@@ -87,10 +154,7 @@ class DataSpec(Spec):
     validation_sources: list[SourceSpec] = Field(
         [], description="Given instead of cutting validation from the sources."
     )
-    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
     clean: CleanSpec = Field(CleanSpec(), description="Cleaning before the split.")
-    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
-    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
 
     @model_validator(mode="before")
     @classmethod
@@ -122,3 +186,22 @@ class DataSpec(Spec):
 
 def _form(rows: RowKind | Literal["multi_label"]) -> RowKind:
     return "text_class" if rows == "multi_label" else rows
+
+
+class DataSpec(RowsSpec):
+    """The rows of a run: those that it is evaluated on, and those that every stage without rows of its own learns."""
+
+    unstated: ClassVar[frozenset[str]] = frozenset({"benchmarks", "tasks"})
+    test_sources: list[SourceSpec] = Field([], description="Given instead of cutting test from the sources.")
+    benchmarks: list[SourceSpec] | None = Field(
+        None,
+        description="Files of test questions that no training row may repeat: half the runs of 8 words of a passage.",
+    )
+    split: SplitSpec = Field(SplitSpec(), description="Shares and groups of the split.")
+    augment: AugmentSpec | None = Field(None, description="Rows made from the training rows; none: no such rows.")
+
+
+class StageDataSpec(RowsSpec):
+    """Rows that one stage alone learns from."""
+
+    split: StageSplitSpec = Field(StageSplitSpec(), description="Shares and groups of the split.")

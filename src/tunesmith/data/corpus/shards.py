@@ -1,0 +1,113 @@
+"""The second half of the pass: rows that stay go to their split, every row's fate to the ledger, a part at a time.
+
+A row's place follows from its words (or its group) and the seed alone: more rows never move another, and shares are met
+as closely as chance does. Rows with the same tokens, or of one group, have the same place.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tunesmith.core.seed import derive_seed
+from tunesmith.core.types import SPLITS, SplitName
+from tunesmith.data.corpus.decide import EXACT, NEAR, Decision
+from tunesmith.data.corpus.part import Marks, read_fates, read_rows
+from tunesmith.data.near import Rows
+from tunesmith.data.shingles import Hashes, mixed
+from tunesmith.data.split import place_of
+from tunesmith.recipe.specs.data import SplitSpec
+
+LEDGER = "ledger"
+COLUMNS = ("row", "source", "index", "group", "text")
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Rows of a part by fate with reason, and by split."""
+
+    fates: Counter[str]
+    splits: Counter[str]
+
+
+@dataclass(frozen=True)
+class PartPlace:
+    """Where a part stands among all: rows that were read before it, of all sources and of its own, and those of them
+    that cleaning left.
+    """
+
+    number: int
+    source: str
+    read_before: int
+    read_before_of_source: int
+    kept_before: int
+
+
+def write_shards(
+    folder: Path, part: Path, place: PartPlace, marks: Marks, decision: Decision, numbers: Rows, split: SplitSpec
+) -> PartCounts:
+    """Write the shards and the ledger of a part into `folder`, and count.
+
+    Args:
+        numbers: the number among all rows read of each row that stayed after cleaning. [N]
+    """
+    rows = read_rows(part)
+    own = slice(place.kept_before, place.kept_before + len(rows))
+    partner, exact = decision.partner[own], decision.exact[own]
+    stays = partner == np.arange(own.start, own.stop)
+    fates = _with_duplicates(read_fates(part), rows["row"].to_numpy()[~stays], exact[~stays], numbers[partner[~stays]])
+    name = f"part-{place.number:05d}.parquet"
+    number = pl.int_range(place.read_before, place.read_before + len(fates), dtype=pl.Int64)
+    index = pl.col("index") + place.read_before_of_source
+    fates = fates.select(number.alias("row"), pl.lit(place.source).alias("source"), index, "fate", "reason", "amount")
+    _write(fates, folder / LEDGER / name)
+    whole = rows.select(COLUMNS).with_columns(pl.col("row") + place.read_before, index)
+    splits = np.where(stays, _splits(marks.keys[:, 1], rows["group"], split), -1)
+    counted: Counter[str] = Counter()
+    for each, wanted in enumerate(SPLITS):
+        chosen = whole.filter(pl.Series(splits == each))
+        counted[wanted] = len(chosen)
+        if len(chosen):
+            _write(chosen, folder / wanted / name)
+    labels = fates.select(pl.concat_str("fate", "reason", separator=": ").str.strip_suffix(": "))["fate"]
+    return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted)
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    content = io.BytesIO()  # of a full disk polars says "invalid thrift", which helps nobody
+    table.write_parquet(content, compression="lz4", statistics=False)
+    path.write_bytes(content.getbuffer())
+
+
+def _with_duplicates(fates: pl.DataFrame, gone: Rows, exact: NDArray[np.bool_], partners: Rows) -> pl.DataFrame:
+    """The fates with those of rows (by their number in the part) that another one stands for."""
+    fate = fates["fate"].to_numpy().astype(object)
+    reason = fates["reason"].to_numpy().astype(object)
+    amount = fates["amount"].to_numpy().copy()
+    fate[gone] = np.where(exact, "merged", "dropped")
+    reason[gone] = np.where(exact, EXACT, NEAR)
+    amount[gone] = partners
+    return fates.with_columns(
+        fate=pl.Series(fate, dtype=pl.String), reason=pl.Series(reason, dtype=pl.String), amount=pl.Series(amount)
+    )
+
+
+def _splits(keys: Hashes, groups: pl.Series, split: SplitSpec) -> NDArray[np.int64]:
+    """The place in SPLITS of each row. [N]"""
+    salt = np.uint64(derive_seed(split.seed, "split of a corpus"))
+    drawn = mixed(keys ^ salt) >> np.uint64(1)
+    if (groups != "").any():
+        names = groups.unique()
+        of_group = names.map_elements(lambda name: place_of(name, split.seed), return_dtype=pl.Int64)
+        places = groups.replace_strict(names, of_group).to_numpy().astype(np.uint64)
+        drawn = np.where((groups != "").to_numpy(), places, drawn)
+    shares: Mapping[SplitName, float] = {"train": split.train, "validation": split.validation, "test": split.test}
+    ends = np.cumsum([shares[name] for name in SPLITS])
+    return np.minimum(np.searchsorted(ends, drawn / float(1 << 63), side="right"), len(SPLITS) - 1)

@@ -1,0 +1,38 @@
+"""The scenario of a corpus: texts cleaned and split a piece at a time; the next start is the same build again."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from tunesmith.data.corpus.build import build_corpus
+from tunesmith.recipe.specs.data import DataSpec
+
+CORPUS = "corpus"
+
+
+class Corpus:
+    """Forty texts, a few of them twice, in three pieces."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._live = folder / "live"
+        draw = random.Random(3)
+        texts = [" ".join(f"word{draw.randrange(500)}" for _ in range(12)) for _ in range(36)]
+        lines = [json.dumps({"text": text}) + "\n" for text in [*texts, *texts[:4]]]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "texts.jsonl").write_text("".join(lines), "utf-8")
+        self._spec = DataSpec.model_validate(
+            {"rows": "text", "sources": [{"path": "texts.jsonl"}], "clean": {"near_duplicates": 0.7}}
+        )
+        self._piece = sum(map(len, lines)) // 3 + 1
+
+    def prepare(self) -> None:
+        self._live.mkdir()
+
+    def work(self) -> None:
+        build_corpus(self._spec, self._folder, self._live / CORPUS, workers=1, piece_bytes=self._piece)
+
+    def recover(self) -> None:
+        self.work()
