@@ -8,10 +8,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt requirements-models.txt
 # pytest arguments, for example:  make test ARGS="tests/core -k files"
 ARGS   ?=
+SUDO   ?= $(if $(filter 0,$(shell id -u)),,sudo)
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
+.PHONY: help demo test test-databases test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -34,6 +35,10 @@ test-matrix: $(VENV)/.installed-dev ## what goes with what, every pair tried, lo
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/matrix -n auto --dist worksteal --matrix full \
 		--matrix-file src/tunesmith/compat/matrix.json $(ARGS)
 	@$(BIN)/python docs/build_reference.py
+
+test-databases: $(VENV)/.installed-dev ## rows of real servers, which apt-get installs / 用真实数据库服务器测试（由 apt-get 安装）
+	@$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq postgresql mariadb-server
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data/collect $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."

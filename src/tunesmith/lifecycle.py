@@ -33,6 +33,7 @@ from tunesmith.core.memory import free_memory_bytes
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
+from tunesmith.data.collect.fetch import collect
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import (
     Answers,
@@ -153,6 +154,7 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
     ledger, recipe = Ledger(), work.recipe
+    collect(recipe.all_sources, work.recipe_folder, offline=recipe.model.offline)
     by_meaning = any(each.clean.semantic_duplicates is not None for each in (recipe.data, *own_rows(recipe)))
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
     given = (recipe.data, work.recipe_folder, ledger, recipe.stages)

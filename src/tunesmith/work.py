@@ -19,6 +19,8 @@ from tunesmith.core.process import available_cores
 from tunesmith.core.run import LOCK, METRICS, Run, list_runs, one_at_a_time
 from tunesmith.core.types import Example, SplitName
 from tunesmith.data import prepare as data_room
+from tunesmith.data.collect.fetch import collect
+from tunesmith.data.collect.lineage import lineage_of
 from tunesmith.data.table import to_examples
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head, resolve_base
@@ -187,14 +189,15 @@ def start(
 ) -> Work:
     """The unfinished or finished run of this very recipe and these very files, or a new one.
 
-    Errors: those of `load_recipe`, `check`, `require_nf4`, `resolve_base` and `Run.create`; lifecycle.run_differs where
-    a run of this name was broken off in its training and the recipe has changed since.
+    Errors: those of `load_recipe`, `check`, `collect`, `require_nf4`, `resolve_base` and `Run.create`;
+    lifecycle.run_differs where a run of this name was broken off in its training and the recipe has changed since.
     """
     folder = recipe_path.resolve().parent
     recipe = anchored(load_recipe(recipe_path, overrides), folder)
     check(recipe)
     if recipe.model.quantize == "nf4":
         require_nf4()
+    collected = collect(recipe.all_sources, folder, offline=recipe.model.offline)
     sources = source_hashes(recipe, folder)
     key = identity(recipe, sources)
     run = None if new else _newest(root, recipe.name, key)
@@ -204,7 +207,7 @@ def start(
         lock = settled(recipe, base.revision)
         with one_at_a_time(root):
             run = None if new else _newest(root, recipe.name, key) or _broken_off(root, lock, sources)
-            run = run or _make(root, key, lock, recipe_path, base, sources)
+            run = run or _make(root, key, lock, recipe_path, base, sources, collected)
     return reopen(run.path, listeners)
 
 
@@ -214,7 +217,15 @@ def _newest(root: Path, name: str, key: str) -> Run | None:
     return found[-1] if found else None
 
 
-def _make(root: Path, key: str, lock: Recipe, recipe_path: Path, base: BaseFolder, sources: Mapping[str, str]) -> Run:
+def _make(
+    root: Path,
+    key: str,
+    lock: Recipe,
+    recipe_path: Path,
+    base: BaseFolder,
+    sources: Mapping[str, str],
+    collected: Sequence[Path],
+) -> Run:
     machine = machine_now(lock)
     facts = {
         **base_facts(base),
@@ -223,6 +234,7 @@ def _make(root: Path, key: str, lock: Recipe, recipe_path: Path, base: BaseFolde
         "base_licence": base.licence,
         "base_origin": vars(base.origin),
         "sources": sources,
+        "collected": [lineage_of(place) for place in collected],
         "conditions": machine,
         "threads": int(machine["threads"]),
     }

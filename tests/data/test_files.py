@@ -186,8 +186,9 @@ def test_folders(tmp_path: Path) -> None:
     assert {path.name for path in passed_over} == {"y.jsonl", ".z.csv", "README.md", "dataset_info.json"}
     with pytest.raises(TunesmithError, match=r"data.missing_path"):
         list_files(tmp_path / "nowhere")
+    write(tmp_path, "notes.odt", "{}")
     with pytest.raises(TunesmithError, match=r"data.unknown_suffix"):
-        list_files(tmp_path / "README.md")
+        list_files(tmp_path / "notes.odt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(TunesmithError, match=r"data.empty_folder"):
         list_files(tmp_path / "empty")

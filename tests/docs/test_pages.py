@@ -176,7 +176,7 @@ def test_rows_have_the_layout_that_they_show(snippet: Snippet, tmp_path: Path) -
     ledger = Ledger()
     reading = Reading(wanted, None, 1)  # type: ignore[arg-type]
     frame, report = read_source(SourceSpec(path="rows.jsonl"), "train", tmp_path, reading, ledger)
-    assert report.files[0].layout == snippet.tag
+    assert report.files[0].layout == snippet.tag, f"{snippet.page} {snippet.tag}"
     assert (
         len(frame) == len(snippet.text.splitlines()) == sum(1 for line in snippet.text.splitlines() if json.loads(line))
     )

@@ -59,6 +59,8 @@ READ: dict[str, tuple[str, bytes, Rows, str]] = {
     "GB2312": (".jsonl", lines(CHINESE).encode("gb2312"), CHINESE, "gb18030"),
     "GBK": (".csv", table(CHINESE).encode("gbk"), CHINESE, "gb18030"),
     "GB18030 with characters of four bytes": (".jsonl", lines(EMOJI).encode("gb18030"), EMOJI, "gb18030"),
+    "Big5": (".jsonl", lines(TRADITIONAL).encode("big5"), TRADITIONAL, "big5"),
+    "CSV in Big5": (".csv", table(TRADITIONAL).encode("big5"), TRADITIONAL, "big5"),
     "CSV as Excel writes it": (".csv", table(EMOJI).encode("utf-8-sig"), EMOJI, "utf-8-sig"),
     "CSV in UTF-16": (".csv", table(EMOJI).encode("utf-16"), EMOJI, "utf-16"),
     "CSV with the line ends of an old Mac": (".csv", table(EMOJI, "\r").encode(), EMOJI, "utf-8"),
@@ -90,7 +92,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "Shift-JIS": (lines(JAPANESE).encode("shift_jis"), "wrong_encoding"),
     "EUC-JP": (lines(JAPANESE).encode("euc_jp"), "wrong_encoding"),
     "EUC-KR": (lines(KOREAN).encode("euc_kr"), "wrong_encoding"),
-    "Big5": (lines(TRADITIONAL).encode("big5"), "wrong_encoding"),
     "KOI8-R": (lines(RUSSIAN).encode("koi8_r"), "wrong_encoding"),
     "Windows-1251": (lines(RUSSIAN).encode("cp1251"), "wrong_encoding"),
     "one wrong byte": (CHINESE_UTF8[:SPLIT] + b"\xff" + CHINESE_UTF8[SPLIT:], "wrong_encoding"),
@@ -112,7 +113,7 @@ def test_encodings_are_read_right_or_refused_with_the_place(tmp_path: Path, tall
         path.write_bytes(content)
         file = read_file(path)
         assert file.rows == rows and file.encoding == encoding, name
-        assert file.guessed == (encoding == "gb18030"), "what was only found by trying is said"
+        assert file.guessed == (encoding in ("gb18030", "big5")), "what was only found by trying is said"
         tally.count("files in an encoding")
     for name, (content, code) in REFUSED.items():
         for suffix in (".jsonl", ".csv", ".json"):

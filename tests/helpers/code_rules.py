@@ -276,7 +276,7 @@ BANNED_CALLS = frozenset(
     | {f"builtins.{name}" for name in ("exec", "eval", "compile", "__import__")}
     | {f"torch.hub.{name}" for name in ("load", "load_state_dict_from_url", "download_url_to_file")}
     | {f"numpy.{name}" for name in ("load", "save", "savez", "savez_compressed")}  # pickles what is no number
-    | {"runpy.run_path", "runpy.run_module", "shutil.unpack_archive", "tarfile.open", "zipfile.ZipFile"}
+    | {"runpy.run_path", "runpy.run_module", "shutil.unpack_archive", "tarfile.open"}
     | {f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all")}
     | {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pandas.read_pickle"}
     | {f"os.{name}{how}" for name in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
@@ -329,7 +329,9 @@ def unsafe_code(files: list[SourceFile]) -> list[str]:
 DOORS: dict[str, frozenset[str]] = {
     # the second is PEFT's own, given nothing but a folder that was written here, with checked settings
     "from_pretrained": frozenset({"models/load.py", "ship/adapter_judge.py"}),
-    "snapshot_download": frozenset({"models/hub.py"}),
+    "snapshot_download": frozenset({"models/hub.py", "data/collect/hubs.py"}),
+    "ZipFile": frozenset({"data/formats/unpack.py"}),  # in memory, within limits, nothing is written
+    "extractall": frozenset(),
     "apply_chat_template": frozenset(),
     "load_adapter": frozenset(),
     "from_peft_type": frozenset(),
@@ -339,7 +341,7 @@ DOORS: dict[str, frozenset[str]] = {
     "ImmutableSandboxedEnvironment": frozenset({"tasks/limited_template.py"}),
     "SandboxedEnvironment": frozenset(),
     "Environment": frozenset({"evaluate/card.py"}),  # our own page, from our own folder
-    "import_module": frozenset({"__init__.py", "models/hub.py"}),  # our own names; ModelScope where it is installed
+    "import_module": frozenset({"__init__.py", "models/hub.py", "data/formats/extras.py"}),  # our own names; extras
 }
 
 
@@ -367,8 +369,13 @@ def _names_used(node: ast.AST) -> list[str]:
 
 # Modules that reach other machines -> the files that may import them, and what for.
 CONNECTIONS: dict[str, dict[str, str]] = {
-    "huggingface_hub": {"models/hub.py": "downloads that a recipe asks for"},
+    "huggingface_hub": {
+        "models/hub.py": "downloads that a recipe asks for",
+        "data/collect/hubs.py": "data sets that a recipe names",
+    },
+    "fsspec": {"data/collect/stores.py": "object stores that a recipe names"},
     "httpx": {
+        "data/collect/hubs.py": "the errors of such a download",
         "models/hub.py": "the errors of such a download",
         "tasks/hosted_teacher.py": "the address of a teacher that a recipe names",
         "cli/demo_service.py": "the demo's own service",

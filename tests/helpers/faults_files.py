@@ -7,6 +7,8 @@ is the next start. Parts run in forked children (`faults_forks.py`); what they s
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +23,11 @@ from tunesmith.core.events import Events
 from tunesmith.core.files import write_json
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import Run, list_runs
+from tunesmith.data.collect.fetch import collect
 from tunesmith.models.load import resolve_base
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.recipe.specs.ship import ParityLimits
+from tunesmith.recipe.specs.sources import SourceSpec
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.train.loop import Job, fit
 
@@ -169,11 +173,42 @@ class Records:
             lifecycle.write_atomic(page, f"{text}\n")
 
 
+class Collected:
+    """Rows of a database in the place of those of an earlier time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._home = folder, folder / LIVE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._source = SourceSpec(query="select text from notes", database="env:NOTES_URL")
+        for name, rows in (("first", 3), ("second", 5)):
+            with sqlite3.connect(folder / f"{name}.db") as connection:
+                connection.execute("create table notes (text text)")
+                connection.executemany("insert into notes values (?)", [(f"{name} {n}",) for n in range(rows)])
+            connection.close()
+
+    def prepare(self) -> None:
+        self._home.mkdir()
+        self._collect("first", again=False)
+
+    def work(self) -> None:
+        self._collect("second", again=True)
+
+    def recover(self) -> None:
+        os.environ["TUNESMITH_HOME"] = str(self._home)
+        os.environ.pop("NOTES_URL", None)
+        collect([self._source], self._folder, offline=True)
+
+    def _collect(self, name: str, *, again: bool) -> None:
+        os.environ |= {"TUNESMITH_HOME": str(self._home), "NOTES_URL": f"sqlite:///{self._folder}/{name}.db"}
+        collect([self._source], self._folder, offline=False, again=again)
+
+
 SCENARIOS: Mapping[str, Callable[[Path], Scenario]] = {
     "checkpoint": Checkpointing,
     "rows": Rows,
     "export": Export,
     "records": Records,
+    "collected": Collected,
     "corpus": Corpus,
 }
 NAMES: Sequence[str] = tuple(SCENARIOS)

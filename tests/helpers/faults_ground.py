@@ -175,10 +175,19 @@ def _look_records(live: Path) -> State:
     return found
 
 
+def _look_collected(live: Path) -> State:
+    found = {}
+    for path in _visible(live / "collected"):
+        verify_folder(path)
+        found["rows"] = sha256_file(path / "rows.jsonl")
+    return found
+
+
 _LOOKS: Mapping[str, Callable[[Path], State]] = {
     "checkpoint": _look_checkpoint,
     "rows": _look_rows,
     "export": _look_export,
     "records": _look_records,
+    "collected": _look_collected,
     "corpus": _look_corpus,
 }

@@ -36,6 +36,7 @@ CASES = {
     "D2": "every row accounted for",
     "D3": "encodings and hostile JSON",
     "D5": "an edit that keeps size and time",
+    "D7": "archives and bombs: what is packed, documents, names that leave their folder",
     "E1": "parity gate of every export",
     "E3": "adapter with a wrong prefix, missing or extra keys, another base",
     "E4": "added tokens and resized embeddings",

@@ -118,7 +118,6 @@ def test_a_long_value_is_shown_short() -> None:
         (DATA + STAGES, "model"),
         (MODEL + DATA, "stages"),
         ("model: {}\n" + DATA + STAGES, "model.base"),
-        (MODEL + "data: {sources: [{name: a}]}\n" + STAGES, "data.sources.0.path"),
         (stage("adapt: {rank: 4}"), "stages.0.adapt.kind"),
     ],
 )

@@ -1,4 +1,5 @@
-"""`tunesmith data RECIPE`, `data xray RECIPE|RUN`, `data rejected RUN`: rows made ready, their masks, and what went."""
+"""`tunesmith data RECIPE`, `data collect RECIPE`, `data xray RECIPE|RUN`, `data rejected RUN`: rows fetched and made
+ready, their masks, and what went."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.manner import answer, console, manner, tell
-from tunesmith.cli.options import RUNS, RunArgument, RunsOption
+from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import find_run, opened
@@ -38,6 +39,22 @@ def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     for each in files.values():
         tell(f"    {each}")
     answer({"run": str(path), "fates": totals, **{name: str(each) for name, each in files.items()}})
+
+
+def collect(recipe: RecipeArgument) -> None:
+    """Fetch the rows of databases, hubs and object stores again; runs then use these."""
+    from tunesmith.data.collect.fetch import collect as fetch
+    from tunesmith.data.collect.lineage import lineage_of
+
+    stated = load_recipe(recipe)
+    places = fetch(stated.all_sources, recipe.resolve().parent, offline=stated.model.offline, again=True)
+    found = [lineage_of(place) | {"path": str(place)} for place in places]
+    for each in found:
+        facts = {name: str(each.get(name, "-")) for name in ("from", "rows", "path")}
+        tell(say("cli.collected", source=facts.pop("from"), **facts))
+    if not found:
+        tell(say("cli.nothing_to_collect"))
+    answer({"collected": found})
 
 
 def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:

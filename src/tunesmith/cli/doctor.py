@@ -22,11 +22,11 @@ from tunesmith.cli.manner import answer, tell
 from tunesmith.core.calibration import cpu_place, flops_words
 from tunesmith.core.calibration import find as find_calibration
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import user_path
 from tunesmith.core.process import available_cores
 from tunesmith.messages import render, say
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, cache_folder, find
 from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.serve import ServeSpec
 
 State = Literal["good", "warning", "bad"]
@@ -188,7 +188,7 @@ def _files_of(recipe_path: Path) -> Iterator[Finding]:
     data = recipe.data
     beside = [source for sources in recipe.sources_beside.values() for source in sources]
     for source in [*data.sources, *data.validation_sources, *data.test_sources, *beside]:
-        yield _file(say("cli.doctor_rows"), user_path(source.path, recipe_path.resolve().parent))
+        yield _file(say("cli.doctor_rows"), local_path(source, recipe_path.resolve().parent))
     yield _base(recipe.model.base, recipe.model.revision)
     if any(each.startswith("gguf") for each in recipe.formats):
         found = _judge()

@@ -52,6 +52,7 @@ VERBS: dict[str, Function] = {
 }
 DATA_VERBS: dict[str, Function] = {
     "prepare": data.prepare,
+    "collect": data.collect,
     "check": data_look.check,
     "sample": data_look.sample,
     "xray": data.xray,

@@ -138,10 +138,10 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
     if not isinstance(stage.objective, MultitaskSpec):
         return
     data = data_of(recipe, stage)
-    known = [source.name or source.path for source in data.sources]
+    known = [source.title for source in data.sources]
     if len(set(known)) < 2:
         raise TunesmithError("compat.one_task", place=place)
-    named = [*stage.objective.weights, *(source.name or source.path for source in data.validation_sources)]
+    named = [*stage.objective.weights, *(source.title for source in data.validation_sources)]
     for name in named:
         if name not in known:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))

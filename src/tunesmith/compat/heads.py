@@ -57,7 +57,7 @@ def _check_sources(data: RowsSpec) -> None:
     """Every source is of a task, and wherever sources are named, every task has one."""
     tasks = data.tasks or {}
     for where in ("sources", "validation_sources", "test_sources"):
-        found = [source.name or source.path for source in getattr(data, where, ())]
+        found = [source.title for source in getattr(data, where, ())]
         for name in found:
             if name not in tasks:
                 raise TunesmithError("compat.source_without_task", source=name, where=where, known=", ".join(tasks))

@@ -12,7 +12,7 @@ from typing import cast
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, user_path, verify_folder, write_atomic
+from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import near_across, repeats, texts_of
@@ -22,12 +22,14 @@ from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
-from tunesmith.data.formats.files import Unread, list_files, read_file
-from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.formats.files import list_files, read_files
+from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
+from tunesmith.data.formats.rows import Unread
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.version import made_by, settings_of
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
 from tunesmith.recipe.specs.objectives import TARGET
@@ -175,8 +177,8 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
     frames = []
     for source in sources:
-        kind = work.spec.kind_of(source.name or source.path)
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, split != f"{work.stage}-{TARGET}")
+        kind, labelled = work.spec.kind_of(source.title), split != f"{work.stage}-{TARGET}"
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -227,12 +229,13 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
 def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Take rows out of training that repeat what a benchmark asks."""
     for source in work.benchmarks:
-        files = list_files(user_path(source.path, work.folder))[0]
-        rows = (row for path in files for row in read_file(path).rows if not isinstance(row, Unread))
+        files = list_files(local_path(source, work.folder))[0]
+        raws = (raw for path in files for raw in read_files(path, manner_of(source)))
+        rows = (row for raw in raws for row in raw.rows if not isinstance(row, Unread))
         gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
         work.ledger.decide(gone, "dropped", "repeats_benchmark")
         frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
-        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.name or source.path}))
+        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.title}))
 
 
 def _keep_near_apart(

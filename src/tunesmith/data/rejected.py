@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import user_path
 from tunesmith.core.ledger import STILL_USED, Ledger
-from tunesmith.data.formats.files import RawRow, Unread, list_files, read_file
+from tunesmith.data.formats.files import list_files, read_files
+from tunesmith.data.formats.read import manner_of
+from tunesmith.data.formats.rows import RawRow, Unread
 from tunesmith.data.prepare import sources_in_order
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 
@@ -29,17 +31,22 @@ def rejected_rows(
     entries = [entry for entry in ledger.entries() if entry.parent is None]  # no file holds the others
     number = 0
     for source in (*(each for _, each in sources_in_order(spec)), *beside):
-        name = source.name or source.path
-        for path in list_files(user_path(source.path, recipe_folder))[0]:
-            for row in read_file(path).rows:
-                if number >= len(entries) or entries[number].source != name:
-                    raise TunesmithError("data.source_changed", path=source.path)
-                entry = entries[number]
-                if entry.fate not in STILL_USED:
-                    yield _line({**entry.facts(), "file": path.name}, row)
-                number += 1
+        name = source.title
+        for path, row in _rows(source, recipe_folder):
+            if number >= len(entries) or entries[number].source != name:
+                raise TunesmithError("data.source_changed", path=source.address)
+            entry = entries[number]
+            if entry.fate not in STILL_USED:
+                yield _line({**entry.facts(), "file": path.name}, row)
+            number += 1
     if number != len(entries):
-        raise TunesmithError("data.source_changed", path=spec.sources[0].path)
+        raise TunesmithError("data.source_changed", path=spec.sources[0].address)
+
+
+def _rows(source: SourceSpec, folder: Path) -> Iterator[tuple[Path, RawRow]]:
+    for path in list_files(local_path(source, folder))[0]:
+        for file in read_files(path, manner_of(source)):
+            yield from ((file.path, row) for row in file.rows)
 
 
 def _line(facts: Mapping[str, object], row: RawRow) -> str:

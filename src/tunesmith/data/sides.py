@@ -76,7 +76,7 @@ def _hashes(recipe: Recipe, stated: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, sources in listed.items():
         for number, source in enumerate(sources):
-            digest = stated.get(f"{name}.{number} ({source.path})")
+            digest = stated.get(f"{name}.{number} ({source.address})")
             if digest is not None:
-                found[source.name or source.path] = digest
+                found[source.title] = digest
     return found

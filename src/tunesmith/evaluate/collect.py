@@ -277,7 +277,7 @@ def _data(path: Path, recipe: Recipe) -> DataFacts:
             counts[entry.source] = counts.get(entry.source, 0) + 1
     specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
     specs += [source for sources in recipe.sources_beside.values() for source in sources]
-    licences = {spec.name or spec.path: spec.licence for spec in specs}
+    licences = {spec.title: spec.licence for spec in specs}
     return DataFacts(
         sources=tuple(SourceFacts(name, rows, licences.get(name, "")) for name, rows in counts.items()),
         fates=ledger.totals(),

@@ -7,13 +7,13 @@ configurations (a tied embedding is counted once).
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.home import cache_folder as cache_folder
 
 
 @dataclass(frozen=True)
@@ -283,9 +283,3 @@ def bundled_file(model: KnownModel) -> Path:
     if not path.is_file():
         raise TunesmithError("models.bundle_missing", name=model.name, command=bundle.install)
     return path
-
-
-def cache_folder() -> Path:
-    """Where converted and downloaded models are kept: $TUNESMITH_HOME, else ~/.cache/tunesmith."""
-    stated = os.environ.get("TUNESMITH_HOME")
-    return Path(stated) if stated else Path.home() / ".cache" / "tunesmith"

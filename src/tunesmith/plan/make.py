@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter
-from tunesmith.core.files import user_path, write_atomic, write_json
+from tunesmith.core.files import write_atomic, write_json
 from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
@@ -23,6 +23,7 @@ from tunesmith.plan.readiness import ReadinessFacts
 from tunesmith.plan.report import Plan, as_markdown, make_plan, plan_json
 from tunesmith.plan.sizes import ModelSize, size_from_config, trained_parameters
 from tunesmith.recipe.chain import data_of
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.objectives import MultitaskSpec
 
@@ -164,7 +165,7 @@ def _readiness_facts(recipe: Recipe, stage: StageSpec, prepared: Prepared, base:
         base_licence=base.licence,
         data_licences=tuple(source.licence for source in sources),
         duplicate_share=_count(prepared.fates, "merged") / read if read else None,
-        sources_there=all(user_path(each.path, prepared.folder).exists() for each in sources),
+        sources_there=all(local_path(each, prepared.folder).exists() for each in sources),
     )
 
 

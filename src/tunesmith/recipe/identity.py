@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file, user_path
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.data import SourceSpec
@@ -69,11 +70,11 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     stated["data.augment"] = _files_of_augment(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
-            path, place = user_path(source.path, folder), f"{name}.{number}"
+            path, place = local_path(source, folder), f"{name}.{number}"
             if os.path.isdir(path):
-                found[f"{place} ({source.path})"] = hash_of_source(path)
+                found[f"{place} ({source.address})"] = hash_of_source(path)
             elif os.path.isfile(path):
-                found[f"{place} ({source.path})"] = hash_of_source(path)
+                found[f"{place} ({source.address})"] = hash_of_source(path)
                 if path.with_name(REGISTER).is_file():
                     found[f"{place} ({Path(source.path).with_name(REGISTER)})"] = sha256_file(path.with_name(REGISTER))
     return found

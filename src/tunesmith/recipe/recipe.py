@@ -146,6 +146,13 @@ class Recipe(Spec):
         return {f"{stage.name}-{what}": each for stage in self.stages for what, each in stage.sources.items()}
 
     @property
+    def all_sources(self) -> list[SourceSpec]:
+        """Every source of rows that a run reads."""
+        data = self.data
+        beside = [source for sources in self.sources_beside.values() for source in sources]
+        return [*data.sources, *data.validation_sources, *data.test_sources, *(data.benchmarks or ()), *beside]
+
+    @property
     def task_embeddings(self) -> bool:
         """Whether every task of the run's rows has a learned vector of its own."""
         return any(each.task_embeddings for each in self.stages if each.data is None)

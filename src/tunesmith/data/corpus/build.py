@@ -239,7 +239,7 @@ def _places(build: _Build) -> tuple[list[PartPlace], Rows]:
     of_source: Counter[int] = Counter()
     for number, (part, piece) in enumerate(zip(build.parts(), build.pieces, strict=True)):
         source = build.spec.sources[piece.source]
-        places.append(PartPlace(number, source.name or source.path, read, of_source[piece.source], kept))
+        places.append(PartPlace(number, source.title, read, of_source[piece.source], kept))
         rows = read_rows(part)["row"].to_numpy() + read
         numbers.append(rows)
         count = len(read_fates(part))

@@ -13,11 +13,12 @@ from pathlib import Path
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import user_path
 from tunesmith.core.ledger import Ledger
-from tunesmith.data.formats.files import LONGEST_ROW, RawFile, list_files, rows_of_lines
+from tunesmith.data.formats.files import RawFile, list_files
 from tunesmith.data.formats.read import Reading, read_raw
+from tunesmith.data.formats.rows import LONGEST_ROW, rows_of_lines
 from tunesmith.data.table import SCHEMA
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.data import SourceSpec
 
 PIECE_BYTES = 1 << 25
@@ -39,7 +40,7 @@ class Piece:
 def pieces_of(sources: list[SourceSpec], folder: Path, size: int = PIECE_BYTES) -> Iterator[Piece]:
     """The pieces of all sources, in their order. Errors: those of `list_files`, data.corpus_suffix."""
     for place, source in enumerate(sources):
-        for path in list_files(user_path(source.path, folder))[0]:
+        for path in list_files(local_path(source, folder))[0]:
             if path.suffix.lower() not in _SUFFIXES:
                 raise TunesmithError("data.corpus_suffix", path=str(path), suffixes=" ".join(_SUFFIXES))
             start, whole = 0, path.stat().st_size
@@ -68,7 +69,7 @@ def read_piece(piece: Piece, source: SourceSpec, reading: Reading, ledger: Ledge
     with piece.path.open("rb") as stream:
         stream.seek(piece.start)
         content = stream.read(piece.end - piece.start)
-    name = source.name or source.path
+    name = source.title
     content = content.removeprefix(_BOM) if piece.start == 0 else content
     frame = _plain_texts(content, name, source, reading)
     if frame is not None:
@@ -90,7 +91,7 @@ def _decoded(content: bytes, piece: Piece) -> str:
 
 def _plain_texts(content: bytes, name: str, source: SourceSpec, reading: Reading) -> pl.DataFrame | None:
     """The table of lines that all hold a text; None where that is not sure, and every line wants a look of its own."""
-    if reading.wanted != "text" or source.layout not in ("auto", "text"):
+    if reading.wanted != "text" or source.layout not in ("auto", "text") or source.terms is not None:
         return None
     column = source.columns.get("text", "text")
     schema = {column: pl.String, **({reading.group_by: pl.String} if reading.group_by else {})}

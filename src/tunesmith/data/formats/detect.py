@@ -9,13 +9,19 @@ from typing import get_args
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
 from tunesmith.data.defects import RowDefect
-from tunesmith.data.formats.files import RawRow, Unread, listed
 from tunesmith.data.formats.labelled import LABELLED_READERS, is_text_class, is_token_class
 from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
+from tunesmith.data.formats.logs import FEEDBACK_READERS, is_feedback, is_request_log, read_request_log
 from tunesmith.data.formats.pairs import PAIR_READERS, read_label
+from tunesmith.data.formats.rows import RawRow, Unread, listed
 from tunesmith.recipe.specs.data import Layout
 
-READERS: Mapping[str, Converter] = {**CHAT_READERS, **PAIR_READERS, **LABELLED_READERS}
+READERS: Mapping[str, Converter] = {
+    **CHAT_READERS,
+    **PAIR_READERS,
+    **LABELLED_READERS,
+    "request_log": read_request_log,
+}
 _SPECIAL_KINDS: Mapping[str, RowKind] = {
     "text": "text",
     "preference": "preference",
@@ -26,9 +32,16 @@ _SPECIAL_KINDS: Mapping[str, RowKind] = {
 _LISTS = ("messages", "conversations", "conversation")
 
 
-def kind_of(layout: Layout) -> RowKind:
-    """The kind of row that a layout holds."""
+def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
+    """The kind of row that a layout holds. Feedback holds several and gives what is wanted, where it can."""
+    if layout == "feedback" and wanted in FEEDBACK_READERS:
+        return wanted
     return _SPECIAL_KINDS.get(layout, "chat")
+
+
+def reader_of(layout: Layout, wanted: RowKind) -> Converter:
+    """What makes a record of a row in this layout."""
+    return FEEDBACK_READERS[wanted] if layout == "feedback" else READERS[layout]
 
 
 def _is_preference(row: Row) -> bool:
@@ -55,6 +68,8 @@ def _is_query_response(row: Row) -> bool:
 
 
 _RULES: Sequence[tuple[Layout, Callable[[Row], bool]]] = (
+    ("feedback", is_feedback),
+    ("request_log", is_request_log),
     ("preference", _is_preference),
     ("kto", _is_kto),
     ("messages", lambda row: "messages" in row),

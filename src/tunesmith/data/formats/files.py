@@ -1,56 +1,53 @@
-"""Files to raw rows: json, jsonl, csv, tsv, parquet and arrow. A row that cannot be read is a reason, not a stop."""
+"""Files to raw rows: tables, documents, and what is packed. A row that cannot be read is a reason, not a stop."""
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import io
-import json
 import os
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from tunesmith.core.errors import TunesmithError
+from tunesmith.core.errors import Fact, TunesmithError
 from tunesmith.core.files import sha256_file
-from tunesmith.data.defects import Reason, RowDefect
-from tunesmith.data.formats.doubled_keys import DoubledKeys, has_doubled_keys, object_of, spelled
 from tunesmith.data.formats.encoding import Text, decode
-from tunesmith.messages import say
+from tunesmith.data.formats.html import text_of_html
+from tunesmith.data.formats.kinds import ARCHIVE, DOCUMENTS, ROWS, SUFFIXES, is_pressed, kind_of_file
+from tunesmith.data.formats.pages import text_of_pdf
+from tunesmith.data.formats.passages import passages
+from tunesmith.data.formats.rows import LONGEST_ROW as LONGEST_ROW
+from tunesmith.data.formats.rows import RawRow, read_conll, read_json, read_separated, refuse_doubled
+from tunesmith.data.formats.rows import Unread as Unread
+from tunesmith.data.formats.sheets import read_workbook, rows_of
+from tunesmith.data.formats.spans import check_spans
+from tunesmith.data.formats.unpack import member_names, members, unpressed
+from tunesmith.data.formats.word import text_of_docx
+from tunesmith.data.notes import Note
 
-LONGEST_ROW = 2**24
-"""Characters of a row. More is a file without line ends: no model reads a text of that length, and a tokenizer would
-work on it for hours."""
+_NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
 
 
 @dataclass(frozen=True)
-class Unread:
-    """A row that could not be read: why, and what stands in the file, which nothing but an export may show."""
+class Manner:
+    """How the files of a source are read. `encoding` "auto" looks; `chunk_size` is in characters, for documents."""
 
-    reason: Reason
-    original: str = field(repr=False)
+    encoding: str = "auto"
+    chunk_size: int = 2000
 
 
-RawRow = Mapping[str, object] | Unread
-"""A row by its file's column names, or why there is none."""
-
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".conll", ".bio")
-_NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
-_ROW_LISTS = ("data", "rows", "examples", "train")
-_COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
-_ENDED_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_LINE_END = re.compile(r"\r\n|\r|\n")
-_COLUMN_GAP = re.compile(r"[ \t]+")
-_BROKEN_SHARE = 0.5
-"""More broken lines than this and it is the file that is wrong, not its rows."""
+USUAL = Manner()
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """What a file holds. `encoding` is "binary" for columnar files; `guessed` marks an encoding by attempt."""
+    """What a file holds, or a member of an archive, or a sheet of a workbook: they stand behind its name in `path`.
+
+    `encoding` is "binary" for files that are no text; `guessed` marks an encoding by attempt. `document` says that the
+    rows were cut from one running text.
+    """
 
     path: Path
     sha256: str
@@ -58,36 +55,41 @@ class RawFile:
     encoding: str
     guessed: bool
     rows: list[RawRow]
+    document: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def list_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files of rows at a path (itself, or everything readable in the folder) and the files passed over.
+    """The files to read at a path (itself, or those in the folder) and the files passed over.
 
-    A hidden file (a name on its way begins with a dot) is passed over, and told of where its ending is one of rows.
+    A hidden file (a name on its way begins with a dot) is passed over, and so are documents beside files of rows: they
+    describe these.
 
     Errors: data.missing_path, data.empty_folder, data.unknown_suffix, data.name_no_text.
     """
     if os.path.isdir(path):  # which takes a name that no system can have for a missing one
         found = sorted(
-            each
-            for each in path.rglob("*")
-            if each.is_file() and (each.suffix.lower() in SUFFIXES or not is_hidden(each, path))
+            each for each in path.rglob("*") if each.is_file() and (kind_of_file(each) or not is_hidden(each, path))
         )
         for each in found:
             _check_name(each, path)
-        taken = [
-            each
-            for each in found
-            if each.suffix.lower() in SUFFIXES and each.name not in _NOT_ROWS and not is_hidden(each, path)
-        ]
+        taken = [path / each for each in _readable(each.relative_to(path).as_posix() for each in found)]
         if not taken:
             raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
-        return taken, [each for each in found if each not in taken]
+        passed_over = set(found) - set(taken)
+        return taken, sorted(passed_over)
     if not os.path.isfile(path):
         raise TunesmithError("data.missing_path", path=str(path))
-    if path.suffix.lower() not in SUFFIXES:
+    if not kind_of_file(path):
         raise TunesmithError("data.unknown_suffix", path=str(path), suffixes=" ".join(SUFFIXES))
     return [path], []
+
+
+def _readable(names: Iterable[str]) -> list[str]:
+    """Of the names in a folder or an archive those that are read: files of rows, or documents where there are none."""
+    shown = [name for name in map(Path, names) if not _is_hidden(name) and name.name not in _NOT_ROWS]
+    rows = [each.as_posix() for each in shown if kind_of_file(each) in (*ROWS, ARCHIVE)]
+    return rows or [each.as_posix() for each in shown if kind_of_file(each) in DOCUMENTS]
 
 
 def _check_name(file: Path, folder: Path) -> None:
@@ -101,217 +103,138 @@ def _check_name(file: Path, folder: Path) -> None:
 
 def is_hidden(file: Path, folder: Path) -> bool:
     """Whether the name of a file, or of a folder between, begins with a dot."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return _is_hidden(file.relative_to(folder))
 
 
-def read_file(path: Path) -> RawFile:
-    """Read one file. Errors: data.empty_file, data.broken_file and the others of the readers below."""
-    suffix = path.suffix.lower()
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+
+
+def read_file(path: Path, manner: Manner = USUAL) -> RawFile:
+    """Read one file that is no archive and no workbook of several sheets. Errors: those of `read_files`."""
+    return read_files(path, manner)[0]
+
+
+def read_files(path: Path, manner: Manner = USUAL) -> list[RawFile]:
+    """Read one file; an archive or a workbook may hold several.
+
+    Errors: data.empty_file, data.broken_file and the others of the readers below.
+    """
     try:
         size = path.stat().st_size
         if size == 0:
             raise TunesmithError("data.empty_file", path=str(path))
-        file = RawFile(path, sha256_file(path), size, "binary", False, [])
-        if suffix in (".parquet", ".arrow", ".feather"):
-            rows = _read_columnar(path, suffix)
-        else:
-            text = decode(path.read_bytes(), path)
-            file = replace(file, encoding=text.encoding, guessed=text.guessed)
-            if suffix in (".conll", ".bio"):
-                rows = _read_conll(text)
-            elif suffix in (".csv", ".tsv"):
-                rows = _read_separated(text, path, "\t" if suffix == ".tsv" else ",")
-            else:
-                rows = _read_json(text, path, lines=suffix != ".json")
+        kind = kind_of_file(path)
+        if kind == ARCHIVE:
+            return _read_archive(path, manner)
+        content = unpressed(path) if is_pressed(path) else None
+        return _read(_Content(path, kind, content, sha256_file(path), size), manner)
     except OSError as error:
         raise TunesmithError("data.unreadable", path=str(path), reason=str(error.strerror)) from error
-    if not rows:
-        raise TunesmithError("data.empty_file", path=str(path))
-    return replace(file, rows=rows)
 
 
-def listed(columns: Iterable[str], most: int = 12) -> str:
-    """Names of columns for a message. A file without a header has a row's words there: what does not look like a name
-    is only counted.
-    """
-    stated = sorted(set(columns))
-    names = [name for name in stated if _COLUMN_NAME.fullmatch(name)]
-    shown = [*names[:most], *(["..."] if len(names) > most else [])]
-    odd = len(stated) - len(names)
-    return ", ".join([*shown, *([say("data.odd_columns", count=odd)] if odd else [])]) or "-"
+def _read_archive(path: Path, manner: Manner) -> list[RawFile]:
+    """Every file of rows in it (or its documents), in the order of their names. Archives in it are not opened."""
+    names = member_names(path, path)
+    inner = [name for name in names if is_pressed(Path(name)) or Path(name).suffix.lower() == ARCHIVE]
+    if inner:
+        raise TunesmithError("data.nested_archive", path=str(path), name=inner[0])
+    taken = _readable(names)
+    if not taken:
+        raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join((*ROWS, *DOCUMENTS)))
+    passed = [Note("data.passed_over", {"path": f"{path.name}/{name}"}) for name in names if name not in taken]
+    files: list[RawFile] = []
+    for member in members(path, path, taken):
+        shown, content = path / member.name, member.content
+        if not content:
+            raise TunesmithError("data.empty_file", path=str(shown))
+        digest = hashlib.sha256(content).hexdigest()
+        files += _read(_Content(shown, kind_of_file(shown), content, digest, len(content)), manner)
+    return [replace(files[0], notes=(*passed, *files[0].notes)), *files[1:]]
 
 
-def _read_columnar(path: Path, suffix: str) -> list[RawRow]:
+@dataclass(frozen=True)
+class _Content:
+    """A file on its way to rows: what it is called and read as, and its bytes unless they are read from `path`."""
+
+    path: Path
+    kind: str
+    content: bytes | None
+    sha256: str
+    size: int
+
+    def bytes(self) -> bytes:
+        return self.path.read_bytes() if self.content is None else self.content
+
+    def file(self, rows: list[RawRow], text: Text | None = None) -> RawFile:
+        """Errors: data.empty_file."""
+        if not rows:
+            raise TunesmithError("data.empty_file", path=str(self.path))
+        encoding, guessed = (text.encoding, text.guessed) if text else ("binary", False)
+        return RawFile(self.path, self.sha256, self.size, encoding, guessed, rows)
+
+
+def _read(found: _Content, manner: Manner) -> list[RawFile]:
+    if found.kind == ".xlsx":
+        return _read_sheets(found)
+    if found.kind in (".parquet", ".arrow", ".feather"):
+        return [found.file(_read_columnar(found))]
+    if found.kind in DOCUMENTS:
+        return [_read_document(found, manner)]
+    text = decode(found.bytes(), found.path, manner.encoding)
+    if found.kind in (".conll", ".bio"):
+        rows = read_conll(text)
+    elif found.kind in (".csv", ".tsv"):
+        rows = read_separated(text, found.path, "\t" if found.kind == ".tsv" else ",")
+    else:
+        rows = read_json(text, found.path, lines=found.kind != ".json")
+    return [found.file(rows, text)]
+
+
+def _read_document(found: _Content, manner: Manner) -> RawFile:
+    """Rows of running text, each as many whole paragraphs as fit."""
+    text: Text | None = None
+    notes: tuple[Note, ...] = ()
+    if found.kind == ".docx":
+        words = text_of_docx(found.bytes(), found.path)
+    elif found.kind == ".pdf":
+        words, pages, silent = text_of_pdf(found.bytes(), found.path)
+        facts: dict[str, Fact] = {"path": found.path.name, "pages": pages, "silent": silent}
+        notes = (Note("data.silent_pages", facts),) if silent else ()
+    else:
+        page = found.kind in (".html", ".htm")
+        text = decode(found.bytes(), found.path, manner.encoding, page=page)
+        words = text_of_html(text.text) if page else text.text
+    rows: list[RawRow] = [{"text": each} for each in passages(words, manner.chunk_size)]
+    return replace(found.file(rows, text), document=True, notes=notes)
+
+
+def _read_sheets(found: _Content) -> list[RawFile]:
+    sheets, hidden = read_workbook(found.bytes(), found.path)
+    files: list[RawFile] = []
+    for sheet in sheets:
+        path = found.path if len(sheets) == 1 else found.path / sheet.name
+        refuse_doubled(sheet.header, path)
+        files.append(replace(found.file(list(rows_of(sheet))), path=path))
+    if not files:
+        raise TunesmithError("data.empty_file", path=str(found.path))
+    notes = tuple(Note("data.hidden_sheet", {"path": found.path.name, "sheet": name}) for name in hidden)
+    return [replace(files[0], notes=notes), *files[1:]]
+
+
+def _read_columnar(found: _Content) -> list[RawRow]:
+    source: Path | io.BytesIO = found.path if found.content is None else io.BytesIO(found.content)
     try:
-        if suffix == ".parquet":
-            frame = pl.read_parquet(path)
+        if found.kind == ".parquet":
+            check_spans(source, found.size, found.path)
+            frame = pl.read_parquet(source)
         else:
-            frame = _read_arrow(path)
+            frame = _read_arrow(found.bytes())
         return list(frame.iter_rows(named=True))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise TunesmithError("data.broken_file", path=str(path), format=suffix[1:]) from error
+        raise TunesmithError("data.broken_file", path=str(found.path), format=found.kind[1:]) from error
 
 
-def _read_arrow(path: Path) -> pl.DataFrame:
+def _read_arrow(content: bytes) -> pl.DataFrame:
     """Arrow's file form, else its stream form, which the `datasets` library writes under the same suffix."""
-    if path.read_bytes()[:6] == b"ARROW1":
-        return pl.read_ipc(path)
-    return pl.read_ipc_stream(path)
-
-
-def _read_separated(text: Text, path: Path, separator: str) -> list[RawRow]:
-    csv.field_size_limit(sys.maxsize)  # a cell may hold a whole conversation
-    ended = (found[0] for found in _ENDED_LINE.finditer(text.text))  # StringIO would hold four bytes a character
-    lines = csv.reader(ended, delimiter=separator, strict=True)
-    try:
-        header = next(lines, [])
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise TunesmithError("data.duplicate_columns", path=str(path), columns=listed(doubled))
-        return [
-            dict(zip(header, cells, strict=True))
-            if len(cells) == len(header)
-            else Unread("wrong_field_count", _separated(cells, separator))
-            for cells in lines
-            if cells
-        ]
-    except csv.Error as error:
-        raise TunesmithError("data.broken_csv", path=str(path), line=lines.line_num) from error
-
-
-def _separated(cells: list[str], separator: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, delimiter=separator, lineterminator="").writerow(cells)
-    return line.getvalue()
-
-
-def _read_json(text: Text, path: Path, *, lines: bool) -> list[RawRow]:
-    """A JSON list of objects, one object that holds such a list or is itself a row, or one object a line.
-
-    The suffix only says what is tried first.
-    """
-    content = text.text
-    if content.isspace():
-        raise TunesmithError("data.empty_file", path=str(path))
-    if content.lstrip().startswith("[") and not _looks_like_lines(content):
-        return _rows_of_document(content, path)
-    if lines:
-        return rows_of_lines(content, path)
-    try:
-        document = json.loads(content, object_pairs_hook=object_of)
-    except (ValueError, RecursionError):  # several lines
-        return rows_of_lines(content, path)
-    return _rows_of_object(document, path) if isinstance(document, dict) else rows_of_lines(content, path)
-
-
-def _rows_of_object(document: Mapping[str, object], path: Path) -> list[RawRow]:
-    """The rows of the one list in an object; without a list of a known name it is a row itself.
-
-    Errors: data.several_lists, where rows of the others would be lost.
-    """
-    pairs = document.pairs if isinstance(document, DoubledKeys) else document.items()
-    lists = [(name, value) for name, value in pairs if isinstance(value, list) and _may_be_rows(name, value)]
-    if not any(name in _ROW_LISTS for name, _ in lists):
-        return [_as_row(document)]
-    if len(lists) > 1:
-        raise TunesmithError("data.several_lists", path=str(path), names=listed(name for name, _ in lists))
-    return [_as_row(value) for value in lists[0][1]]
-
-
-def _may_be_rows(name: str, value: list[object]) -> bool:
-    return name in _ROW_LISTS or any(isinstance(each, dict) for each in value)
-
-
-def _rows_of_document(content: str, path: Path) -> list[RawRow]:
-    try:
-        document = json.loads(content, object_pairs_hook=object_of)
-    except json.JSONDecodeError as error:
-        raise TunesmithError("data.broken_json", path=str(path), line=error.lineno, offset=error.pos) from error
-    except RecursionError as error:
-        raise TunesmithError("data.too_deep", path=str(path)) from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise TunesmithError("data.broken_json", path=str(path), line=1, offset=0) from error
-    return [_as_row(value) for value in document]
-
-
-def _looks_like_lines(content: str) -> bool:
-    """Whether most lines look like whole objects: then a list in the first line is one wrong row, no document."""
-    filled = whole = 0
-    for line in map(str.strip, _lines(content)):
-        filled += bool(line)
-        whole += line.startswith("{") and line.endswith("}")
-    return whole > filled / 2
-
-
-def _lines(content: str) -> Iterator[str]:
-    """Lines one at a time: a list of all of them would hold a large file twice."""
-    first = 0
-    while first <= len(content):
-        last = content.find("\n", first)
-        last = len(content) if last < 0 else last
-        yield content[first:last]
-        first = last + 1
-
-
-def rows_of_lines(content: str, path: Path) -> list[RawRow]:
-    """A row a line. Errors: data.broken_json where most lines are none."""
-    rows: list[RawRow] = []
-    broken = 0
-    first_line = first_offset = offset = 0
-    for number, line in enumerate(_lines(content), start=1):
-        if len(line) > LONGEST_ROW:
-            rows.append(Unread("too_large", line))
-        elif line.strip():
-            try:
-                rows.append(_parse(line))
-            except RowDefect as defect:
-                rows.append(Unread(defect.reason, line))
-            except ValueError as error:
-                rows.append(Unread("broken_json", line))
-                broken += 1
-                if broken == 1:
-                    first_line, first_offset = number, offset + getattr(error, "pos", 0)
-        offset += len(line) + 1
-    if broken > _BROKEN_SHARE * len(rows):
-        raise TunesmithError("data.broken_json", path=str(path), line=first_line, offset=first_offset)
-    return rows
-
-
-def _parse(line: str) -> Mapping[str, object]:
-    """One row of a line. Raises ValueError where the line is no JSON, RowDefect where it is no row."""
-    try:
-        value = json.loads(line, object_pairs_hook=object_of)
-    except RecursionError:
-        raise RowDefect("too_deep") from None
-    row = _as_row(value)
-    if isinstance(row, Unread):
-        raise RowDefect(row.reason)
-    return row
-
-
-def _as_row(value: object) -> RawRow:
-    try:
-        if not isinstance(value, dict):
-            return Unread("not_an_object", spelled(value))
-        return Unread("duplicate_key", spelled(value)) if has_doubled_keys(value) else value
-    except RecursionError:
-        return Unread("too_deep", "")
-
-
-def _read_conll(text: Text) -> list[RawRow]:
-    """Sentences of a CoNLL file: a token and its tag a line (first and last column), an empty line between.
-
-    Spaces and tabs part columns and nothing else does: a full-width blank is a token like any other sign.
-    """
-    rows: list[RawRow] = []
-    tokens: list[str] = []
-    tags: list[str] = []
-    for line in [*_LINE_END.split(text.text), ""]:
-        parts = [part for part in _COLUMN_GAP.split(line) if part]
-        if parts and parts[0] != "-DOCSTART-":
-            tokens.append(parts[0])
-            tags.append(parts[-1] if len(parts) > 1 else "")
-        elif tokens:
-            rows.append({"tokens": tokens, "tags": tags})
-            tokens, tags = [], []
-    return rows
+    return pl.read_ipc(content) if content[:6] == b"ARROW1" else pl.read_ipc_stream(content)

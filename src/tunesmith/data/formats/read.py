@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from tunesmith.core.errors import Fact, TunesmithError
-from tunesmith.core.files import user_path
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Message, RowKind
+from tunesmith.data.collect.lineage import lineage_notes, lineage_of
 from tunesmith.data.defects import Reason, RowDefect
-from tunesmith.data.formats.detect import READERS, detect_layout, kind_of
-from tunesmith.data.formats.files import LONGEST_ROW, RawFile, RawRow, Unread, is_hidden, list_files, read_file
+from tunesmith.data.formats.detect import detect_layout, kind_of, reader_of
+from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
 from tunesmith.data.formats.labelled import read_unlabelled
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
+from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
+from tunesmith.data.formats.terms import refused_by
 from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
+from tunesmith.data.notes import Note as Note
 from tunesmith.data.table import SCHEMA, build_frame, turn_value
+from tunesmith.recipe.places import is_local, local_path
 from tunesmith.recipe.specs.data import Layout, SourceSpec
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something worth knowing that is no error: a sentence of the catalogue and its facts."""
-
-    code: str
-    facts: Mapping[str, Fact] = field(default_factory=dict)
+from tunesmith.recipe.specs.sources import TermsSpec
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,15 @@ class _Layout:
     keys: TurnKeys
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What the rows of a file have in common: their source, the document they are cut from, who agreed to what."""
+
+    source: str
+    document: str
+    terms: TermsSpec | None
+
+
 def read_source(
     source: SourceSpec, split: str, folder: Path, reading: Reading, ledger: Ledger
 ) -> tuple[pl.DataFrame, SourceReport]:
@@ -89,48 +95,80 @@ def read_source(
 
     Errors: those of `list_files`, `read_file`, `detect_layout`, `find_entry`; data.missing_columns.
     """
-    path = user_path(source.path, folder)
-    name = source.name or source.path
+    path, name = local_path(source, folder), source.title
+    if not is_local(source) and not path.is_dir():
+        raise TunesmithError("data.not_collected", source=name)
+    licence = source.licence or str(lineage_of(path).get("licence", ""))
     taken, passed_over = list_files(path)
-    notes = [
-        Note("data.hidden" if is_hidden(each, path) else "data.passed_over", {"path": _shown(each, path, source.path)})
-        for each in passed_over
-        if each.suffix.lower() != ".md"
-    ]
-    raws = [read_file(each) for each in taken]
+    notes = [*lineage_notes(source, path), *_notes_of(passed_over, path, source)]
+    raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
+    several = sum(raw.document for raw in raws) > 1
     numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))
     files: list[FileReport] = []
     frames: list[pl.DataFrame] = []
     place = 0
     for raw in raws:
-        frame, layout = read_raw(raw, source, name, numbers[place : place + len(raw.rows)], reading, ledger)
+        shown = _shown(raw.path, path, source.address)
+        document = shown if raw.document and several else ""
+        span = numbers[place : place + len(raw.rows)]
+        frame, layout = read_raw(raw, source, name, span, reading, ledger, document)
         place += len(raw.rows)
         frames.append(frame)
-        shown = _shown(raw.path, path, source.path)
         files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout, len(raw.rows), len(frame)))
         notes.append(Note("data.read_file", {"path": shown, "rows": len(raw.rows), "layout": layout}))
+        notes += raw.notes
         if raw.guessed:
             notes.append(Note("data.guessed_encoding", {"path": shown, "encoding": raw.encoding}))
     frame = pl.concat(frames)
     if source.sample is not None and source.sample < len(frame):
         frame = _sample(frame, source.sample, derive_seed(reading.seed, f"sample {name}"), ledger)
-    return frame, SourceReport(name, split, source.licence, tuple(files), tuple(notes))
+    return frame, SourceReport(name, split, licence, tuple(files), tuple(notes))
+
+
+def manner_of(source: SourceSpec) -> Manner:
+    """How the files of a source are read."""
+    usual = Manner()
+    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size)
+
+
+def _notes_of(passed_over: Sequence[Path], path: Path, source: SourceSpec) -> list[Note]:
+    """What was not read, except for a page that describes the others."""
+    return [
+        Note(
+            "data.hidden" if is_hidden(each, path) else "data.passed_over", {"path": _shown(each, path, source.address)}
+        )
+        for each in passed_over
+        if each.suffix.lower() != ".md"
+    ]
 
 
 def read_raw(
-    raw: RawFile, source: SourceSpec, name: str, numbers: range, reading: Reading, ledger: Ledger
+    raw: RawFile,
+    source: SourceSpec,
+    name: str,
+    numbers: range,
+    reading: Reading,
+    ledger: Ledger,
+    document: str = "",
 ) -> tuple[pl.DataFrame, Layout]:
     """The raw rows of a file, or of a part of one, in the canonical table, and their layout.
+
+    Args:
+        document: what its rows are cut from, where they must not part.
 
     Errors: those of `detect_layout`, `find_entry`; data.missing_columns, data.wrong_kind.
     """
     layout = _choose_layout(source, raw, reading.wanted) if reading.labelled else _layout_of_texts(source, raw)
-    return _read_rows(raw, layout, name, numbers, reading, ledger), layout.layout
+    part = _Part(name, document, source.terms)
+    return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
 
 
 def _shown(file: Path, root: Path, stated: str) -> str:
     """A file's path as the recipe names it: a card that leaves the machine shows no home folder."""
-    return stated if file == root else (Path(stated) / file.relative_to(root)).as_posix()
+    if file == root:
+        return stated
+    below = file.relative_to(root).as_posix()
+    return f"{stated.rstrip('/')}/{below}" if "://" in stated or "#" in stated else (Path(stated) / below).as_posix()
 
 
 def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
@@ -147,7 +185,7 @@ def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout
             renamed = [row if isinstance(row, Unread) else _rename(row, source.columns, only=False) for row in raw.rows]
             layout = detect_layout(renamed, wanted, raw.path)
         chosen = _Layout(layout, source.columns, False, USUAL_KEYS)
-    kind = kind_of(chosen.layout)
+    kind = kind_of(chosen.layout, wanted)
     if kind != wanted:
         raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=chosen.layout, kind=kind, wanted=wanted)
     return chosen
@@ -156,7 +194,7 @@ def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout
 def _layout_of_texts(source: SourceSpec, raw: RawFile) -> _Layout:
     """Of a file of which texts alone are read. Errors: data.wrong_kind where the recipe states what holds none."""
     if source.layout not in ("auto", "text", "text_class"):
-        kind = kind_of(source.layout)
+        kind = kind_of(source.layout, "text_class")
         raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=source.layout, kind=kind, wanted="text")
     present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
     _require(frozenset(source.columns.values()), present, raw.path)
@@ -180,7 +218,7 @@ def _rename(row: Mapping[str, object], columns: Mapping[str, str], *, only: bool
 
 
 def _read_rows(
-    raw: RawFile, layout: _Layout, name: str, numbers: range, reading: Reading, ledger: Ledger
+    raw: RawFile, layout: _Layout, part: _Part, numbers: range, reading: Reading, ledger: Ledger
 ) -> pl.DataFrame:
     """The one loop over rows: from odd nested values to the columns of the table."""
     refused: dict[Reason, list[int]] = {}
@@ -189,13 +227,13 @@ def _read_rows(
     entries = ledger.entries()
     for number, row in zip(numbers, raw.rows, strict=True):
         try:
-            record, group = _convert(row, layout, reading)
+            record, group = _convert(row, layout, part, reading)
         except RowDefect as defect:
             refused.setdefault(defect.reason, []).append(number)
             continue
         if record.cut:
             cut[number] = record.cut
-        _append(columns, record, number, name, entries[number].index, group)
+        _append(columns, record, number, part.source, entries[number].index, group)
     if len(refused.get("missing_columns", [])) == len(raw.rows):
         raise TunesmithError("data.missing_columns", path=str(raw.path), missing=layout.layout)
     for reason, rows in refused.items():
@@ -204,16 +242,19 @@ def _read_rows(
     return build_frame(columns)
 
 
-def _convert(row: RawRow, layout: _Layout, reading: Reading) -> tuple[Record, str]:
+def _convert(row: RawRow, layout: _Layout, part: _Part, reading: Reading) -> tuple[Record, str]:
     """What a row says and its group. Raises RowDefect."""
     if isinstance(row, Unread):
         raise RowDefect(row.reason)
+    refused = refused_by(part.terms, row) if part.terms else None
+    if refused is not None:
+        raise RowDefect(refused)
     try:
-        read = READERS[layout.layout] if reading.labelled else read_unlabelled
-        record = read(_rename(row, layout.columns, only=layout.only), layout.keys)
+        convert = reader_of(layout.layout, reading.wanted) if reading.labelled else read_unlabelled
+        record = convert(_rename(row, layout.columns, only=layout.only), layout.keys)
     except RecursionError:
         raise RowDefect("too_deep") from None
-    group = _group(row, reading.group_by)
+    group = _group(row, reading.group_by) or part.document
     _check_text(record, group)
     return record, group
 

@@ -9,41 +9,15 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tunesmith.core.types import RowKind, SplitName
 from tunesmith.recipe.specs.augment import AugmentSpec
-from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
+from tunesmith.recipe.specs.base import LARGEST_SEED, Spec
+from tunesmith.recipe.specs.sources import Layout as Layout
+from tunesmith.recipe.specs.sources import SourceSpec as SourceSpec
 
-Layout = Literal[
-    "auto",
-    "alpaca",
-    "sharegpt",
-    "messages",
-    "prompt_completion",
-    "query_response",
-    "text",
-    "preference",
-    "kto",
-    "text_class",
-    "token_class",
-]
 Task = Literal["chat", "text_class", "token_class"]
 _Split = TypeVar("_Split")
 ClassRows = Literal["text_class", "multi_label", "token_class"]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 """Name of one of several tasks: it also names files."""
-
-
-class SourceSpec(Spec):
-    """One file or folder of rows."""
-
-    path: str = Field(description="A json, jsonl, csv or parquet file, or a folder of them; relative to the recipe.")
-    name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
-    layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
-    columns: dict[str, str] = Field(
-        {}, description="Tunesmith's column name to the file's, such as {prompt: question}."
-    )
-    sample: int | None = Field(
-        None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."
-    )
-    licence: str = Field("", description="Licence of the rows, kept in the data card.")
 
 
 class CleanSpec(Spec):

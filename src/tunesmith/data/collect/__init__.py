@@ -1,0 +1,1 @@
+"""Rows from elsewhere: fetched once into a folder of this machine, hashed, and read from there."""

@@ -1,0 +1,43 @@
+"""Which files are read, told from their names: tables of rows, documents, and what either may be packed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROWS = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".xlsx",
+    ".conll",
+    ".bio",
+)
+"""Files that hold one row after another."""
+
+DOCUMENTS = (".txt", ".md", ".html", ".htm", ".pdf", ".docx")
+"""Files that hold running text, which is cut into rows."""
+
+PRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""One file made smaller; its kind stands before, as in rows.jsonl.gz."""
+
+ARCHIVE = ".zip"
+"""Several files in one."""
+
+SUFFIXES = (*ROWS, *DOCUMENTS, *PRESSED, ARCHIVE)
+
+
+def is_pressed(path: Path) -> bool:
+    """Whether a name says that the file is made smaller."""
+    return path.suffix.lower() in PRESSED
+
+
+def kind_of_file(path: Path) -> str:
+    """What a file is read as, such as ".jsonl" for rows.jsonl.gz; "" for a name that tells of nothing that is read."""
+    kind = Path(path.stem).suffix.lower() if is_pressed(path) else path.suffix.lower()
+    known = (*ROWS, *DOCUMENTS) if is_pressed(path) else (*ROWS, *DOCUMENTS, ARCHIVE)
+    return kind if kind in known else ""
