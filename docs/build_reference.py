@@ -36,6 +36,7 @@ LIKE = {
     "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",
+    "stages.objective.target_sources": "data.sources",
     "data.augment.generator.hosted": "stages.objective.hosted",
 }
 """Settings that hold the same as another one, which is shown once."""

@@ -167,8 +167,9 @@ def prepare_data(work: Work) -> None:
     prepared = data_room.prepare(*given, generator=generator, needs=_needs(work), embed=embed)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
-    examples = {name: to_examples(frame) for name, frame in prepared.tables.items()}
+    examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}
     keep_labels(work, examples)
+    examples = work.with_stand_ins(examples)
     tasks = {name: work.task if stage is None else work.task_of(stage) for name, stage in owners(recipe, examples)}
     encoded = {name: tasks[name].encode_all(rows, ledger) for name, rows in examples.items()}
     template = folder_template(work.base().path)

@@ -33,12 +33,14 @@ from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
 from tunesmith.recipe.specs.data import RowsSpec
+from tunesmith.recipe.specs.objectives import TARGET
 from tunesmith.runtime.peak import place_of
 from tunesmith.ship.received import received_base
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import longest_row
 from tunesmith.tasks.label_sets import head_from, stated_labels
 from tunesmith.tasks.registry import task_of
+from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import DTYPES
 from tunesmith.train.checkpoint import BEST
 from tunesmith.train.settle import settled
@@ -162,8 +164,17 @@ class Work:
         if not stage.old_sources:
             return {}
         tables, task = data_room.load_beside(self.path), self.task_of(stage)
-        examples = {what: to_examples(tables[f"{stage.name}-{what}"]) for what in stage.old_sources}
-        return {what: [task.encode(each).features for each in rows] for what, rows in examples.items()}
+        names = {what: f"{stage.name}-{what}" for what in stage.old_sources}
+        examples = self.with_stand_ins({name: to_examples(tables[name]) for name in names.values()})
+        return {what: [task.encode(each).features for each in examples[name]] for what, name in names.items()}
+
+    def with_stand_ins(self, tables: Mapping[str, Sequence[Example]]) -> Mapping[str, Sequence[Example]]:
+        """The tables of rows; those without labels have a stand-in in place of one."""
+        for stage in self.recipe.stages:
+            head = self.head_of(stage) if TARGET in stage.old_sources else None
+            if head is not None:
+                tables = with_stand_ins(tables, {f"{stage.name}-{TARGET}"}, head.labels)
+        return tables
 
 
 def _head(spec: RowsSpec, folder: Path, *, embeddings: bool) -> Head | None:

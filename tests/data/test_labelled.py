@@ -8,13 +8,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, RowKind
 from tunesmith.data.formats.labelled import word_places
 from tunesmith.data.formats.read import Reading, read_source
 from tunesmith.data.prepare import prepare
 from tunesmith.data.table import to_examples
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec
+from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.data import DataSpec, Layout, SourceSpec
 
 
 def read(path: Path, wanted: RowKind, **source: object) -> tuple[list[Example], dict[str, int]]:
@@ -228,3 +230,44 @@ def test_every_row_has_a_fate_and_none_stands_in_two_splits(kind: str, tmp_path:
     assert dict(ledger.totals()) == {"kept": 40, "merged: exact_duplicate_of_row": 3}
     asked = [[each.text or each.tokens for each in to_examples(part)] for part in prepared.frames.values()]
     assert sum(map(len, asked)) == len(set().union(*asked)) == 40 and all(asked)
+
+
+def adapting(**source: object) -> StageSpec:
+    """A stage that adapts to the texts of a source."""
+    return StageSpec.model_validate(
+        {"name": "s", "objective": {"kind": "adversarial", "reversal": {}, "target_sources": [source]}}
+    )
+
+
+def test_of_a_target_domain_the_texts_alone_are_read(tmp_path: Path) -> None:
+    labelled = [{"text": f"word {n}", "label": str(n % 3)} for n in range(40)]
+    others: list[dict[str, object]] = [
+        {"text": "plain"},
+        {"sentence": "of another name", "label": 3.5},
+        {"text": "Word 3!", "label": "2"},
+        {"text": ["no text"]},
+        {"label": "1"},
+        {"text": "plain", "label": "9"},
+    ]
+    for name, rows in (("rows", labelled), ("test", labelled[3:4]), ("target", others)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    sources = {"sources": [{"path": "rows.jsonl"}], "test_sources": [{"path": "test.jsonl"}]}
+    spec = DataSpec.model_validate({"task": "text_class", **sources})
+    ledger = Ledger()
+    prepared = prepare(spec, tmp_path, ledger, [adapting(path="target.jsonl")])
+    examples = to_examples(prepared.tables["s-target"])
+    assert [each.text for each in examples] == ["plain", "of another name"]
+    assert all(each.labels == () and each.kind == "text_class" for each in examples)
+    fates = {entry.row: entry for entry in ledger.entries() if entry.source == "target.jsonl"}
+    assert len(fates) == 6
+    assert ledger.totals()["dropped: prompt_also_in_test"] == 2, "one of the source, one of the target"
+    assert ledger.totals()["dropped: content_not_text"] == ledger.totals()["dropped: missing_columns"] == 1
+
+
+@pytest.mark.parametrize("layout", ["messages", "preference"])
+def test_texts_of_a_target_domain_are_not_read_from_conversations(layout: Layout, tmp_path: Path) -> None:
+    rows = [{"text": f"word {n}", "label": str(n % 3)} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    spec = DataSpec.model_validate({"task": "text_class", "sources": [{"path": "rows.jsonl"}]})
+    with pytest.raises(TunesmithError, match="wrong_kind"):
+        prepare(spec, tmp_path, Ledger(), [adapting(path="rows.jsonl", layout=layout)])

@@ -231,6 +231,8 @@ def test_a_curve_is_read_from_events() -> None:
         Event("note", 0, {"step": 9, "loss": 9.0}),
     ]
     assert curve_from_events(events, 2) == LossCurve(((1, 3.0), (2, 2.0)), ((2, 2.2),), 2)
+    told_apart = [Event("step", 0, {"step": 1, "loss": 3.0, "task": 2.4}), events[4]]
+    assert curve_from_events(told_apart) == LossCurve(((1, 2.4),), ((2, 2.2),)), "as the validation measures it"
 
 
 def test_stages_in_a_row_follow_one_another_in_the_curve() -> None:

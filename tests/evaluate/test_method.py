@@ -18,6 +18,11 @@ SAID = {
     ],
     "LoRA, rank 16, distilled from logits of t": ["stages.0.objective={kind: distill, teacher: t}"],
     "LoRA, rank 16, distilled from answers of t": ["stages.0.objective={kind: distill, teacher: t, level: sequence}"],
+    "LoRA, rank 16, adapted to an unlabelled domain, gradient reversal up to 0.5 (domain classifier not published), "
+    "KL 0.1, MMD 2": [
+        f"stages.0.objective={{kind: adversarial, reversal: {{max_lambda: 0.5}}, kl: 0.1, mmd: {{weight: 2.0}}, "
+        f"target_{OLD}}}"
+    ],
     "LoRA, rank 16, multitask": ["stages.0.objective={kind: multitask}"],
 }
 

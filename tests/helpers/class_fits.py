@@ -18,6 +18,7 @@ from tunesmith.recipe.specs.model import Dropout, Quantize
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.classes import label_set
 from tunesmith.tasks.registry import class_task_of
+from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import StageInputs, build
 from tunesmith.train.loop import Job
 from tunesmith.train.validation import no_task_metric
@@ -46,21 +47,28 @@ def make_class_job(
     settings: Mapping[str, object] | None = None,
     adapt: Mapping[str, object] | None = None,
     objective: Mapping[str, object] | None = None,
+    penalties: Mapping[str, object] | None = None,
     dtype: torch.dtype = torch.float32,
     dropout: Dropout | None = None,
     quantize: Quantize = "none",
     rows: int = 24,
     emitter: Emitter = SILENT,
 ) -> Job:
-    """A fit of `rows` tickets to their classes; `settings` are fields of TrainSpec, `adapt` of the adaptation."""
+    """A fit of `rows` tickets to their classes; `settings` are fields of TrainSpec, `adapt` of the adaptation.
+
+    An adversarial objective finds ten tickets of another seed, numbered from 500, as its target domain.
+    """
     head = head_of(kind)
     task = class_task_of(base, head, 96, base)
     encoded = [task.encode(each).features for each in class_examples(kind)]
+    others = {"target": as_examples(_ROWS[kind](10, seed=2), first=500)}
+    targets = with_stand_ins(others, {"target"}, head.labels)["target"]
     stage = StageSpec.model_validate(
         {
             "name": "classify",
             "adapt": dict(adapt or {"kind": "lora", "rank": 4}),
             "objective": {"kind": "supervised", **(objective or {})},
+            "penalties": penalties,
             "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
         }
     )
@@ -73,5 +81,6 @@ def make_class_job(
         folder=folder,
         conditions=Conditions({"key": "key"}),
         task_metric=no_task_metric,
+        old_rows={"target": [task.encode(each).features for each in targets]},
     )
     return build(stage, inputs, runtime, emitter)

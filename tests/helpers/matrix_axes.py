@@ -29,13 +29,14 @@ class Aim:
     """Toward what and with which add-ons: fields of a stage, and the terms that every step then tells.
 
     `from_zero` are terms that cost nothing before the first step. With `in_turns` some of what is named may have had no
-    turn yet.
+    turn yet. `epochs` are more where fewer rows of a step have labels.
     """
 
     stage: Settings = field(default_factory=dict)
     terms: Collection[str] = ()
     from_zero: Collection[str] = ()
     in_turns: bool = False
+    epochs: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Task:
 
 
 _OLD = {"sources": [{"path": "old.jsonl"}]}
+_TARGETS = {"target_sources": [{"path": "target.jsonl"}]}
 _BLOCK = r"\.layers?\.1\."
 
 ADAPTS: Mapping[str, Adapt] = {
@@ -109,6 +111,16 @@ AIMS: Mapping[str, Aim] = {
     "multitask": Aim({"objective": {"kind": "multitask", "sampling_temperature": 2.0}}, ("loss/one", "loss/other")),
     "multitask: task vectors": Aim(
         {"objective": {"kind": "multitask", "task_embeddings": True}}, ("loss/one", "loss/other")
+    ),
+    "adversarial: reversal": Aim(
+        {"objective": {"kind": "adversarial", **_TARGETS, "reversal": {"max_lambda": 1.0, "hidden_size": 16}}},
+        ("task", "domain", "lambda"),
+        ("lambda",),
+        epochs=6.0,
+    ),
+    "adversarial: KL": Aim({"objective": {"kind": "adversarial", **_TARGETS, "kl": 0.01}}, ("task", "kl"), epochs=6.0),
+    "adversarial: MMD": Aim(
+        {"objective": {"kind": "adversarial", **_TARGETS, "mmd": {"weight": 0.1}}}, ("task", "mmd")
     ),
     "ewc": Aim({"penalties": {"ewc": {"weight": 1.0, "rows": 4, **_OLD}}}, ("ewc",), ("ewc",)),
     "l2_sp": Aim({"penalties": {"l2_sp": 0.01}}, ("l2_sp",), ("l2_sp",)),
@@ -214,6 +226,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("adapt.no_experts", adapt=_EXPERTS, task=_ENCODERS),
     # objective x task
     Refusal("compat.rows", objective=_all(AIMS, "distill", "multitask"), task=_CLASSES - _HEADS),
+    Refusal("compat.rows", objective=_all(AIMS, "adversarial"), task=_all(TASKS, "chat", "token_class")),
     Refusal("compat.heads_objective", objective=frozenset(AIMS) - _all(AIMS, "multitask"), task=_HEADS),
     Refusal("compat.embeddings_without_heads", objective=_VECTORS, task=frozenset({"chat"})),
     Refusal("adapt.no_experts", objective=frozenset({"router balance"}), task=_ENCODERS),
@@ -240,6 +253,11 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(_NO_EFFECT, adapt=_all(ADAPTS, but=_LORA), objective=frozenset({"groups: LoRA+"})),
     Refusal(_NO_EFFECT, adapt=_BEGINNINGS, objective=frozenset({"groups: no decay"})),
+    Refusal(
+        "compat.window_dropout",
+        adapt=frozenset({"lora: rsLoRA, dropout"}),
+        objective=frozenset({"adversarial: KL", "adversarial: MMD"}),
+    ),
 )
 
 

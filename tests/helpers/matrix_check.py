@@ -22,9 +22,11 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, read_json
 from tunesmith.models.load import Loaded
 from tunesmith.models.side_by_side import policy_of
+from tunesmith.plan.add_ons import domain_classifier_numbers
 from tunesmith.plan.sizes import size_from_config, trained_parameters
 from tunesmith.runtime.base import Runtime
 from tunesmith.ship.merge import merge_into
+from tunesmith.train.build import OWN
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import Job, fit
 
@@ -107,7 +109,7 @@ def named_tensors_move(trained: Trained) -> None:
     named = {
         name
         for name, _ in trained.policy.named_parameters()
-        if pattern.search(name) or (trained.ground.head is not None and _HEAD.search(name))
+        if pattern.search(name) or name.startswith(OWN) or (trained.ground.head is not None and _HEAD.search(name))
     }
     moved = {name for name, each in trained.before.items() if trained.after[name] != each}
     assert trained.before.keys() == trained.after.keys()
@@ -125,7 +127,8 @@ def count_is_the_formulas(trained: Trained) -> None:
     vectors = len(head.parts) if head and head.embeddings else 0
     size = size_from_config(config, recipe.model.quantize, len(head.labels) if head else 0, of_tokens, vectors)
     found = sum(each.numel() for each in trained.job.optimizer.masters.values())
-    stated = trained_parameters(size, recipe.stages[0].adapt)
+    stage = recipe.stages[0]
+    stated = trained_parameters(size, stage.adapt) + domain_classifier_numbers(size, stage)
     assert found == stated, (found, stated)
 
 

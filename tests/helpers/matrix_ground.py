@@ -32,6 +32,7 @@ from tunesmith.ship.merge_base import weights_beside
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.label_sets import found_labels, head_from
 from tunesmith.tasks.registry import task_of
+from tunesmith.tasks.unlabelled import with_stand_ins
 from tunesmith.train.build import StageInputs, build
 from tunesmith.train.loop import Job
 from tunesmith.train.teacher import TeacherModel
@@ -103,8 +104,8 @@ class Ground:
             "adapt": adapt.spec,
             **more,
             "train": {
-                "epochs": 3.0, "batch_size": STEP // ranks, "eval_steps": 3, "learning_rate": adapt.learning_rate,
-                "max_length": _LONGEST,
+                "epochs": aim.epochs, "batch_size": STEP // ranks, "eval_steps": 3, "max_length": _LONGEST,
+                "learning_rate": adapt.learning_rate,
             },
         }  # fmt: skip
         return {
@@ -193,11 +194,17 @@ class Ground:
             folder=folder,
             conditions=Conditions({"point": str(self.point)}),
             task_metric=no_task_metric,
-            old_rows={"ewc": old, "replay": old},
+            old_rows={"ewc": old, "replay": old, "target": self._targets()},
             teacher=self._teacher(),
             tasks={each.row: SOURCES[each.row % len(SOURCES)] for each in self.examples},
         )
         return build(self.recipe.stages[0], inputs, runtime, emitter)
+
+    def _targets(self) -> list[Features]:
+        if self.recipe.stages[0].objective.kind != "adversarial" or self.head is None:
+            return []
+        tables = with_stand_ins({"target": self._examples(OLD_ROWS, first=700)}, {"target"}, self.head.labels)
+        return [self.task.encode(each).features for each in tables["target"]]
 
     def _teacher(self) -> TeacherModel | None:
         if self.recipe.stages[0].objective.kind != "distill":

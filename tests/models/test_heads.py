@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.models.blocks import use_blocks
 from tunesmith.models.dropout import set_dropout
 from tunesmith.models.heads import ClassPolicy, Head, HeadTask, draw_head, head_names
 from tunesmith.models.load import load_with_head
@@ -65,6 +68,22 @@ def test_a_batch_trains_that_a_validation_has_seen() -> None:
         policy(batch)
     policy(batch).sum().backward()
     assert policy.head.grad is not None
+
+
+@pytest.mark.parametrize("make", [tiny_encoder, tiny_chat_model])
+@pytest.mark.parametrize("blocks", ["fast", "plain"])
+def test_a_row_that_is_asked_for_nothing_gives_nothing_and_reaches_everything(
+    make: Callable[[Path], Path], blocks: Literal["fast", "plain"], tmp_path: Path
+) -> None:
+    """Where rows do not go round, a process repeats one without weight; its gradients are shared all the same."""
+    loaded = load_with_head(make(tmp_path / "base"), Head("text_class", LABELS), dtype=torch.float64)
+    policy = ClassPolicy(loaded.model)
+    use_blocks(policy.model, blocks)
+    batch = pack([Features(0, (3, 4, 5), (0.0, 0.0, 0.0), ((0,),))], share=False)
+    losses = policy(batch)
+    assert losses.shape == (0,)
+    losses.sum().backward()
+    assert all(each.grad is not None and not each.grad.any() for _, each in policy.named_parameters())
 
 
 def test_several_labels_are_decisions_of_their_own(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tunesmith.models.packed import Features
-from tunesmith.plan.add_ons import held_bytes, rows_of_an_epoch
+from tunesmith.objectives.domains import DomainClassifier
+from tunesmith.plan.add_ons import domain_classifier_numbers, held_bytes, looks_twice, rows_of_an_epoch
 from tunesmith.plan.sizes import ModelSize, adapted_numbers
 from tunesmith.recipe.recipe import StageSpec
+from tunesmith.recipe.specs.objectives import AdversarialSpec
+from tunesmith.train.domains import domain_source
 from tunesmith.train.replay import ReplaySource
 
 SIZE = ModelSize(layers=2, hidden=8, query_width=8, key_width=4, inner=16, vocabulary=32, tied=True)
@@ -23,11 +27,50 @@ def test_a_pass_has_the_rows_and_steps_of_the_source(rows: int, batch: int, shar
     spec = stage(replay={"sources": OLD, "share": share}, train={"batch_size": batch})
     new, old = ([Features(place, (1, 2), (0.0, 1.0)) for place in range(count)] for count in (rows, 7))
     assert spec.replay is not None
-    source = ReplaySource(new, old, batch, spec.replay, seed=1)
+    source = ReplaySource(new, old, batch, spec.replay.old_rows(batch), seed=1)
     found = rows_of_an_epoch(spec, new, {"replay": old})
     assert -(-len(found) // batch) == source.windows_per_epoch
     assert 0 <= len(found) - (rows + source.old_per_epoch) < batch, "only the last, small step is taken as whole"
     assert rows_of_an_epoch(stage(), new, {}) == new
+
+
+DOMAINS = {"kind": "adversarial", "target_sources": OLD}
+
+
+@pytest.mark.parametrize(("rows", "batch", "share"), [(40, 8, 0.5), (9, 4, 0.25)])
+def test_a_pass_over_two_domains_has_the_steps_of_the_source(rows: int, batch: int, share: float) -> None:
+    objective = {**DOMAINS, "target_share": share, "reversal": {}}
+    spec = stage(objective=objective, train={"batch_size": batch})
+    new, others = ([Features(place, (1, 2), (1.0, 0.0), ((0,),)) for place in range(count)] for count in (rows, 7))
+    assert isinstance(spec.objective, AdversarialSpec)
+    source = domain_source(spec.objective, new, others, batch, seed=1)
+    found = rows_of_an_epoch(spec, new, {"target": others})
+    assert -(-len(found) // batch) == source.windows_per_epoch
+    assert 0 <= len(found) - (rows + source.old_per_epoch) < batch
+
+
+def test_what_a_domain_classifier_holds_is_counted() -> None:
+    spec = stage(objective={**DOMAINS, "reversal": {"hidden_size": 16}})
+    own = DomainClassifier(SIZE.hidden, 16, torch.float32, seed=1)
+    numbers = sum(each.numel() for each in own.parameters())
+    assert domain_classifier_numbers(SIZE, spec) == numbers
+    assert held_bytes(SIZE, spec) == 16 * numbers, "weights, gradients and two moments"
+    assert held_bytes(SIZE, stage(objective={**DOMAINS, "kl": 1.0})) == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "train", "twice"),
+    [
+        ({"kl": 1.0}, {}, False),
+        ({"kl": 1.0}, {"gradient_accumulation_steps": 2}, True),
+        ({"mmd": {}}, {"batch_size": "auto"}, True),
+        ({"mmd": {}}, {"packing": False}, True),
+        ({"reversal": {}}, {"batch_size": "auto"}, False),
+    ],
+)
+def test_a_step_in_parts_is_looked_at_twice(objective: dict[str, object], train: object, twice: bool) -> None:
+    assert looks_twice(stage(objective={**DOMAINS, **objective}, train=train)) is twice
+    assert not looks_twice(stage(train=train))
 
 
 def test_bytes_of_penalties() -> None:

@@ -17,7 +17,7 @@ from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.table import from_examples, to_examples
 from tunesmith.models.load import load_model
 from tunesmith.models.tiny import tiny_chat_model
-from tunesmith.recipe.specs.objectives import HostedSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.hosted_teacher import HostedTeacher
 from tunesmith.tasks.local_teacher import LocalTeacher

@@ -35,7 +35,7 @@ def spec(share: float) -> ReplaySpec:
 )
 def test_a_step_holds_its_share(window: int, share: float, old: int) -> None:
     assert spec(share).old_rows(window) == old
-    source = ReplaySource(rows(40), rows(7, first=100), window, spec(share), seed=1)
+    source = ReplaySource(rows(40), rows(7, first=100), window, spec(share).old_rows(window), seed=1)
     new_per_step = window - old
     assert source.windows_per_epoch == -(-40 // new_per_step)
     for epoch in range(2):
@@ -47,27 +47,22 @@ def test_a_step_holds_its_share(window: int, share: float, old: int) -> None:
 
 
 def test_old_rows_come_round_equally_often_and_the_order_is_an_index_function() -> None:
-    source = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=1)
+    source = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4).old_rows(5), seed=1)
     steps = 4 * source.windows_per_epoch
     forward = [[row.row for row in source.window(step)] for step in range(steps)]
-    again = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=1)
+    again = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4).old_rows(5), seed=1)
     backward = {step: [row.row for row in again.window(step)] for step in reversed(range(steps))}
     assert forward == [backward[step] for step in range(steps)]
     counts = Counter(row for each in forward for row in each if row >= 100)
     assert len(counts) == 7 and max(counts.values()) - min(counts.values()) <= 1
-    other = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4), seed=2)
+    other = ReplaySource(rows(30), rows(7, first=100), 5, spec(0.4).old_rows(5), seed=2)
     assert forward != [[row.row for row in other.window(step)] for step in range(steps)]
 
 
 def test_the_small_step_at_the_end_holds_fewer_old_rows() -> None:
-    source = ReplaySource(rows(9), rows(7, first=100), 8, spec(0.5), seed=1)
+    source = ReplaySource(rows(9), rows(7, first=100), 8, spec(0.5).old_rows(8), seed=1)
     assert [len(source.window(step)) for step in range(6)] == [8, 8, 2, 8, 8, 2]
     assert source.old_per_epoch == 9
-
-
-def test_one_row_a_step_has_no_room() -> None:
-    with pytest.raises(TunesmithError, match="replay_no_room"):
-        ReplaySource(rows(3), rows(3), 1, spec(0.5), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +82,11 @@ def test_broken_off_and_gone_on(base: Path, tmp_path: Path) -> None:
         ends.append({file: digest for file, digest in hashes.items() if file != "state.json"})
     assert ends[0] == ends[1]
     assert checkpoint_paths(tmp_path / "whole")[-1].name == "checkpoint-16", "24 new rows, three a step, two epochs"
+
+
+def test_one_row_a_step_has_no_room(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TunesmithError, match="replay_no_room"):
+        make_job(base, tmp_path, local(), settings={"batch_size": 1}, add_ons=REPLAY)
 
 
 def test_the_layout_of_a_step_does_not_change_it(base: Path, tmp_path: Path) -> None:

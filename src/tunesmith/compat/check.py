@@ -11,13 +11,14 @@ from tunesmith.recipe.specs.adapt import ExpertsSpec, FullSpec, LoraSpec, Subset
 from tunesmith.recipe.specs.data import RowsSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
-from tunesmith.recipe.specs.objectives import MultitaskSpec
+from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
 
 ROWS_OF_OBJECTIVE = {
     "supervised": ("chat", "text_class", "multi_label", "token_class"),
     "distill": ("chat",),
     "multitask": ("chat",),
+    "adversarial": ("text_class", "multi_label"),
 }
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
@@ -38,7 +39,8 @@ def check(recipe: Recipe) -> None:
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term,
     compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, and those of `check_quantized`, `check_heads` and `check_chain`.
+    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`,
+    `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -55,6 +57,7 @@ def check(recipe: Recipe) -> None:
         _check_balance(stage, place)
         _check_tasks(recipe, stage, place)
         check_heads(recipe, stage, place)
+        _check_domains(recipe, stage, place)
     check_chain(recipe)
 
 
@@ -128,6 +131,19 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
     if stage.replay is not None:
         raise TunesmithError("compat.multitask_replay", place=place)
+
+
+def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """Rows of a step come from two domains and nowhere else; KL and MMD look at a step's features twice."""
+    spec, adapt = stage.objective, stage.adapt
+    if not isinstance(spec, AdversarialSpec):
+        return
+    if stage.replay is not None:
+        raise TunesmithError("compat.adversarial_replay", place=place)
+    terms = [name for name, each in (("kl", spec.kl), ("mmd", spec.mmd)) if each is not None]
+    dropped = [adapt.lora_dropout if isinstance(adapt, LoraSpec) else 0, recipe.model.dropout]
+    if terms and any(dropped):
+        raise TunesmithError("compat.window_dropout", place=place, terms=", ".join(terms))
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:

@@ -37,6 +37,7 @@ from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
+from tunesmith.recipe.specs.objectives import TARGET
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
@@ -202,8 +203,8 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
 def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
     frames = []
     for source in sources:
-        kind = work.spec.kind_of(source.title)
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed)
+        kind, labelled = work.spec.kind_of(source.title), split != f"{work.stage}-{TARGET}"
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)

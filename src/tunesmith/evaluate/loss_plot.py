@@ -47,13 +47,14 @@ def curve_from_events(events: Iterable[Event], best_step: int | None = None) -> 
     """The curve of a run's events: kinds `step` and `validation` with the values `step` and `loss`.
 
     A step that stands twice (after a resume) counts once, with its last value; a loss that is no finite number is
-    left out of the line. Stages in a row follow one another; `best_step` is one of the last.
+    left out of the line. Where a step tells the loss of the task apart, that is what a validation is compared with.
+    Stages in a row follow one another; `best_step` is one of the last.
     """
     found: dict[str, dict[int, float]] = {"step": {}, "validation": {}}
     stage: Value = None
     before = 0
     for event in events:
-        step, loss = event.values.get("step"), event.values.get("loss")
+        step, loss = event.values.get("step"), event.values.get("task", event.values.get("loss"))
         if event.kind in found and isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
             if event.values.get("stage") != stage:
                 stage, before = event.values.get("stage"), max((0, *found["step"], *found["validation"]))

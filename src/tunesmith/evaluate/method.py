@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import BottleneckSpec, ExpertsSpec, LoraExpertsSpec, LoraSpec, SubsetSpec
 from tunesmith.recipe.specs.beginnings import BeginningSpec
-from tunesmith.recipe.specs.objectives import DistillSpec, MultitaskSpec
+from tunesmith.recipe.specs.objectives import AdversarialSpec, DistillSpec, MultitaskSpec
 
 
 def method_of(recipe: Recipe, stage: StageSpec) -> str:
@@ -17,7 +17,18 @@ def _objective(stage: StageSpec) -> list[str]:
     spec = stage.objective
     if isinstance(spec, DistillSpec):
         return [f"distilled from {'answers' if spec.level == 'sequence' else 'logits'} of {spec.teacher}"]
+    if isinstance(spec, AdversarialSpec):
+        return ["adapted to an unlabelled domain", *_domain_terms(spec)]
     return ["multitask"] if isinstance(spec, MultitaskSpec) else []
+
+
+def _domain_terms(spec: AdversarialSpec) -> list[str]:
+    """What brings the domains together; the classifier that served it is said to stay behind."""
+    found = []
+    if spec.reversal is not None:
+        found.append(f"gradient reversal up to {spec.reversal.max_lambda:g} (domain classifier not published)")
+    found += [f"KL {spec.kl:g}"] if spec.kl is not None else []
+    return found + ([f"MMD {spec.mmd.weight:g}"] if spec.mmd is not None else [])
 
 
 def _held(stage: StageSpec) -> list[str]:

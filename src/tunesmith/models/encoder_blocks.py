@@ -54,7 +54,8 @@ class LastEncoderBlock(GradientCheckpointingLayer):
             return output
         if not documents.one_each(keep):
             output = self._plain[0](hidden_states, attention_mask, **arguments)
-            return output[:, keep]
+            # BERT's own pooler wants a first token, also of a batch in which nobody is asked for anything.
+            return output[:, keep] if len(keep) else output[:, :1]
         return self._at_one_token(hidden_states, documents, keep)
 
     def _at_one_token(self, hidden_1TW: Tensor, documents: Documents, keep_K: Tensor) -> Tensor:

@@ -57,7 +57,9 @@ def upper_half(model: PreTrainedModel, below_TW: Tensor, batch: Packed, position
     hidden = _through(model, blocks_of(model)[blocks:], below_TW[None], batch, position_ids)
     if not is_encoder(model):
         hidden = model.base_model.get_submodule("norm")(hidden)
-    return hidden[0] if ends_in_fast_block(model) and blocks < len(blocks_of(model)) else hidden[0][batch.keep]
+    if ends_in_fast_block(model) and blocks < len(blocks_of(model)):
+        return hidden[0, : batch.keep.numel()]
+    return hidden[0][batch.keep]
 
 
 def _through(

@@ -9,6 +9,7 @@ W width, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,14 @@ _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta")
 
 TASK_EMBEDDINGS = "task_embeddings"
 """Name of the module in a body that has a vector a task."""
+
+
+Look = Callable[[Tensor], None]
+"""Is shown what a head reads, [K, W]."""
+
+
+def look_away(hidden_KW: Tensor) -> None:
+    """The null object of `Look`."""
 
 
 @dataclass(frozen=True)
@@ -133,20 +142,32 @@ class ClassPolicy(Policy):
         """The matrix that makes scores of hidden states, [C, W]."""
         return next(each for each in reversed(list(classifier_of(self.model).parameters())) if each.ndim == 2)
 
-    def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: Packed,
+        label_smoothing: float = 0.0,
+        measure: LogitLoss | None = None,
+        look: Look = look_away,
+    ) -> Tensor:
         """Negative log-likelihood of `batch.target`, [K] float32 or wider, unweighted.
 
-        Where classes do not exclude each other it is the sum of C independent yes-or-no decisions over C, as in
+        `look` is shown what the head reads, [K, W], within the pass: modules beside the model are called there. Where
+        classes do not exclude each other it is the sum of C independent yes-or-no decisions over C, as in
         torch's `binary_cross_entropy_with_logits`.
         """
-        scores_KC = self.logits(batch)
+        hidden_KW = self.hidden(batch)
+        look(hidden_KW)
+        scores_KC = self._scores(hidden_KW)
         if measure is not None:
             raise NotImplementedError("no objective measures the scores of classes by itself")
         return class_losses(scores_KC, batch.target, label_smoothing, several=self._several)
 
     def logits(self, batch: Packed) -> Tensor:
         """Scores of every class at `batch.keep`, [K, C] in float32 or wider."""
-        scores_KC = class_scores(self.model, self.hidden(batch))
+        return self._scores(self.hidden(batch))
+
+    def _scores(self, hidden_KW: Tensor) -> Tensor:
+        scores_KC = class_scores(self.model, hidden_KW)
         return scores_KC.to(torch.promote_types(scores_KC.dtype, torch.float32))
 
 

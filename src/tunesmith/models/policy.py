@@ -37,7 +37,8 @@ def _check_head(model: PreTrainedModel) -> None:
 class Policy(nn.Module):
     """A causal language model over packed batches.
 
-    `blocks_kept` are the first blocks whose outputs come with the batches (`Packed.below`) and are not run again.
+    `blocks_kept` are the first blocks whose outputs come with the batches (`Packed.below`) and are not run again. `own`
+    is the objective's own module, if it has one: it trains and is saved in checkpoints, and is no part of the model.
     `first_position` is what the model calls the place of a document's first token.
 
     Args:
@@ -53,6 +54,7 @@ class Policy(nn.Module):
         super().__init__()
         self.check_head(model)
         self.model = model
+        self.own: nn.Module | None = None
         self.blocks_kept = 0
         model.set_attn_implementation(self.attention)
 
@@ -79,6 +81,11 @@ class Policy(nn.Module):
             self.train(training)
 
     @property
+    def head_width(self) -> int:
+        """W: numbers of a hidden state as a head reads it."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
@@ -91,7 +98,7 @@ class Policy(nn.Module):
         arguments = decoder_arguments(self.model, batch)
         arguments["position_ids"] = self.positions(arguments["position_ids"])
         hidden: Tensor = self.model.base_model(**arguments, use_cache=False).last_hidden_state[0]
-        return hidden if ends_in_fast_block(self.model) else hidden[arguments["keep"]]
+        return hidden[: batch.keep.numel()] if ends_in_fast_block(self.model) else hidden[arguments["keep"]]
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Positions counted from 0 as the model counts them."""

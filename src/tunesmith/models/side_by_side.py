@@ -22,7 +22,16 @@ from transformers import PreTrainedModel
 from tunesmith.models.beginning import decoder_arguments
 from tunesmith.models.blocks import ends_in_fast_block
 from tunesmith.models.head_kind import HeadTask
-from tunesmith.models.heads import TASK_EMBEDDINGS, ClassPolicy, Head, class_losses, class_scores, classifier_of
+from tunesmith.models.heads import (
+    TASK_EMBEDDINGS,
+    ClassPolicy,
+    Head,
+    Look,
+    class_losses,
+    class_scores,
+    classifier_of,
+    look_away,
+)
 from tunesmith.models.linear_loss import LogitLoss
 from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
@@ -113,11 +122,18 @@ class SeveralHeads(ClassPolicy):
         asked_D = torch.zeros_like(batch.row).index_copy(0, batch.document_of_kept(), self._asked(batch))
         return _hidden(self, batch, asked_D.repeat_interleave(batch.offsets.diff()))
 
-    def forward(self, batch: Packed, label_smoothing: float = 0.0, measure: LogitLoss | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: Packed,
+        label_smoothing: float = 0.0,
+        measure: LogitLoss | None = None,
+        look: Look = look_away,
+    ) -> Tensor:
         """Negative log-likelihood of `batch.target` among the classes of the task that is asked, [K], unweighted."""
         if measure is not None:
             raise NotImplementedError("no objective measures the scores of classes by itself")
         hidden_KW, asked_K = self.hidden(batch), self._asked(batch)
+        look(hidden_KW)
         # both kinds for all positions, even for none: so every process has a gradient for every layer
         kinds = sorted({part.task for _, part in self._parts.parts})
         by_kind = {task: _scores(self.model, hidden_KW, task) for task in kinds}

@@ -17,6 +17,13 @@ from tunesmith.models.packed import Packed
 
 TOLD = "loss_of_"
 """How terms are named that are told of every step and neither part of its loss nor of its gradient."""
+ACCURACY, LAMBDA = "domain_accuracy", "lambda"
+"""Figures of two domains that are told in the same way."""
+
+
+def is_told(name: str) -> bool:
+    """Whether a term is told of every step, and neither part of its loss nor of its gradient."""
+    return name.startswith(TOLD) or name in (ACCURACY, LAMBDA)
 
 
 class Objective(Protocol):

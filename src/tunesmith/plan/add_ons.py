@@ -1,4 +1,5 @@
-"""What the add-ons of a stage cost beside its adaptation: rows that are replayed, bytes of penalties and teachers.
+"""What the add-ons of a stage cost beside its adaptation: rows that stand beside the new ones, a second look at a
+step's features, bytes of penalties, teachers and domain classifiers.
 
 Penalties take no forward pass; what they compute once a step (for EWC over LoRA 6 R FLOPs a number of the layers it
 holds, R the rank) is in the probe's seconds and not in the formula's.
@@ -14,27 +15,48 @@ from typing import TypeVar
 from tunesmith.plan.sizes import BYTES_OF_DTYPE, ModelSize, adapted_numbers, trained_parameters
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraSpec
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec
 
 Row = TypeVar("Row")
 
 
 def rows_of_an_epoch(stage: StageSpec, rows: Sequence[Row], old: Mapping[str, Sequence[Row]]) -> list[Row]:
     """What one pass trains on, on one process: the new rows, and as many old ones as its steps hold."""
-    if stage.replay is None:
+    window, spec = stage.train.rows_per_step, stage.objective
+    if isinstance(spec, AdversarialSpec):
+        beside, others = spec.target_rows(window), old[TARGET]
+    elif stage.replay is not None:
+        beside, others = stage.replay.old_rows(window), old["replay"]
+    else:
         return list(rows)
-    window = stage.train.rows_per_step
-    beside = stage.replay.old_rows(window)
     steps = math.ceil(len(rows) / max(1, window - beside))
-    return [*rows, *islice(cycle(old["replay"]), steps * beside)]
+    return [*rows, *islice(cycle(others), steps * beside)]
+
+
+def looks_twice(stage: StageSpec) -> bool:
+    """Whether the features of a step are read once more before its passes: where a term looks at all of them and the
+    step is run in parts. How many processes there are is not known here."""
+    spec = stage.objective
+    if not isinstance(spec, AdversarialSpec) or (spec.kl is None and spec.mmd is None):
+        return False
+    train = stage.train
+    return train.batch_size == "auto" or not train.packing or train.gradient_accumulation_steps > 1
+
+
+def domain_classifier_numbers(size: ModelSize, stage: StageSpec) -> int:
+    """Numbers of the domain classifier: matrix and bias of an inner layer and of one output."""
+    reversal = stage.objective.reversal if isinstance(stage.objective, AdversarialSpec) else None
+    return 0 if reversal is None else reversal.hidden_size * (size.hidden + 2) + 1
 
 
 def held_bytes(size: ModelSize, stage: StageSpec, teacher: ModelSize | None = None, dtype: str = "float32") -> int:
     """Bytes that stand beside the model through the whole training.
 
-    Float32 numbers of penalties (start values, and the Fisher diagonal), and the weights of a teacher in memory.
+    Float32 numbers of penalties (start values, and the Fisher diagonal), the weights of a teacher in memory, and of a
+    domain classifier the weights, their gradients and two moments.
     """
     taught = teacher.parameters * BYTES_OF_DTYPE[dtype] if teacher is not None else 0
-    return taught + _held_by_penalties(size, stage)
+    return taught + _held_by_penalties(size, stage) + 16 * domain_classifier_numbers(size, stage)
 
 
 def _held_by_penalties(size: ModelSize, stage: StageSpec) -> int:

@@ -19,7 +19,7 @@ from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS, EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
 from tunesmith.recipe.specs.groups import GroupsSpec
 from tunesmith.recipe.specs.model import ModelSpec
-from tunesmith.recipe.specs.objectives import MultitaskSpec, ObjectiveSpec, SupervisedSpec
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, MultitaskSpec, ObjectiveSpec, SupervisedSpec
 from tunesmith.recipe.specs.penalties import PenaltiesSpec
 from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.recipe.specs.runtime import RuntimeSpec
@@ -72,9 +72,13 @@ class StageSpec(Spec):
 
     @property
     def old_sources(self) -> dict[str, list[SourceSpec]]:
-        """Sources of rows of older tasks, by what the stage wants with them: ewc, replay."""
+        """Sources of rows beside those of data, by what the stage wants with them: ewc, replay, target."""
         ewc = self.penalties.ewc if self.penalties is not None else None
-        stated = {"ewc": ewc.sources if ewc else [], "replay": self.replay.sources if self.replay else []}
+        stated = {
+            "ewc": ewc.sources if ewc else [],
+            "replay": self.replay.sources if self.replay else [],
+            TARGET: self.objective.target_sources if isinstance(self.objective, AdversarialSpec) else [],
+        }
         return {name: sources for name, sources in stated.items() if sources}
 
 

@@ -25,6 +25,9 @@ class Runtime(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sum over ranks, float64."""
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of every rank, [N, ...], those of the first rank first; ranks may hold different numbers of them."""
+
     def agree(self, flag: bool) -> bool:
         """True on every rank when it is true on any."""
 

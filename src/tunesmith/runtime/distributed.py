@@ -64,6 +64,17 @@ class DistributedRuntime:
         summed: list[float] = total.tolist()
         return summed
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks; every rank sends as many as the one that holds the most, and its own are cut out again."""
+        mine = [0.0] * self.size
+        mine[self.rank] = float(len(rows))
+        held = [int(each) for each in self.sum(mine)]
+        sent = rows.new_zeros((max(held), *rows.shape[1:]))
+        sent[: len(rows)] = rows
+        found = [torch.empty_like(sent) for _ in held]
+        group.all_gather(found, sent)
+        return torch.cat([each[:count] for each, count in zip(found, held, strict=True)])
+
     def agree(self, flag: bool) -> bool:
         """Any rank's yes is everybody's."""
         return self.sum([float(flag)])[0] > 0

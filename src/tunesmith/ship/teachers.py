@@ -20,7 +20,8 @@ from tunesmith.models.load import Loaded, load_model, resolve_base
 from tunesmith.recipe.chain import learning_runs_rows
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.objectives import DistillSpec, HostedSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
+from tunesmith.recipe.specs.objectives import DistillSpec
 from tunesmith.ship.merge import merge_into
 from tunesmith.ship.received import received_base
 from tunesmith.tasks.chat import ChatTask

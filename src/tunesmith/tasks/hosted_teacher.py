@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.specs.objectives import HostedSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
 from tunesmith.tasks.taught import Asked, Said, openai_messages, tools_of
 
 _LARGEST_ANSWER = 16 * 2**20

@@ -34,6 +34,7 @@ from tunesmith.models.policy import Policy
 from tunesmith.models.quantized import form_of, held_numbers
 from tunesmith.models.side_by_side import policy_of
 from tunesmith.models.texts import TOKENIZER_FILES
+from tunesmith.objectives.adversarial import Adversarial
 from tunesmith.objectives.balance import Balanced
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.distill import Distill
@@ -44,7 +45,7 @@ from tunesmith.objectives.told_apart import OldRowsToldApart
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
 from tunesmith.recipe.specs.groups import GroupsSpec, UnfreezeSpec
-from tunesmith.recipe.specs.objectives import MultitaskSpec, SupervisedSpec
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, MultitaskSpec, SupervisedSpec
 from tunesmith.recipe.specs.train import AUTO_ROWS, TrainSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
@@ -52,7 +53,9 @@ from tunesmith.train.activations import kept_activations
 from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.domains import adversarial_objective, classifier_rate, domain_source
 from tunesmith.train.efficiency import Meter
+from tunesmith.train.look_ahead import ahead_of
 from tunesmith.train.loop import Job
 from tunesmith.train.memory import reader, release
 from tunesmith.train.mixing import MixedSource
@@ -66,6 +69,8 @@ from tunesmith.train.unfreezing import Unfreezing
 from tunesmith.train.used_experts import kept_load
 from tunesmith.train.validation import TaskMetric, Validator, no_task_metric
 
+OWN = "own."
+"""What the names of the objective's own module begin with in a policy."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -83,7 +88,7 @@ class StageInputs:
     task_metric: TaskMetric
     accept_machine: bool = False
     old_rows: Mapping[str, Sequence[Features]] = field(default_factory=dict)
-    """Encoded rows of older tasks, by what the stage wants with them: ewc, replay."""
+    """Encoded rows beside the new ones, by what the stage wants with them: ewc, replay, target."""
     kept: Path | None = None
     """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
     tasks: Mapping[int, str] = field(default_factory=dict)
@@ -143,21 +148,27 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     pack: Pack = inputs.task.pack
     conditions = inputs.conditions
     if spec.blocks != "plain" and total_steps > source.windows_per_epoch:
-        rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
+        rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(inputs)]
         below = kept_activations(policy, attached.trainable, rows, inputs.base.sha256, runtime, emitter)
         if below is not None:
             policy.blocks_kept = below.blocks
             pack, conditions = below.packing(pack), conditions.and_input("activations", below.sha256)
     if spec.gradient_checkpointing:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
+    domains = _domains(stage, inputs, policy, emitter)
+    own = {name: each for name, each in policy.named_parameters() if name.startswith(OWN)}
     # What is cut by the memory shares its gradients itself, once a step: DDP must see the same passes on every rank.
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
-    _say_what_trains(policy, attached, emitter)
+    _say_what_trains(policy, {**moving, **own}, emitter)
     judge = _objective(stage, inputs, policy, runtime, emitter)
-    objective = _with_balance(_told_apart(judge, stage, inputs), stage, policy)
-    optimizer = MasterOptimizer(moving, spec, rate_factors(policy.model, moving, groups), without_decay(moving, groups))
-    if inputs.begin:
-        optimizer.restore(inputs.begin, {})
+    objective = _with_balance(domains or _told_apart(judge, stage, inputs), stage, policy)
+    peak = spec.learning_rate or default_learning_rate(stage.adapt)
+    factors = rate_factors(policy.model, moving, groups)
+    factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
+    optimizer = MasterOptimizer({**moving, **own}, spec, factors, without_decay(moving, groups))
+    masters = {name: each for name, each in optimizer.masters.items() if name in moving}
+    if inputs.begin:  # the classifier is a stage's own and begins anew
+        optimizer.restore({**{name: optimizer.masters[name] for name in own}, **inputs.begin}, {})
     passes = _passes(spec, policy, pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
@@ -172,7 +183,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             spec.save_total_limit,
             conditions,
             inputs.base.sha256,
-            attached.save,
+            partial(_save_change, attached),
             partial(copy_tokenizer, inputs.base.path),
             emitter,
             inputs.accept_machine,
@@ -183,11 +194,31 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
         unfreezing=_unfreezing(policy, moving, groups.unfreeze),
-        penalties=penalties_of(stage.penalties, optimizer.masters, additions, fisher, measured),
+        penalties=penalties_of(stage.penalties, masters, additions, fisher, measured),
         spec=spec,
-        peak_learning_rate=spec.learning_rate or default_learning_rate(stage.adapt),
+        peak_learning_rate=peak,
         total_steps=total_steps,
+        begin=ahead_of(domains, policy, passes, runtime, spec, total_steps),
     )
+
+
+def _domains(stage: StageSpec, inputs: StageInputs, policy: Policy, emitter: Emitter) -> Adversarial | None:
+    """The objective over two domains, where the stage has one."""
+    if not isinstance(stage.objective, AdversarialSpec):
+        return None
+    return adversarial_objective(
+        stage.objective, inputs.old_rows[TARGET], policy, derive_seed(stage.train.seed, "domains"), emitter
+    )
+
+
+def _save_change(attached: Attached, folder: Path, masters: Mapping[str, Tensor]) -> None:
+    """The adaptation alone, in the ecosystem's form: the objective's own module is nobody's but the training's."""
+    attached.save(folder, {name: each for name, each in masters.items() if not name.startswith(OWN)})
+
+
+def _rows_beside(inputs: StageInputs) -> list[Features]:
+    """Rows that steps hold beside those of data."""
+    return [row for what in ("replay", TARGET) for row in inputs.old_rows.get(what, ())]
 
 
 def _refuse_rows_beyond_context(policy: Policy, inputs: StageInputs) -> None:
@@ -205,6 +236,8 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
     spec = stage.objective
     if isinstance(spec, SupervisedSpec):
         return Supervised(spec)
+    if isinstance(spec, AdversarialSpec):  # what validation rows are judged by: they have labels, and one domain
+        return Supervised(SupervisedSpec(label_smoothing=spec.label_smoothing))
     if isinstance(spec, MultitaskSpec):
         return Multitask(spec, inputs.tasks)
     if spec.level == "sequence":
@@ -212,7 +245,7 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
     if inputs.teacher is None:
         raise ValueError("a teacher's distribution is to be learned, and none was handed in")
     head: Tensor = policy.model.get_output_embeddings().weight
-    rows = [*inputs.train_rows, *inputs.validation_rows, *inputs.old_rows.get("replay", ())]
+    rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(inputs)]
     folder, tokenizer = inputs.kept or inputs.folder, inputs.loaded.tokenizer
     teacher = stage_teacher(
         spec, inputs.teacher, tokenizer, head.shape[0], rows, inputs.task.pack, folder, runtime, emitter
@@ -244,10 +277,17 @@ def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Em
         for task, rows in mixed.rows_by_task.items():
             emitter.emit("note", code="train.task", task=task, rows=rows)
         return mixed
+    if isinstance(stage.objective, AdversarialSpec):
+        both = domain_source(stage.objective, inputs.train_rows, inputs.old_rows[TARGET], window, seed)
+        emitter.emit("note", code="train.domains", target=stage.objective.target_rows(window), rows=window)
+        return both
     if stage.replay is None:
         return Source(inputs.train_rows, window, seed)
-    emitter.emit("note", code="train.replay", old=stage.replay.old_rows(window), rows=window)
-    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, stage.replay, seed)
+    if window < 2:
+        raise TunesmithError("train.replay_no_room", rows=window)
+    old = stage.replay.old_rows(window)
+    emitter.emit("note", code="train.replay", old=old, rows=window)
+    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, old, seed)
 
 
 def _fisher(
@@ -304,9 +344,9 @@ def _passes(
     )
 
 
-def _say_what_trains(policy: Policy, attached: Attached, emitter: Emitter) -> None:
+def _say_what_trains(policy: Policy, moving: Mapping[str, nn.Parameter], emitter: Emitter) -> None:
     counts = {name: parameter.numel() for name, parameter in policy.named_parameters()}
-    trainable = sum(counts[name] for name in attached.trainable)
+    trainable = sum(counts[name] for name in moving)
     emitter.emit("parameters", trainable=trainable, total=sum(counts.values()) + held_numbers(policy))
 
 

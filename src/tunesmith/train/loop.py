@@ -20,13 +20,14 @@ from tunesmith.core.events import Emitter, Value
 from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
-from tunesmith.objectives.base import TOLD, Objective, WindowObjective
+from tunesmith.objectives.base import Objective, WindowObjective, is_told
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
 from tunesmith.runtime.base import Runtime, seed_draws
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
+from tunesmith.train.look_ahead import Begin, nothing_ahead
 from tunesmith.train.optim import MasterOptimizer, step_size
 from tunesmith.train.passes import Passes
 from tunesmith.train.signals import StopRequest, listening
@@ -57,6 +58,7 @@ class Job:
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
+    begin: Begin = nothing_ahead
 
 
 @dataclass
@@ -156,6 +158,7 @@ def _step(job: Job, progress: Progress) -> _Update:
     window = job.source.window(progress.step)
     batches = job.passes.cut(progress.step, window)
     counts = _total_counts(job, batches)
+    job.begin(progress.step, window, batches)
     looked = _look_ahead(job, progress.step, batches)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
@@ -164,7 +167,7 @@ def _step(job: Job, progress: Progress) -> _Update:
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
             # Gradients are averaged over ranks; the contract wants their sum.
-            trained = [name for name in counts if not name.startswith(TOLD)]
+            trained = [name for name in counts if not is_told(name)]
             total = torch.stack([terms[name] * (runtime.size / (counts[name] or 1.0)) for name in trained]).sum()
             total.backward()
         if runtime.gradients_ready(last):
@@ -221,7 +224,7 @@ def _mean_terms(job: Job, sums: Mapping[str, float], counts: Mapping[str, float]
     if not any(counts.values()):
         return dict.fromkeys(("loss", *sums), math.nan)
     means = {name: value / (counts[name] or 1.0) for name, value in zip(sums, total, strict=True)}
-    told = {name: mean for name, mean in means.items() if name.startswith(TOLD)}
+    told = {name: mean for name, mean in means.items() if is_told(name)}
     shown = {name: mean for name, mean in means.items() if name not in told or counts[name]}
     return {"loss": sum(mean for name, mean in means.items() if name not in told), **shown}
 

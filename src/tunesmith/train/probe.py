@@ -13,6 +13,7 @@ import torch
 
 from tunesmith.core.process import peak_memory_bytes
 from tunesmith.models.packed import Packed
+from tunesmith.objectives.base import is_told
 from tunesmith.runtime.base import Runtime
 from tunesmith.train.loop import Job
 
@@ -61,13 +62,14 @@ def step_cost(job: Job, steps: int = 2) -> StepCost:
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
         terms = job.objective.loss(job.policy, batch.to(job.runtime.device))
         job.passes.forward_done()
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack([term for name, term in terms.items() if not is_told(name)]).sum().backward()
         return {}
 
     for step in range(steps):
         window = job.source.window(step)
         batches = job.passes.cut(step, window)
         started = time.perf_counter()
+        job.begin(step, window, batches)
         ran = job.passes.run(step, window, batches, one_pass)
         job.penalties.add()
         _wait(job.runtime.device)

@@ -6,10 +6,8 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from tunesmith.core.errors import TunesmithError
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import Features
-from tunesmith.recipe.specs.replay import ReplaySpec
 from tunesmith.train.batching import Source
 
 
@@ -22,19 +20,15 @@ class ReplaySource:
         rows: new rows, encoded.
         old: old rows, encoded; they come round equally often.
         window: rows of one optimizer step on all ranks together, old ones among them.
-        spec: how many of them are old.
+        per_step: how many of them are old; at least one, and fewer than all.
         seed: of the stage.
-
-    Errors: train.replay_no_room where a step takes one row.
     """
 
     def __init__(
-        self, rows: Sequence[Features], old: Sequence[Features], window: int, spec: ReplaySpec, seed: int
+        self, rows: Sequence[Features], old: Sequence[Features], window: int, per_step: int, seed: int
     ) -> None:
-        if window < 2:
-            raise TunesmithError("train.replay_no_room", rows=window)
         self._old = old
-        self._per_step = spec.old_rows(window)
+        self._per_step = per_step
         self._new_per_step = window - self._per_step
         self._new = Source(rows, self._new_per_step, seed)
         self._seed = seed

@@ -47,6 +47,11 @@ def read_text_class(row: Row, _keys: TurnKeys) -> Record:
     return Record("text_class", text=_text(row), labels=tuple(dict.fromkeys(_label(each) for each in listed)))
 
 
+def read_unlabelled(row: Row, _keys: TurnKeys) -> Record:
+    """A text without its labels, should it have any. Raises RowDefect."""
+    return Record("text_class", text=_text(row))
+
+
 def _text(row: Row) -> str:
     named = first_of(row, TEXTS)
     if named is None:

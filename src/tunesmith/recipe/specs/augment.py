@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
-from tunesmith.recipe.specs.objectives import HostedSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
 
 _MOST_CHILDREN = 100
 

@@ -7,6 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.recipe.specs.base import MOST, Spec
+from tunesmith.recipe.specs.data import SourceSpec
+from tunesmith.recipe.specs.hosted import HostedSpec
+
+TARGET = "target"
+"""What a stage wants with rows of a target domain; their table is named after it."""
 
 
 class SupervisedSpec(Spec):
@@ -14,20 +19,6 @@ class SupervisedSpec(Spec):
 
     kind: Literal["supervised"] = Field("supervised", description="Cross-entropy on the marked tokens.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over all tokens.")
-
-
-class HostedSpec(Spec):
-    """A teacher behind an address that speaks OpenAI's chat completions."""
-
-    base_url: str = Field(
-        pattern=r"^https?://\S+$", description="Address up to and with /v1; never followed elsewhere."
-    )
-    key_variable: str = Field(
-        "", pattern=r"^[A-Za-z0-9_]*$", description="Environment variable that holds the key; none sends no key."
-    )
-    timeout_seconds: float = Field(60.0, gt=0, le=86_400, description="Longest wait for one answer.")
-    tries: int = Field(3, ge=1, le=100, description="Attempts at one answer before its row is dropped.")
-    concurrency: int = Field(4, ge=1, le=256, description="Prompts asked at the same time.")
 
 
 class DistillSpec(Spec):
@@ -88,5 +79,77 @@ class MultitaskSpec(Spec):
         return self
 
 
-ObjectiveSpec = Annotated[SupervisedSpec | DistillSpec | MultitaskSpec, Field(discriminator="kind")]
+class ReversalSpec(Spec):
+    """A small network guesses the domain from the features; below it its gradient is reversed (1505.07818)."""
+
+    max_lambda: float = Field(
+        0.02,
+        gt=0,
+        le=1e6,
+        description="Factor of the reversed gradient towards which the schedule rises; 1 in the paper, too much for "
+        "pretrained encoders.",
+    )
+    gamma: float = Field(
+        10.0,
+        gt=0,
+        le=1e6,
+        description="How fast it rises: max_lambda (2 / (1 + exp(-gamma p)) - 1) after a share p of the steps.",
+    )
+    hidden_size: int = Field(128, ge=1, le=65_536, description="Width of the inner layer of the domain classifier.")
+    learning_rate: float = Field(
+        1e-3, gt=0, le=1000, description="Peak step size of the domain classifier; it follows the stage's schedule."
+    )
+
+
+class MmdSpec(Spec):
+    """Maximum mean discrepancy of the features of a step by Gaussian kernels of several widths (1502.02791)."""
+
+    weight: float = Field(1.0, gt=0, le=1e12, description="Weight of the squared discrepancy in the loss.")
+    scale: float | None = Field(
+        None,
+        gt=0,
+        le=1e30,
+        description="Squared distance by which those of features are divided; none takes the mean within a step.",
+    )
+    bandwidths: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        [0.25, 0.5, 1.0, 2.0, 4.0],
+        min_length=1,
+        max_length=64,
+        description="Widths of the kernels in multiples of that distance; their mean counts.",
+    )
+
+
+class AdversarialSpec(Spec):
+    """Labelled rows of one domain, unlabelled rows of another, and features that do not tell which is which."""
+
+    kind: Literal["adversarial"] = Field("adversarial", description="Adapt to a domain without labels.")
+    target_sources: list[SourceSpec] = Field(
+        min_length=1,
+        description="Texts of the target domain, read and cleaned like those of data; no label is read.",
+    )
+    target_share: float = Field(
+        0.5, gt=0, lt=1, description="Share of the rows of every step that are of the target domain."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over all classes.")
+    reversal: ReversalSpec | None = Field(None, description="A domain classifier with gradient reversal; none: none.")
+    kl: float | None = Field(
+        None,
+        gt=0,
+        le=1e12,
+        description="Weight of KL(target, source) of Gaussians of the features, a number of them (2106.07780).",
+    )
+    mmd: MmdSpec | None = Field(None, description="Discrepancy of the features by kernels; none: none.")
+
+    @model_validator(mode="after")
+    def _brings_them_together(self) -> Self:
+        if self.reversal is None and self.kl is None and self.mmd is None:
+            raise ValueError("domains_apart")
+        return self
+
+    def target_rows(self, window: int) -> int:
+        """Target rows of a step of so many rows; at least one row of either domain stays where there is room."""
+        return max(0, min(window - 1, max(1, round(window * self.target_share))))
+
+
+ObjectiveSpec = Annotated[SupervisedSpec | DistillSpec | MultitaskSpec | AdversarialSpec, Field(discriminator="kind")]
 """How one stage is trained."""
