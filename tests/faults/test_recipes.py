@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from faults_recipes import KINDS, TAGS, Wrong, emit, leaves, tagged, whole_recipe
 from faults_tally import Tally
 from typer.testing import CliRunner
@@ -164,15 +165,11 @@ NOWHERE = [
 @pytest.mark.parametrize("place", ["data.sources.0.path", "model.base"])
 def test_paths_that_nothing_can_stand_at(tmp_path: Path, tally: Tally, place: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 9)
-    (tmp_path / "recipe.yaml").write_text(
-        f"model: {{base: {tmp_path}/none}}\ndata: {{sources: [{{path: rows.jsonl}}]}}\nstages: [{{name: s}}]\n"
-    )
     for path in NOWHERE:
-        arguments = ["data", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--json"]
-        recipe = (tmp_path / "recipe.yaml").read_text("utf-8")
-        spoilt = parse_recipe(recipe, [f"{place}={json.dumps(path)}"])
-        (tmp_path / "spoilt.yaml").write_text(spoilt.as_yaml(), "utf-8")
-        arguments[1] = str(tmp_path / "spoilt.yaml")
+        arguments = ["data", str(tmp_path / "spoilt.yaml"), "--runs", str(tmp_path / "runs"), "--json"]
+        model, source = (path, "rows.jsonl") if place == "model.base" else (f"{tmp_path}/none", path)
+        spoilt = {"model": {"base": model}, "data": {"sources": [{"path": source}]}, "stages": [{"name": "s"}]}
+        (tmp_path / "spoilt.yaml").write_text(yaml.safe_dump(spoilt, allow_unicode=True), "utf-8")
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2, result.output
         assert json.loads(result.stdout)["error"]["code"] != "core.unexpected"

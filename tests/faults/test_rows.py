@@ -46,7 +46,9 @@ DEFECTS: dict[str, Defect] = {
     "content_not_text": lambda n, draw: json.dumps(chat(n, asked(n), ("assistant", {"text": MARK}))),
     "empty_answer": lambda n, draw: json.dumps(chat(n, asked(n), ("assistant", draw.choice(["", " \n", "\u0007"])))),
     "empty_prompt": lambda n, draw: json.dumps(chat(n, ("user", draw.choice(["", "\t"])), answer(n))),
-    "role_order": lambda n, draw: json.dumps(chat(n, asked(n), asked(n + 1), answer(n))),
+    "role_order": lambda n, draw: json.dumps(chat(n, asked(n), ("system", MARK), asked(n + 1), answer(n))),
+    "same_role_twice": lambda n, draw: json.dumps(chat(n, asked(n), asked(n + 1), answer(n))),
+    "assistant_first": lambda n, draw: json.dumps(chat(n, answer(n), asked(n + 1), answer(n + 1))),
     "no_assistant": lambda n, draw: json.dumps(chat(n, asked(n))),
     "bad_weight": lambda n, draw: json.dumps(
         {

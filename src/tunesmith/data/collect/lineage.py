@@ -21,9 +21,14 @@ def lineage_of(place: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def lineage_of_source(source: SourceSpec, place: Path) -> dict[str, object]:
+    """Those facts of a source from elsewhere. A file called like a manifest in a user's own folder says nothing."""
+    return {} if is_local(source) else lineage_of(place)
+
+
 def lineage_notes(source: SourceSpec, place: Path) -> list[Note]:
     """For the data card. Errors: those of `read_manifest`."""
-    facts = {} if is_local(source) else lineage_of(place)
+    facts = lineage_of_source(source, place)
     if not facts:
         return []
     shown = {name: str(facts.get(name, "-")) for name in ("from", "revision", "query", "time", "rows", "sha256")}

@@ -13,7 +13,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Message, RowKind
-from tunesmith.data.collect.lineage import lineage_notes, lineage_of
+from tunesmith.data.collect.lineage import lineage_notes, lineage_of_source
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import detect_layout, kind_of, reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
@@ -100,7 +100,7 @@ def read_source(
     path, name = local_path(source, folder), source.title
     if not is_local(source) and not path.is_dir():
         raise TunesmithError("data.not_collected", source=name)
-    licence = source.licence or str(lineage_of(path).get("licence", ""))
+    licence = source.licence or str(lineage_of_source(source, path).get("licence", ""))
     taken, passed_over = list_files(path)
     notes = [*lineage_notes(source, path), *_notes_of(passed_over, path, source)]
     raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
