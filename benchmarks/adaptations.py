@@ -21,6 +21,8 @@ SUMMARY = (__doc__ or "").splitlines()[0]
 CASE = "long-prompt"
 MOST = 1.10
 """Times LoRA's seconds, and times what its arithmetic asks for."""
+LEAST_ROWS = 32
+"""Two turns of four steps, four rows each."""
 _ADAPT, _STAGE = "stages.0.adapt", "stages.0"
 _OLD = "[{path: handed-over-by-the-benchmark.jsonl}]"
 SETTINGS: dict[str, dict[str, str]] = {
@@ -94,6 +96,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96, help="rows of the epoch, four a step (default 96)")
     parser.add_argument("--out", type=Path, default=RESULTS / "adaptations.json", help="where the figures go")
     asked = parser.parse_args()
+    if asked.rows < LEAST_ROWS:
+        parser.error(f"the first turn is the warm-up: at least {LEAST_ROWS} rows")
     results = Results(asked.out)
     results.keep_earlier()
     print(results.headline())

@@ -18,7 +18,7 @@ from tunesmith.cli.terminal import STAGES
 from tunesmith.cli.words import percent
 from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import folder_bytes, read_manifest, remove_folder, verify_folder
+from tunesmith.core.files import folder_bytes, is_whole, read_manifest, remove_folder
 from tunesmith.core.run import LOCK, Run, list_runs
 from tunesmith.messages import render, say
 from tunesmith.recipe.load import load_recipe
@@ -154,17 +154,9 @@ def _old_checkpoints(run: Path, keep: int) -> list[Path]:
         for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
             if whole == keep:
                 old.append(path)
-            elif _is_whole(path):
+            elif is_whole(path):
                 whole += 1
     return sorted(old)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        verify_folder(folder)
-    except TunesmithError:
-        return False
-    return True
 
 
 def _remove(path: Path) -> None:

@@ -311,6 +311,14 @@ def verify_folder(folder: Path) -> dict[str, object]:
     return manifest
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is there and every byte of it is as it was written."""
+    try:
+        return folder.is_dir() and bool(verify_folder(folder))
+    except TunesmithError:
+        return False
+
+
 def remove_rubbish(folder: Path) -> None:
     """Clear away what killed processes left directly inside `folder`; what a living one is writing stays.
 

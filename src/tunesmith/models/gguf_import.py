@@ -15,7 +15,7 @@ import gguf
 from safetensors.numpy import save_file
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import new_folder, remove_rubbish, sha256_file, verify_folder, write_json
+from tunesmith.core.files import is_whole, new_folder, remove_rubbish, sha256_file, write_json
 from tunesmith.models.allowed import read_bounded
 from tunesmith.models.byte_bpe import build_tokenizer, write_tokenizer
 from tunesmith.models.catalog import cache_folder
@@ -84,7 +84,7 @@ def import_gguf(path: Path, *, name: str = "", licence: str = "") -> Path:
     """
     digest = sha256_file(path)
     folder = cache_folder() / "models" / f"{digest}-{IMPORTER_VERSION}"
-    if _whole(folder):
+    if is_whole(folder):  # a damaged one is made again
         return folder
     remove_rubbish(folder.parent)
     reader = _open(path)
@@ -116,17 +116,6 @@ def read_origin(folder: Path) -> dict[str, object]:
     Errors: models.broken_config.
     """
     return read_bounded(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
-
-
-def _whole(folder: Path) -> bool:
-    """True when the folder is there and every byte is as it was written; a damaged one is made again."""
-    if not folder.is_dir():
-        return False
-    try:
-        verify_folder(folder)
-    except TunesmithError:
-        return False
-    return True
 
 
 def _open(path: Path) -> gguf.GGUFReader:

@@ -29,6 +29,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import (
     MANIFEST,
     disk_errors,
+    is_whole,
     make_folders,
     new_folder,
     read_json,
@@ -179,20 +180,10 @@ def _make_parts(build: _Build) -> None:
 
     def make(part: tuple[Path, Piece]) -> None:
         folder, piece = part
-        if not _is_whole(folder):
+        if not is_whole(folder):
             make_part(folder, piece, build.spec.sources[piece.source], reading, _cleaner(build.spec))
 
     _in_threads(make, zip(build.parts(), build.pieces, strict=True), build.workers)
-
-
-def _is_whole(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        verify_folder(folder)
-    except TunesmithError:
-        return False
-    return True
 
 
 def _cleaner(spec: DataSpec) -> Clean:
