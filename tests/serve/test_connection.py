@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -50,13 +51,15 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.aborted = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
 
     def write_eof(self) -> None: ...
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        self.aborted = True
 
     def is_closing(self) -> bool:
         return False
@@ -101,6 +104,30 @@ def test_silence_where_there_is_no_room_is_asked_to_come_again() -> None:
     clock.pass_by(0.25, 8)
     assert transport.written.startswith(b"HTTP/1.1 503 ") and b"serve.too_many_connections" in transport.written
     assert b"Retry-After: 1" in transport.written
+
+
+@pytest.mark.parametrize(("others_leaving", "seconds"), [(0, 5.0), (2, 1.0)])
+def test_a_refused_client_may_linger_to_read_why(others_leaving: int, seconds: float) -> None:
+    clock = Clock()
+    connection, transport = connect(clock, connections=1)
+    connection.leaving.update(Mock() for _ in range(others_leaving))
+    connection.data_received(b"no HTTP at all\r\n\r\n")
+    assert b"serve.not_http" in transport.written
+    clock.pass_by(0.25, int(seconds / 0.25))
+    connection.data_received(b"what it was still saying")
+    assert not transport.aborted
+    clock.pass_by(0.25, 2)
+    assert transport.aborted
+
+
+def test_those_that_leave_take_no_room() -> None:
+    clock = Clock()
+    connection, transport = connect(clock, connections=1)
+    left = {Mock(), Mock()}
+    connection.connections.update(left)
+    connection.leaving.update(left)
+    clock.pass_by(0.25, 8)
+    assert not transport.written
 
 
 def test_the_loop_turns_between_two_messages_of_a_stream() -> None:

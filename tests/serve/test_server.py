@@ -55,7 +55,7 @@ def test_addresses_and_keys_that_are_refused(tmp_path: Path, host: str, key: str
         find_key(tmp_path, host, key)
 
 
-@pytest.mark.parametrize(("files", "connections"), [(64, 1), (150, 50), (1024, 924), (resource.RLIM_INFINITY, 1000)])
+@pytest.mark.parametrize(("files", "connections"), [(64, 1), (150, 25), (1024, 462), (resource.RLIM_INFINITY, 1000)])
 def test_connections_leave_files_for_the_server(files: int, connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert _rules(ServeSpec(), Measures()).connections == connections

@@ -29,7 +29,8 @@ _MOST_AHEAD_BYTES = 64 * 1024
 _MOST_UNWANTED_BYTES = 16 * 2**20
 _LEAST_READ_BYTES = 16 * 1024
 _LOOK_SECONDS = 0.25
-_LINGER_SECONDS = 1.0  # that a refused client has to read why
+_LINGER_SECONDS = 5.0  # that a refused client has to say the rest and read why; closed before, it would be told nothing
+_HURRIED_LINGER_SECONDS = 1.0  # the same while as many linger as are served
 _SILENT_SECONDS = 1.0  # that a connection may say nothing while there is no room for others
 
 
@@ -43,7 +44,7 @@ class ConnectionRules:
 
     Args:
         seconds: for a request's head to arrive, then for its body, and for a client to read 16 KiB of an answer.
-        connections: open at once, of all clients.
+        connections: open at once, of all clients; about as many that were refused may linger.
         refused: told the status of each answer that no route has given.
     """
 
@@ -115,6 +116,8 @@ class Connection(H11Protocol):
     """uvicorn's protocol under `rules`."""
 
     rules: ClassVar[ConnectionRules]
+    leaving: ClassVar[set[Connection]]
+    """Those that were refused and have not closed; they take no room from others."""
 
     def __init__(
         self,
@@ -139,7 +142,7 @@ class Connection(H11Protocol):
     @property
     def _one_too_many(self) -> bool:
         """Whether this connection has asked nothing yet, and there is no room for more."""
-        return self._wire.requests == 0 and len(self.connections) > self.rules.connections
+        return self._wire.requests == 0 and len(self.connections) - len(self.leaving) > self.rules.connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the clock."""
@@ -151,6 +154,7 @@ class Connection(H11Protocol):
         """Stop watching."""
         if self._next_look is not None:
             self._next_look.cancel()
+        self.leaving.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -213,6 +217,7 @@ class Connection(H11Protocol):
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.write_eof()  # and no more: closed at once, what the client still sends would cost it the answer
         self._refused_at = self._clock
+        self.leaving.add(self)
 
     def shutdown(self) -> None:
         """Close as uvicorn does; one that was refused is only waited for."""
@@ -229,8 +234,7 @@ class Connection(H11Protocol):
         looked_at = self.loop.time()
         self._clock += min(looked_at - self._looked_at, _LOOK_SECONDS)
         self._looked_at = looked_at
-        left_over = self._refused_at is not None and self._clock - self._refused_at > _LINGER_SECONDS
-        if left_over or self._reads_too_slowly():
+        if self._lingers_too_long() or self._reads_too_slowly():
             self.transport.abort()
             return
         awaited = self._awaits()
@@ -239,6 +243,11 @@ class Connection(H11Protocol):
         elif awaited is not None:
             self._lose_patience(self._clock - self._awaited_since)
         self._next_look = self.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _lingers_too_long(self) -> bool:
+        many = len(self.leaving) > self.rules.connections
+        seconds = _HURRIED_LINGER_SECONDS if many else _LINGER_SECONDS
+        return self._refused_at is not None and self._clock - self._refused_at > seconds
 
     def _lose_patience(self, waited: float) -> None:
         """Refuse a request that was waited for too long; a shorter wait is too long where there is no room."""
@@ -273,5 +282,6 @@ def ruled_by(given: ConnectionRules) -> type[Connection]:
 
     class Ruled(Connection):
         rules = given
+        leaving: ClassVar[set[Connection]] = set()
 
     return Ruled

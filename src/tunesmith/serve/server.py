@@ -178,9 +178,10 @@ def _load(folder: Path, base: str | None, dtype: torch.dtype) -> Loaded:
 
 
 def _rules(spec: ServeSpec, measures: Measures) -> ConnectionRules:
-    """As many connections as this process may have files open, less those that it needs itself."""
+    """Half as many connections as this process may have files open besides its own: refused ones linger."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files - _OTHER_FILES)
+    files = 2**31 if files == resource.RLIM_INFINITY else files
+    room = min(_MOST_CONNECTIONS, (files - _OTHER_FILES) // 2)
     return ConnectionRules(
         seconds=spec.request_seconds,
         connections=max(room, 1),
