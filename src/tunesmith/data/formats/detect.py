@@ -14,6 +14,8 @@ from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Conve
 from tunesmith.data.formats.logs import FEEDBACK_READERS, is_feedback, is_request_log, read_request_log
 from tunesmith.data.formats.pairs import PAIR_READERS, read_label
 from tunesmith.data.formats.rows import RawRow, Unread, listed
+from tunesmith.data.media.kinds import MEDIA_LAYOUTS
+from tunesmith.data.media.records import reader_of_media
 from tunesmith.recipe.specs.data import Layout
 
 READERS: Mapping[str, Converter] = {
@@ -28,6 +30,10 @@ _SPECIAL_KINDS: Mapping[str, RowKind] = {
     "kto": "kto",
     "text_class": "text_class",
     "token_class": "token_class",
+    "image_folder": "image_class",
+    "coco": "detection",
+    "voc": "detection",
+    "audio_folder": "audio_class",
 }
 _LISTS = ("messages", "conversations", "conversation")
 
@@ -36,11 +42,15 @@ def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
     """The kind of row that a layout holds. Feedback holds several and gives what is wanted, where it can."""
     if layout == "feedback" and wanted in FEEDBACK_READERS:
         return wanted
+    if layout == "audio_folder" and wanted == "audio_text":
+        return wanted
     return _SPECIAL_KINDS.get(layout, "chat")
 
 
 def reader_of(layout: Layout, wanted: RowKind) -> Converter:
     """What makes a record of a row in this layout."""
+    if layout in MEDIA_LAYOUTS:
+        return reader_of_media(wanted)
     return FEEDBACK_READERS[wanted] if layout == "feedback" else READERS[layout]
 
 
