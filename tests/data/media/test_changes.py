@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tunesmith.core.types import Box
 from tunesmith.data.media.change_images import (
@@ -36,7 +37,7 @@ def painted(draw: st.DrawFn) -> Seen:
     return Seen(paint(height, width, box), (box,))
 
 
-def paint(height: int, width: int, box: Box) -> np.ndarray:
+def paint(height: int, width: int, box: Box) -> NDArray[np.uint8]:
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[int(box.y) : int(box.y + box.height), int(box.x) : int(box.x + box.width)] = 255
     return pixels
@@ -140,7 +141,7 @@ def test_a_pasted_part_brings_its_boxes_along(one: Seen, other: Seen, data: st.D
     assert (one.boxes[0] in made.boxes) is bool(shows >= VISIBLE - 1e-12) or one.boxes[0] in other.boxes
 
 
-def tone(seconds: float = 1.0, hertz: float = 400.0, rate: int = 8000) -> np.ndarray:
+def tone(seconds: float = 1.0, hertz: float = 400.0, rate: int = 8000) -> NDArray[np.float32]:
     times = np.arange(round(seconds * rate)) / rate
     return np.stack([np.sin(2 * np.pi * hertz * times), np.zeros_like(times)], axis=1).astype(np.float32) * np.float32(
         0.3

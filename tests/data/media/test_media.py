@@ -411,6 +411,12 @@ def test_words_are_not_read_out_of_pictures(tmp_path: Path) -> None:
         read(tmp_path, "image_class", "rows", layout="voc")
 
 
+def test_rows_of_words_beside_pictures_stay_rows_of_words(tmp_path: Path) -> None:
+    pictures(tmp_path / "rows" / "images", 3)
+    (tmp_path / "rows" / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', "utf-8")
+    assert side_of_file(tmp_path / "rows")[0].tables[""]["kind"].to_list() == ["chat"]
+
+
 def test_refused_rows_are_named_again(tmp_path: Path) -> None:
     pictures(tmp_path / "rows", 6)
     (tmp_path / "rows" / "cat" / "bad.png").write_bytes(b"no")

@@ -52,7 +52,7 @@ from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import CleanSpec, DataSpec, SourceSpec, SplitSpec
 
 PLAN, REPORT = "plan.json", "report.json"
-_FORM = 1
+_FORM = 2
 """Raised when what a part holds changes: parts of an older program are then made again."""
 
 _KNOWN: dict[type[Spec], frozenset[str]] = {

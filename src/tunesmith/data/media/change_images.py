@@ -32,12 +32,12 @@ class Seen:
     @property
     def height(self) -> int:
         """H."""
-        return self.pixels_HWC.shape[0]
+        return int(self.pixels_HWC.shape[0])
 
     @property
     def width(self) -> int:
         """W."""
-        return self.pixels_HWC.shape[1]
+        return int(self.pixels_HWC.shape[1])
 
 
 def flipped(seen: Seen) -> Seen:
@@ -85,7 +85,7 @@ def rotated(seen: Seen, degrees: float) -> Seen:
 def cropped(seen: Seen, left: int, top: int, width: int, height: int) -> Seen:
     """The part of the picture that begins at (left, top)."""
     part_HWC = seen.pixels_HWC[top : top + height, left : left + width]
-    return Seen(part_HWC, cut(seen.boxes, left, top, part_HWC.shape[1], part_HWC.shape[0]))
+    return Seen(part_HWC, cut(seen.boxes, left, top, int(part_HWC.shape[1]), int(part_HWC.shape[0])))
 
 
 def cut(boxes: Sequence[Box], left: float, top: float, width: float, height: float) -> tuple[Box, ...]:

@@ -23,7 +23,8 @@ def with_noise(samples_NC: Samples, decibels: float, chance: np.random.Generator
     power = float(np.mean(np.square(samples_NC, dtype=np.float64)))
     deviation = np.sqrt(power / 10 ** (decibels / 10))
     noise_NC = chance.standard_normal(samples_NC.shape) * deviation
-    return np.clip(samples_NC + noise_NC, -1, 1).astype(np.float32)
+    noisy_NC: Samples = np.clip(samples_NC + noise_NC, -1, 1).astype(np.float32)
+    return noisy_NC
 
 
 def shifted(samples_NC: Samples, samples: int) -> Samples:
@@ -45,7 +46,8 @@ def sped(samples_NC: Samples, factor: float) -> Samples:
     places = np.minimum(np.arange(count) * factor, len(samples_NC) - 1)
     known = np.arange(len(samples_NC))
     channels = [np.interp(places, known, channel) for channel in samples_NC.T]
-    return np.stack(channels, axis=1).astype(np.float32)
+    faster_NC: Samples = np.stack(channels, axis=1).astype(np.float32)
+    return faster_NC
 
 
 def masked(

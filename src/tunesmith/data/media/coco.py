@@ -36,7 +36,8 @@ def coco_rows(path: Path) -> Iterator[RawRow]:
 
     Errors: data.coco_wrong.
     """
-    images, annotations, categories = (_objects(path, name) for name in _LISTS)
+    document = _document(path)
+    images, annotations, categories = (_objects(path, document, name) for name in _LISTS)
     names = {_id(path, each, "categories"): each.get("name") for each in categories}
     known = {_id(path, each, "images") for each in images}
     if len(names) < len(categories) or len(known) < len(images):
@@ -79,15 +80,20 @@ def _box(annotation: Mapping[str, object], label: object) -> Box | None:
     return Box(label, x, y, width, height, annotation.get("iscrowd") == 1)
 
 
-def _objects(path: Path, name: str) -> list[Mapping[str, object]]:
-    """One of the lists of the file. Errors: data.coco_wrong."""
+def _document(path: Path) -> object:
+    """Errors: data.coco_wrong."""
     if path.stat().st_size > MOST_BYTES:
         raise _wrong(path, "size")
     try:
-        found = json.loads(path.read_bytes())
+        found: object = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         raise _wrong(path, "JSON") from None
-    listed = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _objects(path: Path, document: object, name: str) -> list[Mapping[str, object]]:
+    """One of the lists of the file. Errors: data.coco_wrong."""
+    listed = document.get(name) if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise _wrong(path, name)
     return listed

@@ -12,11 +12,12 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import sha256_file
 from tunesmith.core.types import Media, MediaKind, RowKind
 from tunesmith.data.formats.files import RawFile, read_file
+from tunesmith.data.formats.kinds import ROWS
 from tunesmith.data.formats.layouts import first_of
 from tunesmith.data.formats.rows import RawRow, Unread
 from tunesmith.data.media.coco import coco_rows, is_coco
 from tunesmith.data.media.folders import class_rows, table_in, table_rows
-from tunesmith.data.media.kinds import FILES, IMAGES, SOUNDS, TRANSCRIPTS, suffixes_of
+from tunesmith.data.media.kinds import FILES, IMAGES, SOUNDS, TABLES, TRANSCRIPTS, suffixes_of
 from tunesmith.data.media.places import files_below
 from tunesmith.data.media.voc import voc_rows
 from tunesmith.data.notes import Note
@@ -44,6 +45,8 @@ def kind_of_place(path: Path) -> MediaKind | None:
     """What a file or a folder holds, where that is pictures or sounds."""
     if os.path.isfile(path):  # which takes a name that no system can have for a missing one
         return "detection" if path.suffix.lower() == ".json" and is_coco(path) else None
+    if any(_holds_rows(path / name) for name in files_below(path, frozenset(ROWS))):
+        return None  # pictures beside rows of words: what the rows say of them is not known
     names = set(map(os.path.basename, files_below(path, IMAGES | SOUNDS | {".xml"})))
     suffixes = {Path(name).suffix.lower() for name in names}
     if suffixes & IMAGES:
@@ -54,6 +57,11 @@ def kind_of_place(path: Path) -> MediaKind | None:
     table = table_in(path)
     said = table is not None and any(not isinstance(row, Unread) and first_of(row, TRANSCRIPTS) for row in table.rows)
     return "audio_text" if said else "audio_class"
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file of rows says anything else than what is in pictures and sounds."""
+    return path.name not in TABLES and not (path.suffix.lower() == ".json" and is_coco(path))
 
 
 def _layout(source: SourceSpec, path: Path, kind: RowKind) -> Layout:
