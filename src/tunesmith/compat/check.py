@@ -38,9 +38,8 @@ def check(recipe: Recipe) -> None:
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term,
-    compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`,
-    `check_heads` and `check_chain`.
+    compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.forgetting_of_task,
+    compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`, `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -125,12 +124,11 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
     known = [source.title for source in data.sources]
     if len(set(known)) < 2:
         raise TunesmithError("compat.one_task", place=place)
-    named = [*stage.objective.weights, *(source.title for source in data.validation_sources)]
+    replayed = stage.replay.sources if stage.replay is not None else []
+    named = [*stage.objective.weights, *(source.title for source in (*data.validation_sources, *replayed))]
     for name in named:
         if name not in known:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
-    if stage.replay is not None:
-        raise TunesmithError("compat.multitask_replay", place=place)
 
 
 def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
