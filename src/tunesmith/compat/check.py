@@ -37,7 +37,7 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term,
+    compat.format_needs_merge, compat.whole_weights, compat.window_term,
     compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.forgetting_of_task,
     compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`, `check_heads` and `check_chain`.
     """
@@ -88,8 +88,6 @@ def _check_formats(recipe: Recipe) -> None:
         raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
-    if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
-        raise TunesmithError("compat.gguf_experts")
     if recipe.data.task != "chat":
         holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:

@@ -16,6 +16,7 @@ from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, copy_into, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import LoraAttached, additions_of
+from tunesmith.adapt.lora_experts import LoraExpertsAttached
 from tunesmith.adapt.saved import check_base
 from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
@@ -167,8 +168,9 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
     optimizer = MasterOptimizer({**moving, **own}, spec, factors, without_decay(moving, groups))
     masters = {name: each for name, each in optimizer.masters.items() if name in moving}
-    if inputs.begin:  # the classifier is a stage's own and begins anew
-        optimizer.restore({**{name: optimizer.masters[name] for name in own}, **inputs.begin}, {})
+    begin = inputs.begin or (attached.begin if isinstance(attached, LoraExpertsAttached) else {})
+    if begin:  # wider than the weights may be; what is missing (the classifier of domains) begins anew
+        optimizer.restore({**optimizer.masters, **begin}, {})
     passes = _passes(spec, policy, pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
