@@ -273,7 +273,7 @@ stages:
   - name: second
     adapt: {adapt}
     objective: {objective}
-    train: {{epochs: 1, learning_rate: 1e-3, batch_size: 8, max_length: 120}}
+    train: {{epochs: 2, learning_rate: 1e-3, batch_size: 8, max_length: 120}}
 runtime: {{threads: 1, device: cpu}}
 """
 

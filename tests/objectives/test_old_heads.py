@@ -13,6 +13,7 @@ from torch import nn
 
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
+from tunesmith.models.heads import class_losses
 from tunesmith.models.load import load_with_head
 from tunesmith.models.side_by_side import SeveralHeads, policy_of, spans
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
@@ -66,8 +67,10 @@ def test_every_step_holds_its_share_and_tells_each_tasks_old_rows(bases: dict[st
         if row.row in by_row:
             name = by_row[row.row].origin.source
             own = task.parts[name]
-            losses_K = policy.alone(name)(own.pack([own.encode(by_row[row.row]).features]))
-            wanted.setdefault(name, []).extend(losses_K.detach().unbind())
+            batch = own.pack([own.encode(by_row[row.row]).features])
+            scores_KC = policy.alone(name).logits(batch).detach()
+            losses_K = class_losses(scores_KC, batch.target, 0.0, several=own.head.several)
+            wanted.setdefault(name, []).extend(losses_K.unbind())
     fit(job, until=2)
     first, *_ = (event.values for event in seen if event.kind == "step")
     told = {name for name in first if name.startswith("loss_of_old_rows/")}

@@ -68,7 +68,8 @@ class Architecture:
     """One architecture. `name` is llama.cpp's, `model_type` and `model_class` are transformers'.
 
     A `*` in a name of the Hugging Face layout stands for the number of each expert: GGUF holds their matrices as one
-    tensor. `shares_sum_to_one` says whether llama.cpp divides the shares of a token's experts by their sum.
+    tensor. `shares_sum_to_one` says whether llama.cpp divides the shares of a token's experts by their sum, `own_head`
+    that it wants a head of its own where the embedding is the head.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Architecture:
     permuted: bool = False
     default_pre: str = ""
     shares_sum_to_one: bool = True
+    own_head: bool = False
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -97,6 +99,7 @@ WITH_EXPERTS: Mapping[str, Architecture] = {
         "Qwen2MoeForCausalLM",
         {**_ATTENTION, **_QKV_BIAS, **_EXPERTS, **_SHARED_EXPERT},
         shares_sum_to_one=False,
+        own_head=True,
     ),
     "qwen3_moe": Architecture("qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", {**_ATTENTION, **_QK_NORM, **_EXPERTS}),
 }
