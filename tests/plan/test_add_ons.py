@@ -52,6 +52,20 @@ def test_a_pass_over_several_tasks_has_the_rows_of_the_source(settings: dict[str
     assert sum(len(row.token_ids) for row in found) == sum(len(row.token_ids) for row in trained)
 
 
+def test_old_rows_stand_beside_those_of_several_tasks() -> None:
+    spec = stage(
+        objective={"kind": "multitask", "sampling_temperature": 1e6}, replay={"sources": OLD, "share": 0.25},
+        train={"batch_size": 8},
+    )  # fmt: skip
+    rows, old = ([Features(place, (1, 2), (0.0, 1.0)) for place in range(count)] for count in (40, 7))
+    tasks = {row.row: "a" if row.row < 5 else "b" for row in rows}
+    assert isinstance(spec.objective, MultitaskSpec) and spec.replay is not None
+    beside = spec.replay.old_rows(8)
+    new = MixedSource(rows, tasks, 8 - beside, spec.objective, seed=1)
+    source = ReplaySource(rows, old, 8, beside, seed=1, new=new)
+    assert -(-len(rows_of_an_epoch(spec, rows, {"replay": old}, tasks)) // 8) == source.windows_per_epoch
+
+
 def test_only_an_order_by_loss_reads_the_rows_before() -> None:
     rows = [Features(place, (1, 2, 3), (0.0, 1.0, 1.0)) for place in range(5)]
     assert measured_tokens(stage(curriculum={"by": "loss"}), rows) == 15

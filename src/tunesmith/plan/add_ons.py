@@ -43,16 +43,15 @@ def rows_of_an_epoch(
     `tasks` names the task of every new row, by the row's number: evened out, some come more often than others.
     """
     window, spec = stage.train.rows_per_step, stage.objective
-    if isinstance(spec, MultitaskSpec):
-        return _evened_out(spec, rows, tasks)
+    new = _evened_out(spec, rows, tasks) if isinstance(spec, MultitaskSpec) else list(rows)
     if isinstance(spec, AdversarialSpec):
         beside, others = spec.target_rows(window), old[TARGET]
     elif stage.replay is not None:
         beside, others = stage.replay.old_rows(window), old["replay"]
     else:
-        return list(rows)
-    steps = math.ceil(len(rows) / max(1, window - beside))
-    return [*rows, *islice(cycle(others), steps * beside)]
+        return new
+    steps = math.ceil(len(new) / max(1, window - beside))
+    return [*new, *islice(cycle(others), steps * beside)]
 
 
 def _evened_out(spec: MultitaskSpec, rows: Sequence[Row], tasks: Mapping[int, str]) -> list[Row]:
