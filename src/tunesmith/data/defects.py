@@ -6,7 +6,9 @@ from typing import Literal
 
 Reason = Literal[
     "advertising",
+    "annotators_tied",
     "assistant_first",
+    "bad_annotation",
     "bad_box",
     "bad_columns",
     "bad_entities",
@@ -58,6 +60,9 @@ Reason = Literal[
     "no_consent",
     "no_messages",
     "no_time",
+    "no_two_answers",
+    "not_annotated",
+    "not_for_people",
     "not_an_object",
     "not_sampled",
     "other_feedback",
