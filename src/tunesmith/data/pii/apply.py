@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -32,12 +32,23 @@ class Finding:
     values: int
 
 
-class PersonalData:
-    """One run's search for personal data. Placeholders go on from table to table, so that they mean the same in all."""
+@dataclass(frozen=True)
+class Held:
+    """Numbers of the rows of a table that hold something, and what stands in each of their texts."""
 
-    def __init__(self, spec: PiiSpec, tagger: Tagger | None = None) -> None:
+    rows: tuple[int, ...] = ()
+    hits: Mapping[str, Sequence[Hit]] = field(default_factory=dict)
+
+
+class PersonalData:
+    """One run's search for personal data. Placeholders go on from table to table, so that they mean the same in all.
+
+    A `masker` that met values before goes on from there.
+    """
+
+    def __init__(self, spec: PiiSpec, tagger: Tagger | None = None, masker: Masker | None = None) -> None:
         self.spec = spec
-        self.masker = Masker()
+        self.masker = masker or Masker()
         self._finder = Finder(spec.types, tagger)
         self._rows: Counter[tuple[str, PiiType]] = Counter()
         self._values: Counter[tuple[str, PiiType]] = Counter()
@@ -47,24 +58,38 @@ class PersonalData:
         keys = sorted(self._values)
         return [Finding(source, kind, self._rows[source, kind], self._values[source, kind]) for source, kind in keys]
 
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Count what another search found, in other rows of the same sources."""
+        for each in findings:
+            self._rows[each.source, each.type] += each.rows
+            self._values[each.source, each.type] += each.values
+
     def apply(self, frame: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, int]:
         """The table after the recipe's action, and the number of rows that held something."""
+        frame, held = self.search(frame, ledger)
+        return self.mask(frame, held), len(held.rows)
+
+    def search(self, frame: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, Held]:
+        """Find, count, tell, and drop where the recipe says so; what is to be masked stands in the texts still."""
         flagged = frame.select(self._may_hold().alias("flagged"))["flagged"]
-        if not flagged.any():
-            return frame, 0
-        looked_at = to_examples(frame.filter(flagged))
+        looked_at = to_examples(frame.filter(flagged)) if flagged.any() else []
         hits = self._find(looked_at)
         counts = {example.row: self._count(example, hits) for example in looked_at}
         held = {row: types for row, types in counts.items() if types}
-        if self.spec.action == "drop":
+        if held and self.spec.action == "drop":
             reason: Reason = "personal_data"
             ledger.decide(held, "dropped", reason)
-            return frame.filter(~frame["row"].is_in(list(held))), len(held)
+            frame = frame.filter(~frame["row"].is_in(list(held)))
         if self.spec.action == "mask":
             self._tell(held, ledger)
-            flagged = frame["row"].is_in(list(held))
-            frame = rewrite_rows(frame, flagged, lambda examples: [self._masked(each, hits) for each in examples])
-        return frame, len(held)
+        return frame, Held(tuple(held), hits)
+
+    def mask(self, frame: pl.DataFrame, held: Held) -> pl.DataFrame:
+        """The table with placeholders in place of what `search` found in it, where the recipe says so."""
+        if self.spec.action != "mask" or not held.rows:
+            return frame
+        flagged = frame["row"].is_in(list(held.rows))
+        return rewrite_rows(frame, flagged, lambda examples: [self._masked(each, held.hits) for each in examples])
 
     def _may_hold(self) -> pl.Expr:
         turns = [
@@ -84,7 +109,7 @@ class PersonalData:
         texts = list(dict.fromkeys(text for example in examples for text in _all_texts(example)))
         return dict(zip(texts, self._finder.find_all(texts), strict=True))
 
-    def _count(self, example: Example, hits: dict[str, list[Hit]]) -> Counter[PiiType]:
+    def _count(self, example: Example, hits: Mapping[str, Sequence[Hit]]) -> Counter[PiiType]:
         found = Counter(hit.type for text in _all_texts(example) for hit in hits[text])
         self._values.update({(example.origin.source, kind): count for kind, count in found.items()})
         self._rows.update((example.origin.source, kind) for kind in found)
@@ -95,7 +120,7 @@ class PersonalData:
             rows = {row: types[kind] for row, types in held.items() if types[kind]}
             ledger.change(rows, f"masked_{kind}", rows.values())
 
-    def _masked(self, example: Example, hits: dict[str, list[Hit]]) -> Example:
+    def _masked(self, example: Example, hits: Mapping[str, Sequence[Hit]]) -> Example:
         def mask(text: str) -> str:
             return self.masker.mask(text, hits[text])
 
