@@ -71,7 +71,7 @@ class PersonalData:
 
     def search(self, frame: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, Held]:
         """Find, count, tell, and drop where the recipe says so; what is to be masked stands in the texts still."""
-        flagged = frame.select(self._may_hold().alias("flagged"))["flagged"]
+        flagged = frame.select(self._may_hold(frame).alias("flagged"))["flagged"]
         looked_at = to_examples(frame.filter(flagged)) if flagged.any() else []
         hits = self._find(looked_at)
         counts = {example.row: self._count(example, hits) for example in looked_at}
@@ -91,18 +91,22 @@ class PersonalData:
         flagged = frame["row"].is_in(list(held.rows))
         return rewrite_rows(frame, flagged, lambda examples: [self._masked(each, held.hits) for each in examples])
 
-    def _may_hold(self) -> pl.Expr:
+    def _may_hold(self, frame: pl.DataFrame) -> pl.Expr:
+        """Whether any text of a row may hold something. Columns without a word are left out: looking costs the same."""
+        used = [name for name in (*TURN_COLUMNS, "tokens") if (frame[name].list.len() > 0).any()]
+        in_turns = [name for name in TURN_COLUMNS if name in used]
         turns = [
             pl.col(name).list.eval(self._finder.may_hold(pl.element().struct.field(field))).list.any()
-            for name in TURN_COLUMNS
+            for name in in_turns
             for field in ("tool_calls", "name")
         ]
         # Calls may spell letters as \u1234; whatever holds such a sign is looked at.
         spelt = [pl.col(name).list.eval(pl.element().struct.field("tool_calls").str.contains(r"\\u")).list.any()
-                 for name in TURN_COLUMNS]  # fmt: skip
-        tokens = [self._finder.may_hold(pl.col("tokens").list.join(between)) for between in (" ", "")]
-        others = [self._finder.may_hold(pl.col(name)) for name in ("group", "tools")]
-        return any_text(self._finder.may_hold) | pl.any_horizontal(*turns, *spelt, *tokens, *others).fill_null(False)
+                 for name in in_turns]  # fmt: skip
+        tokens = [self._finder.may_hold(pl.col("tokens").list.join(each)) for each in (" ", "") if "tokens" in used]
+        others = [self._finder.may_hold(pl.col(name)) for name in ("group", "tools") if (frame[name] != "").any()]
+        beside = pl.any_horizontal(pl.lit(False), *turns, *spelt, *tokens, *others)
+        return any_text(self._finder.may_hold, in_turns) | beside.fill_null(False)
 
     def _find(self, examples: Iterable[Example]) -> dict[str, list[Hit]]:
         """Hits by text, over all texts of the rows."""
