@@ -15,7 +15,7 @@ CORPUS = "corpus"
 
 
 class Corpus:
-    """Forty texts in three pieces: a few twice, a few with personal data, with tags, or on a list of words."""
+    """Forty texts in two pieces: a few twice, a few with personal data, with tags, or on a list of words."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Corpus:
             "content": {"word_lists": [{"path": "words.txt", "action": "drop"}]},
         }
         self._spec = DataSpec.model_validate({"rows": "text", "sources": [{"path": "texts.jsonl"}], "clean": clean})
-        self._piece = sum(map(len, lines)) // 3 + 1
+        self._piece = sum(map(len, lines)) // 2 + 1
 
     def prepare(self) -> None:
         self._live.mkdir()

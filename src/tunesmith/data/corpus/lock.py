@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import disk_errors, make_folders
+
+_LOOKS, _BETWEEN_LOOKS = 20, 0.05
+"""Seconds between looks: a killed process holds its files until the last of its threads is gone."""
 
 
 @contextmanager
@@ -32,10 +36,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TunesmithError("data.corpus_busy", path=str(folder)) from None
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_BETWEEN_LOOKS)
+    raise TunesmithError("data.corpus_busy", path=str(folder))
 
 
 def _is_still(folder: Path, descriptor: int) -> bool:
