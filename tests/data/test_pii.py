@@ -222,6 +222,14 @@ def test_names_of_a_tagger_are_masked() -> None:
     assert rows == 1 and to_examples(frame)[0].messages[0].content == "<NAME_1>来了"
 
 
+def test_a_tagger_sees_texts_without_any_turns_too() -> None:
+    frame = from_examples([Example(row, "text", Origin("s", row), text=each) for row, each in enumerate(("Ann", "no"))])
+    ledger = Ledger()
+    ledger.read("s", 2)
+    personal = PersonalData(PiiSpec(), lambda texts: [[(0, 3)] if text == "Ann" else [] for text in texts])
+    assert personal.apply(frame, ledger)[0]["text"].to_list() == ["<NAME_1>", "no"]
+
+
 def test_short_forms_of_the_setting() -> None:
     assert CleanSpec.model_validate({"pii": "none"}).pii is None
     assert CleanSpec.model_validate({"pii": "drop"}).pii == PiiSpec(action="drop")

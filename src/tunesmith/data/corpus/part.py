@@ -63,7 +63,7 @@ def make_part(folder: Path, piece: Piece, source: SourceSpec, reading: Reading, 
     ledger = Ledger()
     cleaned = clean(read_piece(piece, source, reading, ledger), ledger)
     marks = _marks(cleaned.frame["text"])
-    with new_folder(folder, **cleaned.facts) as aside:
+    with new_folder(folder, 0, **cleaned.facts) as aside:
         _write_rows(aside, cleaned.frame, marks)
         _fates(ledger.entries()).write_ipc(aside / FATES, compression="uncompressed")
         _hits(cleaned).write_ipc(aside / HITS, compression="uncompressed")
