@@ -25,11 +25,12 @@ _FORM = 2
 _PACKAGES = ("tunesmith", "polars", "numpy", "ftfy", "opencc")
 """Another version of one of them may make other rows."""
 
-_WHOLE = frozenset({RepairSpec, PiiSpec, ContentSpec, WordListSpec, TermsSpec})
+_WHOLE = frozenset({RepairSpec, ContentSpec, WordListSpec, TermsSpec})
 """Rules that look at one row at a time: a piece at a time they do the same as over all rows."""
 _KNOWN: dict[type[Spec], frozenset[str]] = {
     DataSpec: frozenset({"task", "rows", "sources", "clean", "split"}),
     CleanSpec: frozenset({"normalize", "exact_duplicates", "near_duplicates", "repair", "filter", "pii", "content"}),
+    PiiSpec: frozenset({"action", "types", "key"}),
     FilterSpec: frozenset(FilterSpec.model_fields) - {"max_tokens"},
     SplitSpec: frozenset({"train", "validation", "test", "group_by", "seed"}),
     SourceSpec: frozenset({"path", "name", "layout", "columns", "licence", "terms"}),
