@@ -44,7 +44,7 @@ def agreement(file: FileArgument) -> None:
 
 
 def _tell_agreement(found: Agreement) -> None:
-    counts = {"items": f"{found.items:,}", "annotators": found.annotators, "units": f"{found.units:,}"}
+    counts = {"items": f"{found.items:,}", "annotators": str(found.annotators), "units": f"{found.units:,}"}
     tell(say("data.agreement_of", question=found.question, **counts), "bold")
     if found.kind == "spans":
         tell(f"    {say('data.agreement_by_word')}")

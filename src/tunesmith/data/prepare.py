@@ -21,7 +21,7 @@ from tunesmith.data.augment.generator import Generator
 from tunesmith.data.by_time import boundaries, check_enough_left, check_order, check_readable, split_by_time
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
-from tunesmith.data.compliance import REPORT, compliance_report
+from tunesmith.data.compliance import REPORT, SourceRows, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
 from tunesmith.data.formats.files import list_files, read_files
 from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
@@ -398,7 +398,12 @@ def write(
 def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
     written: list[Path] = []
     if prepared.personal is not None or prepared.listed or compliance is not None:
-        write_atomic(run_path / REPORT, compliance_report(prepared, compliance))
+        sources = [
+            SourceRows(each.name, each.split, each.licence, sum(file.rows for file in each.files))
+            for each in prepared.sources
+        ]
+        page = compliance_report(sources, prepared.personal, prepared.listed, compliance)
+        write_atomic(run_path / REPORT, page)
         written.append(run_path / REPORT)
     if prepared.suspected:
         write_atomic(run_path / SUSPECTED, suspected_lines(list(prepared.suspected), prepared.ledger))
