@@ -198,6 +198,7 @@ def test_rows_without_consent_go(folder: Path) -> None:
     ("clean", "code"),
     [
         ({"filter": {"rules": ["too_long"], "max_tokens": 5}}, "data.corpus_setting"),
+        ({"filter": {"rules": ["truncated"]}}, "data.corpus_setting"),
         ({"pii": {"tagger": "folder"}}, "data.corpus_setting"),
         ({"filter": {"rules": ["conflicting_answers"]}}, "data.corpus_setting"),
         ({"content": {"word_lists": [{"path": "nowhere.txt"}]}}, "data.bad_word_list"),

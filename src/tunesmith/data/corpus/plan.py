@@ -36,8 +36,8 @@ _KNOWN: dict[type[Spec], frozenset[str]] = {
     SourceSpec: frozenset({"path", "name", "layout", "columns", "licence", "terms"}),
 }
 """Settings that the pass heeds; every other one is refused where a recipe states it."""
-_OVER_ALL_ROWS = "conflicting_answers"
-"""The one filter that holds rows against each other; texts have no answers."""
+_OVER_ALL_ROWS = ("conflicting_answers", "truncated")
+"""Filters that hold rows against each other, or against what most of them do: a piece would decide otherwise."""
 
 
 def refuse(spec: DataSpec) -> None:
@@ -46,8 +46,9 @@ def refuse(spec: DataSpec) -> None:
         raise TunesmithError("data.corpus_rows", rows=spec.rows)
     for setting in _unheeded("data", spec):
         raise TunesmithError("data.corpus_setting", setting=setting)
-    if spec.clean.filter is not None and _OVER_ALL_ROWS in spec.clean.filter.rules:
-        raise TunesmithError("data.corpus_setting", setting=f"data.clean.filter.rules: {_OVER_ALL_ROWS}")
+    rules = spec.clean.filter.rules if spec.clean.filter else []
+    for rule in (each for each in rules if each in _OVER_ALL_ROWS):
+        raise TunesmithError("data.corpus_setting", setting=f"data.clean.filter.rules: {rule}")
 
 
 def _unheeded(place: str, spec: Spec) -> Iterator[str]:
