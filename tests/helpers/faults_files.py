@@ -212,3 +212,6 @@ SCENARIOS: Mapping[str, Callable[[Path], Scenario]] = {
     "corpus": Corpus,
 }
 NAMES: Sequence[str] = tuple(SCENARIOS)
+RECOVERED_BY_WORK = ("corpus",)
+"""Where the next start does all that is left, hundreds of file operations: combinations would be as many as the square
+of that and a try takes most of a second, so for each operation one of them is drawn."""
