@@ -215,7 +215,6 @@ def test_what_does_not_exist_is_refused(base: Path, qwen: Path, tmp_path: Path) 
     assert parse_recipe(recipe).formats == ["safetensors"]
     for override, code in (
         ("ship.formats=[gguf-q8_0]", "compat.gguf_experts"),
-        ("stages.0={name: s, penalties: {router_balance: 0.1}, train: {batch_size: auto}}", "compat.window_term"),
         ("stages.0.adapt.experts=[1, 1]", "recipe.bad_value"),
     ):
         with pytest.raises(TunesmithError) as caught:

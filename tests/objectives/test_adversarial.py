@@ -61,7 +61,7 @@ def begun(job: Job, step: int = 3) -> dict[str, Tensor]:
     """The terms of one step that is run in one pass."""
     window = job.source.window(step)
     (batch,) = job.passes.cut(step, window)
-    job.begin(step, window, [batch])
+    job.look_ahead.begin(step)
     return job.objective.loss(job.policy, batch)
 
 

@@ -14,9 +14,9 @@ from tunesmith.models.experts import balance, watching_routers
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.tiny import tiny_chat_model, tiny_moe_model
 from tunesmith.objectives.balance import BALANCE, Balanced
-from tunesmith.objectives.base import WindowObjective
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.specs.objectives import SupervisedSpec
+from tunesmith.train.look_ahead import WindowTerm
 from tunesmith.train.loop import fit
 
 ROUTED = {"kind": "experts", "experts": [1, 2], "router": True}
@@ -52,12 +52,12 @@ def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> Non
     policy, items = job.policy, rows(6)
     moving = [each for each in policy.parameters() if each.requires_grad]
     judge = Balanced(Supervised(SupervisedSpec()), 0.7)
-    assert isinstance(judge, WindowObjective)
+    assert isinstance(judge, WindowTerm)
 
     def term(parts: list[list[Features]], share: bool) -> tuple[Tensor, list[Tensor]]:
         batches = [pack(each, share=share) for each in parts]
         seen = [judge.look(policy, batch) for batch in batches]
-        judge.begin([sum(column) for column in zip(*seen, strict=True)])
+        judge.know(*(torch.cat(found) for found in zip(*seen, strict=True)))
         total = sum(judge.loss(policy, batch)[BALANCE] for batch in batches) / sum(
             judge.count(batch)[BALANCE] for batch in batches
         )
@@ -75,7 +75,7 @@ def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> Non
             torch.testing.assert_close(found, wanted, rtol=near, atol=0)
             for each, other in zip(gradients, others, strict=True):
                 assert (other - each).norm() <= near * each.norm().clamp_min(1e-9)
-    judge.begin(None)
+    judge.begin(0.0)
     alone = judge.loss(policy, whole)[BALANCE] / judge.count(whole)[BALANCE]
     torch.testing.assert_close(alone.detach(), wanted, rtol=near, atol=0)
 

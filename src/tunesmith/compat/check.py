@@ -37,10 +37,9 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.window_term,
-    compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.multitask_replay,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`,
-    `check_heads` and `check_chain`.
+    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.dropout_of_task, compat.one_task,
+    compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task, compat.adversarial_replay,
+    compat.window_dropout, and those of `check_quantized`, `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -54,7 +53,6 @@ def check(recipe: Recipe) -> None:
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
-        _check_balance(stage, place)
         _check_tasks(recipe, stage, place)
         check_heads(recipe, stage, place)
         _check_domains(recipe, stage, place)
@@ -102,13 +100,6 @@ def _check_formats(recipe: Recipe) -> None:
 def _check_dropout(recipe: Recipe) -> None:
     if recipe.model.dropout is not None and all(data_of(recipe, stage).task == "chat" for stage in recipe.stages):
         raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
-
-
-def _check_balance(stage: StageSpec, place: int) -> None:
-    """Balance is a figure of a whole step, which is looked at first: the step may not be cut otherwise afterwards."""
-    balance = stage.penalties.router_balance if stage.penalties is not None else None
-    if balance is not None and stage.train.batch_size == "auto":
-        raise TunesmithError("compat.window_term", place=place, term="router_balance")
 
 
 def _check_forgetting(recipe: Recipe) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tunesmith.models.packed import Packed
+from tunesmith.models.policy import Policy
 from tunesmith.objectives.alignment import FeatureTerm, gaussian_divergence, mean_discrepancy
 from tunesmith.objectives.base import ACCURACY, LAMBDA
 from tunesmith.objectives.domains import DomainClassifier, reversal_factor, reverse_gradient
@@ -47,19 +48,25 @@ class Adversarial:
             self._aligned[MMD] = FeatureTerm(spec.mmd.weight, partial(mean_discrepancy, spec=spec.mmd))
 
     @property
-    def looks_at_steps(self) -> bool:
+    def looks_ahead(self) -> bool:
         """Whether a term needs the features of a whole step."""
         return bool(self._aligned)
 
     def begin(self, progress: float) -> None:
-        """Told before a step which share of all steps is done. The next batch is taken for a whole step."""
+        """Told before a step which share of all steps is done. The next pass is taken for a whole step."""
         if self._spec.reversal is not None:
             self._factor = reversal_factor(self._spec.reversal, progress)
         for term in self._aligned.values():
             term.in_one_part()
 
-    def gathered(self, rows: list[int], features_NW: Tensor) -> None:
-        """Take the features of all rows of a step, which then comes in parts."""
+    def look(self, policy: Policy, batch: Packed) -> tuple[Tensor, ...]:
+        """Numbers [K] and features [K, W] of the rows of a pass."""
+        return batch.row[batch.document_of_kept()], policy.hidden(batch)
+
+    def know(self, *seen: Tensor) -> None:
+        """Take numbers [N] and features [N, W] of all rows of a step, which then comes in parts."""
+        rows_N, features_NW = seen
+        rows: list[int] = rows_N.tolist()
         is_target_N = torch.tensor([row in self._targets for row in rows], device=features_NW.device)
         for term in self._aligned.values():
             term.gathered(rows, features_NW, is_target_N)
@@ -106,6 +113,5 @@ class Adversarial:
 
 def rows_of(batch: Packed) -> list[int]:
     """The number of the row of every kept position."""
-    document_K = torch.searchsorted(batch.offsets, batch.keep, right=True) - 1
-    rows: list[int] = batch.row[document_K].tolist()
+    rows: list[int] = batch.row[batch.document_of_kept()].tolist()
     return rows

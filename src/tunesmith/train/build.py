@@ -55,7 +55,7 @@ from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.domains import adversarial_objective, classifier_rate, domain_source
 from tunesmith.train.efficiency import Meter
-from tunesmith.train.look_ahead import ahead_of
+from tunesmith.train.look_ahead import LookAhead, WindowTerm
 from tunesmith.train.loop import Job
 from tunesmith.train.memory import reader, release
 from tunesmith.train.mixing import MixedSource
@@ -161,7 +161,10 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, {**moving, **own}, emitter)
     judge = _objective(stage, inputs, policy, runtime, emitter)
-    objective = _with_balance(domains or _told_apart(judge, stage, inputs), stage, policy)
+    aim = domains or _told_apart(judge, stage, inputs)
+    objective = _with_balance(aim, stage, policy)
+    # one object where nothing stands beside the aim
+    terms = [each for each in dict.fromkeys((aim, objective)) if isinstance(each, WindowTerm)]
     peak = spec.learning_rate or default_learning_rate(stage.adapt)
     factors = rate_factors(policy.model, moving, groups)
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
@@ -175,6 +178,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         objective=objective,
         runtime=runtime,
         source=source,
+        look_ahead=LookAhead(terms, policy, runtime, spec.seed, total_steps),
         passes=passes,
         optimizer=optimizer,
         stopper=Stopper.of(spec.early_stopping),
@@ -198,7 +202,6 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         spec=spec,
         peak_learning_rate=peak,
         total_steps=total_steps,
-        begin=ahead_of(domains, policy, passes, runtime, spec, total_steps),
     )
 
 
