@@ -18,7 +18,7 @@ ROWS_OF_OBJECTIVE = {
     "supervised": ("chat", "text_class", "multi_label", "token_class"),
     "distill": ("chat",),
     "multitask": ("chat",),
-    "adversarial": ("text_class", "multi_label"),
+    "adversarial": ("text_class", "multi_label", "token_class"),
 }
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 

@@ -17,7 +17,7 @@ from tunesmith.data.collect.lineage import lineage_notes, lineage_of_source
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.detect import detect_layout, kind_of, reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
-from tunesmith.data.formats.labelled import read_unlabelled
+from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
@@ -64,7 +64,7 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class Reading:
-    """What all sources of one run have in common; of rows that are not `labelled` the text alone is read."""
+    """What all sources of one run have in common; of rows that are not `labelled` text or tokens alone are read."""
 
     wanted: RowKind
     group_by: str | None
@@ -160,7 +160,8 @@ def read_raw(
 
     Errors: those of `detect_layout`, `find_entry`; data.missing_columns, data.wrong_kind.
     """
-    layout = _choose_layout(source, raw, reading.wanted) if reading.labelled else _layout_of_texts(source, raw)
+    choose = _choose_layout if reading.labelled else _layout_without_labels
+    layout = choose(source, raw, reading.wanted)
     part = _Part(name, document, source.terms)
     return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
 
@@ -193,10 +194,11 @@ def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout
     return chosen
 
 
-def _layout_of_texts(source: SourceSpec, raw: RawFile) -> _Layout:
-    """Of a file of which texts alone are read. Errors: data.wrong_kind where the recipe states what holds none."""
-    if source.layout not in ("auto", "text", "text_class"):
-        kind = kind_of(source.layout, "text_class")
+def _layout_without_labels(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
+    """Of a file of which texts or tokens alone are read. Errors: data.wrong_kind where the recipe states what holds
+    none."""
+    if source.layout not in ("auto", "text", wanted):
+        kind = kind_of(source.layout, wanted)
         raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=source.layout, kind=kind, wanted="text")
     present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
     _require(frozenset(source.columns.values()), present, raw.path)
@@ -263,7 +265,7 @@ def _convert(row: RawRow, layout: _Layout, part: _Part, reading: Reading) -> tup
     if refused is not None:
         raise RowDefect(refused)
     try:
-        convert = reader_of(layout.layout, reading.wanted) if reading.labelled else read_unlabelled
+        convert = reader_of(layout.layout, reading.wanted) if reading.labelled else UNLABELLED_READERS[reading.wanted]
         record = convert(_rename(row, layout.columns, only=layout.only), layout.keys)
     except RecursionError:
         raise RowDefect("too_deep") from None
