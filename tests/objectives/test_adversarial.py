@@ -26,7 +26,7 @@ from tunesmith.objectives.alignment import gaussian_divergence, mean_discrepancy
 from tunesmith.objectives.domains import reversal_factor
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.specs.objectives import MmdSpec, ReversalSpec
-from tunesmith.train.checkpoint import checkpoint_paths
+from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import step_cost
 
@@ -50,12 +50,17 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def stopping(aim: dict[str, object]) -> dict[str, object]:
+    """Where the aim has a distance of the domains, that decides which state is kept."""
+    return {"early_stopping": {"metric": "adapted_loss"}} if {"kl", "mmd"} & set(aim) else {}
+
+
 def make(
     base: Path, folder: Path, aim: dict[str, object], layout: dict[str, object] | None = None, kind: str = "text_class"
 ) -> Job:
     return make_class_job(
         base, folder, local(), kind, objective=objective(**aim), dtype=torch.float64, rows=21,
-        settings={**PLAIN, "batch_size": 8, **(layout or {})},
+        settings={**PLAIN, **stopping(aim), "batch_size": 8, **(layout or {})},
     )  # fmt: skip
 
 
@@ -222,8 +227,9 @@ counts = [runtime.gather(torch.full((rows, 2), float(runtime.rank))) for rows in
 assert [each[:, 0].tolist() for each in counts] == [[1.0], [0.0] * 3 + [1.0] * 2], counts
 for name, objective in AIMS.items():
     kind = "token_class" if name == "words" else "text_class"
+    stopping = {"early_stopping": {"metric": "adapted_loss"}} if {"kl", "mmd"} & set(objective) else {}
     job = make_class_job(Path(sys.argv[1]), Path(sys.argv[2]) / name, runtime, kind, objective=objective,
-                         dtype=torch.float64, rows=21, settings={**PLAIN, "batch_size": 4})
+                         dtype=torch.float64, rows=21, settings={**PLAIN, **stopping, "batch_size": 4})
     fit(job)
 runtime.close()
 """
@@ -246,11 +252,14 @@ def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) ->
         fit(make(bases["encoder"], tmp_path / "alone" / name, aim, kind=kind))
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     for name in aims:
-        found, wanted = (
-            load_file(checkpoint_paths(tmp_path / each / name)[-1] / "masters.safetensors")
-            for each in ("pair", "alone")
-        )
+        ends = [checkpoint_paths(tmp_path / each / name)[-1] for each in ("pair", "alone")]
+        found, wanted = (load_file(each / "masters.safetensors") for each in ends)
         near(found, wanted)
+        told, expected = (checkpoint_facts(each)["stopper"] for each in ends)
+        assert isinstance(told, dict) and isinstance(expected, dict)
+        assert told["best_value"] == pytest.approx(expected["best_value"], rel=1e-9), (
+            "the distance is of both ranks' rows"
+        )
 
 
 # ------------------------------------------------------------------------------------------ what is kept

@@ -13,6 +13,7 @@ from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
+from tunesmith.recipe.specs.train import ADAPTED_LOSS, LOSSES
 
 ROWS_OF_OBJECTIVE = {
     "supervised": ("chat", "text_class", "multi_label", "token_class"),
@@ -39,7 +40,7 @@ def check(recipe: Recipe) -> None:
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
     compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.dropout_of_task, compat.one_task,
     compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task, compat.adversarial_replay,
-    compat.window_dropout, and those of `check_quantized`, `check_heads` and `check_chain`.
+    compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`, `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -148,8 +149,11 @@ def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
 
 
 def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    known = ("loss", *_known_metrics(data_of(recipe, stage)))
-    metric = stage.train.early_stopping.metric
+    """A figure that decides is one that validation gives; a classifier that is trained against measures no distance."""
+    metric, spec = stage.train.early_stopping.metric, stage.objective
+    if metric == ADAPTED_LOSS and not (isinstance(spec, AdversarialSpec) and spec.has_distance):
+        raise TunesmithError("compat.no_domain_distance", place=place, metric=metric)
+    known = (*LOSSES, *_known_metrics(data_of(recipe, stage)))
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))
 

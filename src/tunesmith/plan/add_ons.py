@@ -46,7 +46,7 @@ def reads_ahead(stage: StageSpec, rows: int, tokens: int, tokens_at_once: int) -
         in_parts = tokens * train.rows_per_step > tokens_at_once * rows
     else:
         in_parts = not train.packing or train.gradient_accumulation_steps > 1
-    of_domains = isinstance(spec, AdversarialSpec) and (spec.kl is not None or spec.mmd is not None)
+    of_domains = isinstance(spec, AdversarialSpec) and spec.has_distance
     of_routers = penalties is not None and penalties.router_balance is not None
     return in_parts * (of_domains + of_routers)
 

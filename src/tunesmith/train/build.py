@@ -53,6 +53,7 @@ from tunesmith.train.activations import kept_activations
 from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.domain_validation import Validate, with_distance
 from tunesmith.train.domains import adversarial_objective, classifier_rate, domain_source
 from tunesmith.train.efficiency import Meter
 from tunesmith.train.look_ahead import LookAhead, WindowTerm
@@ -162,8 +163,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     _say_what_trains(policy, {**moving, **own}, emitter)
     judge = _objective(stage, inputs, policy, runtime, emitter)
     aim = domains or _told_apart(judge, stage, inputs)
-    objective = _with_balance(aim, stage, policy)
-    # one object where nothing stands beside the aim
+    objective = _with_balance(aim, stage, policy)  # the aim itself, where no balance stands beside it
     terms = [each for each in dict.fromkeys((aim, objective)) if isinstance(each, WindowTerm)]
     peak = spec.learning_rate or default_learning_rate(stage.adapt)
     factors = rate_factors(policy.model, moving, groups)
@@ -193,7 +193,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             inputs.accept_machine,
             inputs.continued,
         ),
-        validate=Validator(policy, judge, runtime, inputs.validation_rows, passes, inputs.task_metric),
+        validate=_validation(stage, inputs, policy, judge, domains, passes, runtime),
         emitter=emitter,
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
@@ -203,6 +203,21 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         peak_learning_rate=peak,
         total_steps=total_steps,
     )
+
+
+def _validation(
+    stage: StageSpec,
+    inputs: StageInputs,
+    policy: Policy,
+    judge: Objective,
+    domains: Adversarial | None,
+    passes: Passes,
+    runtime: Runtime,
+) -> Validate:
+    """What the stage is judged by. Errors: train.domains_too_few."""
+    rows, targets = inputs.validation_rows, inputs.old_rows.get(TARGET, ())
+    validate = Validator(policy, judge, runtime, rows, passes, inputs.task_metric)
+    return with_distance(validate, domains, stage.train, policy, passes, runtime, rows, targets)
 
 
 def _domains(stage: StageSpec, inputs: StageInputs, policy: Policy, emitter: Emitter) -> Adversarial | None:
