@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,8 @@ def test_tokens_stand_for_the_rows_that_share_them() -> None:
     assert shared.num_tokens < apart.num_tokens
     assert int(shared.rows_by_token().sum()) == apart.num_tokens
     assert set(shared.rows_by_token().tolist()) == {1, 3} and set(apart.rows_by_token().tolist()) == {1}
+    repeated = replace(items[0], weights=(0.0,) * len(items[0].weights))
+    assert pack([repeated]).rows_by_token().sum() == 0, "a rank repeats it to have something to compute"
 
 
 def test_with_dropout_the_window_is_read_as_it_is_run(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ CUTS: dict[str, dict[str, object]] = {
     "auto, cut": {"batch_size": "auto"},
     "8 x 2": {"batch_size": 8, "gradient_accumulation_steps": 2},
 }
-NEAR = {"classes": 1e-9, "chats": 1e-9}
+NEAR = {"classes": 1e-9, "chats": 1e-5}
+"""In float64, and in float32: torch multiplies groups of experts in no wider format."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def make(models: Mapping[str, Path], name: str, folder: Path, cut: str) -> Job:
         )  # fmt: skip
     else:
         job = make_job(
-            models["moe"], folder, local(), settings=settings, dtype=torch.float64, rows=21,
+            models["moe"], folder, local(), settings=settings, rows=21,
             teacher=models["teacher"], **CHATS,  # type: ignore[arg-type]
         )  # fmt: skip
     if cut == "auto, cut":
@@ -97,10 +98,10 @@ def masters(job: Job) -> dict[str, Tensor]:
     return {name: each.detach().clone() for name, each in job.optimizer.masters.items()}
 
 
-def near(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float) -> None:
+def distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """The largest distance of a tensor, measured in its own length."""
     assert found.keys() == wanted.keys()
-    for name, each in wanted.items():
-        assert (each - found[name]).norm() <= tolerance * each.norm().clamp_min(1e-12), name
+    return max(float((each - found[name]).norm() / each.norm().clamp_min(1e-12)) for name, each in wanted.items())
 
 
 RANK_PROGRAM = """
@@ -113,13 +114,12 @@ from tunesmith.runtime.distributed import DistributedRuntime
 from tunesmith.train.loop import fit
 given = json.loads(sys.argv[1])
 runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
-more = {"dtype": torch.float64, "rows": 21}
 for size in (4, "auto"):
     settings, folder = {**given["plain"], "batch_size": size}, Path(given["folder"]) / str(size)
-    fit(make_class_job(Path(given["dense"]), folder / "classes", runtime, "text_class", settings=settings, **more,
-                       **given["classes"]))
-    fit(make_job(Path(given["moe"]), folder / "chats", runtime, settings=settings, teacher=Path(given["teacher"]),
-                 **more, **given["chats"]))
+    fit(make_class_job(Path(given["dense"]), folder / "classes", runtime, "text_class", settings=settings, rows=21,
+                       dtype=torch.float64, **given["classes"]))
+    fit(make_job(Path(given["moe"]), folder / "chats", runtime, settings=settings, rows=21,
+                 teacher=Path(given["teacher"]), **given["chats"]))
 runtime.close()
 """
 
@@ -152,8 +152,8 @@ def test_however_a_step_is_run(models: Mapping[str, Path], pair: Path, name: str
         (checkpoint,) = (pair / size / name).glob("checkpoint-*")
         ends[f"two processes, {size}"] = load_file(checkpoint / "masters.safetensors")
     sixteen = ("8 x 2", "two processes, auto")
-    for cut, found in ends.items():
-        near(found, ends["8 x 2" if cut in sixteen else "8"], NEAR[name])
+    apart = {cut: distance(found, ends["8 x 2" if cut in sixteen else "8"]) for cut, found in ends.items()}
+    assert max(apart.values()) <= NEAR[name], apart
 
 
 def test_one_recipe_has_all_its_terms_in_every_step(models: Mapping[str, Path], tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_look_that_is_refused_memory_leaves_no_trace(models: Mapping[str, Path
     made = balanced(models, tmp_path / "auto", emitter=Events(None, (seen.append,)))
     job, term = refusing(made, 300)
     fit(job)
-    near(masters(made), masters(plain), 1e-12)
+    assert distance(masters(made), masters(plain)) <= 1e-12
     changes = [event.values for event in seen if event.kind == "batch" and event.values["reason"] != "start"]
     assert changes and all(each["reason"] == "refused" for each in changes)
     assert max(term.asked) >= 300 and int(str(changes[-1]["tokens"])) < 300

@@ -6,7 +6,7 @@ left is a sum over tokens that may be cut anywhere. So a step that is run in par
 first (`train/look_ahead.py`), to add up how often each expert is chosen.
 
 A token counts once for every row that it stands for: a beginning that rows share weighs what it would weigh in each of
-them, so that it does not matter which rows meet in a pass.
+them, so that it does not matter which rows meet in a pass. A row that a process repeats without weight counts nowhere.
 
 Shape letters: T tokens, P places of a learned beginning, K kept positions, E experts of a block, C choices of a token.
 """
@@ -125,7 +125,7 @@ def _rows(batch: Packed, asked: int) -> Tensor:
     if asked == len(batch.keep):
         return torch.ones(asked, device=batch.keep.device)
     rows_T = batch.rows_by_token()
-    return torch.cat([(batch.row >= 0).sum().expand(asked - len(rows_T)), rows_T])
+    return torch.cat([batch.counted_rows().sum().expand(asked - len(rows_T)), rows_T])
 
 
 def router_load(policy: nn.Module, batch: Packed) -> Mapping[int, Tensor]:
