@@ -27,7 +27,7 @@ from tunesmith.models.blocks import use_blocks
 from tunesmith.models.experts import routers
 from tunesmith.models.heads import draw_head
 from tunesmith.models.linear_loss import CHUNK
-from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.load import BaseFolder, Loaded, load_base
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
@@ -131,7 +131,10 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         kept_load, policy, inputs.train_rows, inputs.task.pack, inputs.kept or inputs.folder, inputs.base.sha256,
         runtime, emitter,
     )  # fmt: skip
-    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
+    dense = partial(_dense, inputs)
+    attached = attach(
+        policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load, dense=dense
+    )
     if isinstance(attached, LoraAttached) and attached.error is not None:
         emitter.emit("note", code="train.requantized", quantize=form, percent=round(100 * attached.error, 2))
     if form != "none":
@@ -203,6 +206,11 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         peak_learning_rate=peak,
         total_steps=total_steps,
     )
+
+
+def _dense(inputs: StageInputs) -> nn.Module:
+    """The base of a stage with its own weights, in the number format of the one that trains."""
+    return load_base(inputs.base, inputs.loaded.model.dtype, inputs.loaded.head).model
 
 
 def _validation(
