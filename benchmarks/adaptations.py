@@ -1,7 +1,8 @@
 """What a step of every adaptation costs beside LoRA:  make bench-adaptations  or  python -m benchmarks.adaptations
 
-Each is trained in turns with plain LoRA of rank 16 in one process, over the same rows of long prompts. A step may take
-a tenth more, or as much more as its arithmetic does: both are printed.
+Each is trained in turns with plain LoRA of rank 16 in one process, step about step over the same rows of long prompts.
+A step may take a tenth more, or as much more as its arithmetic does: both are printed. Figures that are there are not
+taken again, so the same command goes on where it was broken off; `--again` takes one more round of them.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.bench import Workshop, number, numbers, verdict_within
+from benchmarks.bench import Sitting, Workshop, add_minutes, number, numbers, verdict_within
 from benchmarks.report import RESULTS, Results, spread, table
 from benchmarks.shapes import make_rows
 from benchmarks.systems import System
 from tunesmith.core.process import available_cores
 
-SUMMARY = (__doc__ or "").splitlines()[0]
 CASE = "long-prompt"
 MOST = 1.10
 """Times LoRA's seconds, and times what its arithmetic asks for."""
-LEAST_ROWS = 32
-"""Two turns of four steps, four rows each."""
+LEAST_ROWS = 12
+"""Three steps of four rows: one to warm up, two that are timed."""
 _ADAPT, _STAGE = "stages.0.adapt", "stages.0"
 _OLD = "[{path: handed-over-by-the-benchmark.jsonl}]"
 SETTINGS: dict[str, dict[str, str]] = {
-    "lora again": {f"{_STAGE}.train.seed": "43"},
+    "lora again": {},
     "rslora": {f"{_ADAPT}.use_rslora": "true"},
     "dora": {f"{_ADAPT}.use_dora": "true"},
     "pissa": {f"{_ADAPT}.init_lora_weights": "pissa"},
+    "olora": {f"{_ADAPT}.init_lora_weights": "olora"},
     "lora, layer rates": {f"{_STAGE}.groups": "{layer_decay: 0.9}"},
     "lora, l2-sp": {f"{_STAGE}.penalties": "{l2_sp: 0.01}"},
     "lora, ewc": {f"{_STAGE}.penalties": f"{{ewc: {{weight: 100, rows: 4, sources: {_OLD}}}}}"},
@@ -93,24 +94,29 @@ def main() -> None:
         prog="python -m benchmarks.adaptations", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--only", action="append", metavar="TEXT", help="settings whose name holds TEXT")
-    parser.add_argument("--rows", type=int, default=96, help="rows of the epoch, four a step (default 96)")
+    parser.add_argument("--rows", type=int, default=32, help="rows of the epoch, four a step (default 32)")
     parser.add_argument("--out", type=Path, default=RESULTS / "adaptations.json", help="where the figures go")
+    parser.add_argument("--again", action="store_true", help="measure what is known already once more")
+    add_minutes(parser)
     asked = parser.parse_args()
     if asked.rows < LEAST_ROWS:
-        parser.error(f"the first turn is the warm-up: at least {LEAST_ROWS} rows")
+        parser.error(f"the first step is the warm-up: at least {LEAST_ROWS} rows")
     results = Results(asked.out)
     results.keep_earlier()
     print(results.headline())
     print(f"threads {available_cores()}")
+    sitting = Sitting(asked.minutes)
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as folder:
         workshop = Workshop.open(Path(folder), results)
         rows = workshop.keep(CASE, make_rows(CASE, workshop.task, warm_up=4, train=asked.rows))
         for setting in SETTINGS:
             if asked.only and not any(text in setting for text in asked.only):
                 continue
-            if not results.runs(CASE, "tunesmith", setting, "times_lora"):
+            known = results.runs(CASE, "tunesmith", setting, "times_lora")
+            if (asked.again or not known) and sitting.takes():
                 measure(workshop, rows, setting)
     show(results)
+    sitting.tell()
     results.write()
     print(f"\nfigures: {asked.out}")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,34 @@ MAX_LENGTH = 1024
 
 class ChildFailed(Exception):
     """A child ended without figures; the text says how."""
+
+
+class Sitting:
+    """One call of a long benchmark: no piece is begun once its minutes are over, and what is begun is ended.
+
+    The same command goes on later: figures that are there are not taken again.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.left = 0
+        """Pieces that were put off."""
+
+    def takes(self) -> bool:
+        """Whether one more piece is begun; if not, it is counted as left."""
+        put_off = self._end is not None and time.monotonic() >= self._end
+        self.left += put_off
+        return not put_off
+
+    def tell(self) -> None:
+        """Say what is left for the next call."""
+        if self.left:
+            print(f"\n{self.left} pieces are left; the same command goes on from here", flush=True)
+
+
+def add_minutes(parser: argparse.ArgumentParser) -> None:
+    """The argument of a `Sitting`."""
+    parser.add_argument("--minutes", type=float, help="begin no piece after so many; the same command does the rest")
 
 
 @dataclass

@@ -4,7 +4,7 @@ Plain tuning, EWC and replay, each over the same seeds: the task's score, and th
 a probe of general knowledge (`general-en` of the shared data), question by question against plain tuning of that seed.
 
 It is long, and runs in pieces: every training is a run of its own that goes on where it was broken off, every figure is
-kept as soon as it is there, and the same command does what is left.
+kept as soon as it is there, and the same command does what is left. The table is of the seeds that all methods have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import verdict, verdict_within
+from benchmarks.bench import Sitting, add_minutes, verdict, verdict_within
 from benchmarks.report import RESULTS, Results, spread, table
 from tunesmith import lifecycle
 from tunesmith.core.errors import TunesmithError
@@ -57,6 +57,7 @@ class Bench:
     settings: Mapping[str, Sequence[str]]
     """Overrides of the recipe by the name of the method."""
     results: Results
+    sitting: Sitting
 
 
 # ------------------------------------------------------------------------------------------------ preparation
@@ -121,34 +122,67 @@ def score_of(run: Path) -> float:
 
 
 def measure(bench: Bench) -> None:
-    """Every method over every seed, then the comparison."""
+    """Every method over every seed, as far as this sitting goes, then what there is to compare."""
+    if not bench.sitting.takes():
+        return
     before = base_margins(bench)
     margins: dict[str, list[Margins]] = {method: [] for method in bench.settings}
     for seed in bench.sizes.seeds:
-        for method in bench.settings:
-            run = train_and_ask(bench, method, seed)
-            found = read_margins(margins_path(run, 0, "tuned"))
-            margins[method].append(found)
-            setting = "; ".join(bench.settings[method])
-            lost = before.mean - found.mean
-            figures = {"json_exact": score_of(run), "margin_lost": lost, "right_choices": found.accuracy}
-            for metric, value in figures.items():
-                bench.results.add("forgetting", method, setting, metric, value)
-            told = ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
-            print(f"  seed {seed}  {method:<8}{told}", flush=True)
+        found = _one_seed(bench, seed, before)
+        if len(found) == len(bench.settings):
+            for method, each in found.items():
+                margins[method].append(each)
         bench.results.write()
-    _judge(bench, before, margins)
+    _show(bench, before, len(margins[PLAIN]))
+    if len(margins[PLAIN]) == len(bench.sizes.seeds):
+        _judge(bench, margins)
     bench.results.write()
 
 
-def _judge(bench: Bench, before: Margins, margins: Mapping[str, Sequence[Margins]]) -> None:
-    def runs(method: str, metric: str) -> list[float]:
-        return bench.results.runs("forgetting", method, "; ".join(bench.settings[method]), metric)
+def _one_seed(bench: Bench, seed: int, before: Margins) -> dict[str, Margins]:
+    """The margins of every method with this seed; those that are put off are missing."""
+    runs: dict[str, Path] = {}
+    for method in bench.settings:
+        if not bench.sitting.takes():
+            continue
+        runs[method] = train_and_ask(bench, method, seed)
+        print(f"  seed {seed}  {method:<8}{_told(_figures(runs[method], before))}", flush=True)
+    if len(runs) == len(bench.settings):  # a figure counts beside the others of its seed
+        for method, run in runs.items():
+            for metric, value in _figures(run, before).items():
+                bench.results.add("forgetting", method, _setting(bench, method), metric, value)
+    return {method: _tuned(run) for method, run in runs.items()}
 
+
+def _tuned(run: Path) -> Margins:
+    return read_margins(margins_path(run, 0, "tuned"))
+
+
+def _figures(run: Path, before: Margins) -> dict[str, float]:
+    found = _tuned(run)
+    return {"json_exact": score_of(run), "margin_lost": before.mean - found.mean, "right_choices": found.accuracy}
+
+
+def _told(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+
+
+def _setting(bench: Bench, method: str) -> str:
+    return "; ".join(bench.settings[method])
+
+
+def _runs(bench: Bench, method: str, metric: str) -> list[float]:
+    return bench.results.runs("forgetting", method, _setting(bench, method), metric)
+
+
+def _show(bench: Bench, before: Margins, seeds: int) -> None:
     names = ("json_exact", "margin_lost", "right_choices")
-    lines = [(method, *(spread(runs(method, metric), 4) for metric in names)) for method in bench.settings]
-    print("\n" + table(("method", *names), lines))
+    lines = [(method, *(spread(_runs(bench, method, metric), 4) for metric in names)) for method in bench.settings]
+    print("\n" + table((f"{seeds} of {len(bench.sizes.seeds)} seeds", *names), lines))
     print(f"base: margin {before.mean:.4f}, right choices {before.accuracy:.4f}\n")
+
+
+def _judge(bench: Bench, margins: Mapping[str, Sequence[Margins]]) -> None:
     for method in bench.settings:
         if method == PLAIN:
             continue
@@ -158,7 +192,9 @@ def _judge(bench: Bench, before: Margins, margins: Mapping[str, Sequence[Margins
         interval = f"{kept.value:+.4f} ({kept.low:+.4f} to {kept.high:+.4f})"
         print(f"  {method} keeps {interval} nats a token more than plain tuning")
         verdict(f"{method}: the lower end of the interval above 0, in thousandths", [1000 * kept.low], 1e-9)
-        worse = statistics.fmean(runs(PLAIN, "json_exact")) - statistics.fmean(runs(method, "json_exact"))
+        worse = statistics.fmean(_runs(bench, PLAIN, "json_exact")) - statistics.fmean(
+            _runs(bench, method, "json_exact")
+        )
         verdict_within(f"{method}: points of the task's score below plain tuning", worse, POINTS)
 
 
@@ -180,6 +216,7 @@ def _arguments() -> argparse.Namespace:
         "--old", type=Path, default=SHARED / "instruct-en" / "train.json", help="rows of what should not be forgotten"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "forgetting.json", help="where the figures go")
+    add_minutes(parser)
     return parser.parse_args()
 
 
@@ -202,12 +239,14 @@ def main() -> None:
         return
     folder = asked.folder.resolve()
     prepare(folder, sizes, asked.old)
+    sitting = Sitting(asked.minutes)
     try:
-        measure(Bench(folder, sizes, settings(asked.ewc, asked.share, sizes.old), results))
+        measure(Bench(folder, sizes, settings(asked.ewc, asked.share, sizes.old), results, sitting))
     except TunesmithError as error:
         if error.code != "train.interrupted":
             raise
         print("broken off; the same command goes on from here", flush=True)
+    sitting.tell()
     print(f"\nfigures: {asked.out}")
 
 

@@ -3,8 +3,8 @@
 task    the demo's task from rows to answers, three seeds: exact answers on its test questions, memory, both merges
 speed   the same loop over the same rows with the base as it is and in codes: what making weights dense again costs
 
-Each measurement is a process of its own. A long benchmark can be run in pieces: `--case task --seed 2 --only nf4`
-measures that alone, and figures of earlier calls in the same file stay, as long as machine and versions are the same.
+Each measurement is a process of its own, and its figures are kept at once: the same command does what is left, as long
+as machine and versions are the same. `--minutes 10` begins none after ten; `--case task --seed 2 --only nf4` names one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.bench import Workshop, number, ratios, verdict, verdict_within, with_options
+from benchmarks.bench import (
+    Sitting,
+    Workshop,
+    add_minutes,
+    number,
+    ratios,
+    verdict,
+    verdict_within,
+    with_options,
+)
 from benchmarks.exchange import Figures
 from benchmarks.report import RESULTS, Results, spread, table
 from benchmarks.shapes import make_rows
@@ -44,6 +53,7 @@ class Bench:
     runs: int
     rows: int
     quick: bool
+    sitting: Sitting
 
 
 def task(bench: Bench) -> None:
@@ -51,7 +61,7 @@ def task(bench: Bench) -> None:
     for seed in bench.seeds:
         for system in bench.systems:
             case = f"{TASK}, seed {seed}"
-            if bench.results.runs(case, system.name, system.setting, "json_exact"):
+            if bench.results.runs(case, system.name, system.setting, "json_exact") or not bench.sitting.takes():
                 continue
             options = FEW if bench.quick else {}
             asked = replace(system, options={**system.options, **options})
@@ -106,11 +116,14 @@ def _show_task(results: Results) -> None:
 
 
 def speed(bench: Bench) -> None:
-    """One epoch over the rows of `make bench-sft`, round-robin."""
+    """One epoch over the rows of `make bench-sft`, round-robin; rounds that are there are not taken again."""
     rows = make_rows(SHAPE, bench.workshop.task, warm_up=4, train=bench.rows)
     path = bench.workshop.keep(SHAPE, rows)
     for run in range(bench.runs):
         for system in bench.systems:
+            known = bench.results.runs(SPEED, system.name, system.setting, "tokens_per_s")
+            if len(known) > run or not bench.sitting.takes():
+                continue
             asked = with_options(replace(OURS, setting=system.setting), **system.options)
             figures = bench.workshop.measure(asked, "train", path, seed=42 + run)
             if figures:
@@ -138,6 +151,7 @@ def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="rounds of the case speed (default 5, quick 1)")
     parser.add_argument("--rows", type=int, help="timed rows of the case speed (default 16, quick 8)")
     parser.add_argument("--out", type=Path, help="where the figures go (default results/qlora.json)")
+    add_minutes(parser)
     return parser.parse_args(given)
 
 
@@ -160,12 +174,14 @@ def main() -> None:
             asked.runs or (1 if asked.quick else 5),
             asked.rows or (8 if asked.quick else 16),
             asked.quick,
+            sitting := Sitting(asked.minutes),
         )
         print(f"threads {available_cores()}")
         for case in asked.case or CASES:
             print(f"\n=== {case}", flush=True)
             CASES[case](bench)
     results.write()
+    sitting.tell()
     print(f"\nfigures: {out}")
 
 

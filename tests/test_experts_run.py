@@ -10,6 +10,7 @@ from tiny_project import write_tiny_recipe
 
 from tunesmith import lifecycle, proof
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import read_json
 from tunesmith.models.tiny import tiny_chat_model, tiny_moe_model
 from tunesmith.models.weights import read_weights
 
@@ -33,9 +34,11 @@ def test_experts_from_a_recipe_to_a_release(tmp_path: Path) -> None:
         "    groups: {rates: {router: 0.1}}\n"
         "    penalties: {router_balance: 0.01}\n"
     )
-    work = lifecycle.start(recipe_of(tmp_path, base, stage), (), tmp_path / "runs", ())
+    formats = "ship.formats=[safetensors, gguf-f16]"
+    work = lifecycle.start(recipe_of(tmp_path, base, stage), (formats,), tmp_path / "runs", ())
     lifecycle.run_to_release(work)
-    assert work.recipe.ship.formats == ["safetensors"]
+    parity = read_json(work.path / "ship" / "gguf-f16" / "parity.json")
+    assert parity["ok"] is True and parity["judge"] == "llama.cpp (xllamacpp)"
     published, before = load_file(work.path / "ship" / "safetensors" / "model.safetensors"), read_weights(base)
     assert published.keys() == before.keys()
     moved = {name for name in before if (published[name] != before[name]).any()}

@@ -72,3 +72,43 @@ def test_probes_of_text_are_not_for_classes(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "encoder", "text_class", "lora")
     with pytest.raises(TunesmithError, match="forgetting_of_task"):
         lifecycle.start(recipe, ("evaluate.forgetting=[probes]",), tmp_path / "runs", ())
+
+
+HEADS = """
+name: heads
+model: {{base: {base}, dtype: float32}}
+data:
+  tasks: {{intents: text_class, names: token_class}}
+  sources: [{train}]
+  validation_sources: [{validation}]
+  test_sources: [{test}]
+stages:
+  - name: classify
+    adapt: {{kind: lora, rank: 4}}
+    objective: {{kind: multitask}}
+    penalties: {{ewc: {{weight: 5, rows: 6, sources: [{{name: names, path: names-old.jsonl}}]}}}}
+    replay: {{share: 0.25, sources: [{{name: intents, path: intents-old.jsonl}}]}}
+    train: {{epochs: 2, learning_rate: 1e-2, batch_size: 8, max_length: 120}}
+runtime: {{threads: 1, device: cpu}}
+"""
+
+
+def test_old_rows_go_to_the_heads_that_their_sources_are_named_after(tmp_path: Path) -> None:
+    makers, sources = {"intents": text_rows, "names": token_rows}, {}
+    for split, count, seed in (("train", 24, 1), ("validation", 8, 1), ("test", 8, 1), ("old", 12, 5)):
+        for name, make in makers.items():
+            rows = make(count, "train" if split == "old" else split, seed=seed)  # type: ignore[arg-type]
+            write_rows(tmp_path / f"{name}-{split}.jsonl", rows)
+        sources[split] = ", ".join(f"{{name: {name}, path: {name}-{split}.jsonl}}" for name in makers)
+    base = tiny_encoder(tmp_path / "base", spread=0.1)
+    (tmp_path / "recipe.yaml").write_text(HEADS.format(base=base, **sources), "utf-8")
+    work = lifecycle.start(tmp_path / "recipe.yaml", (), tmp_path / "runs", ())
+    for stage in (lifecycle.prepare_data, lifecycle.plan, lifecycle.measure_baseline, lifecycle.train):
+        stage(work)
+    steps = [event.values for event in read_events(work.path / METRICS, "step")]
+    assert steps[0]["ewc"] == 0.0 and float(str(steps[-1]["ewc"])) > 0
+    assert all({"loss/intents", "loss/names", "loss_of_old_rows/intents"} <= each.keys() for each in steps)
+    assert not any("loss_of_old_rows/names" in each for each in steps), "no old row of that task is replayed"
+    notes = {event.values["code"]: event.values for event in read_events(work.path / METRICS, "note")}
+    assert (notes["train.replay"]["old"], notes["train.replay"]["rows"]) == (2, 8)
+    assert proof.certify_resume(work).equal

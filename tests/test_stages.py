@@ -26,7 +26,7 @@ from tunesmith.core.run import METRICS
 from tunesmith.data.prepare import load_tables
 from tunesmith.data.sides import side_of_run
 from tunesmith.models.load import load_model
-from tunesmith.models.tiny import tiny_encoder
+from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.runtime.local import LocalRuntime
 from tunesmith.ship.merge import merge_into
 from tunesmith.train.loop import Job
@@ -255,6 +255,62 @@ def test_a_head_goes_on_where_the_rows_are_the_same(tmp_path: Path) -> None:
     (head,) = (name for name in best if name.endswith("classifier.weight"))
     assert torch.equal(best[head], kept["classifier.weight"])
     assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
+
+
+HEADS = """
+name: heads
+model: {{base: {base}, dtype: float32}}
+data:
+  tasks: {{intents: text_class, tags: token_class}}
+  sources: [{train}]
+  validation_sources: [{validation}]
+  test_sources: [{test}]
+stages:
+  - name: first
+    adapt: {{kind: lora, rank: 4}}
+    objective: {objective}
+    train: {{epochs: 2, learning_rate: 1e-2, batch_size: 8, max_length: 120}}
+  - name: second
+    adapt: {adapt}
+    objective: {objective}
+    train: {{epochs: 2, learning_rate: 1e-3, batch_size: 8, max_length: 120}}
+runtime: {{threads: 1, device: cpu}}
+"""
+
+
+@pytest.mark.parametrize(("base", "adapt"), [("encoder", "{kind: full}"), ("decoder", "{kind: subset, parts: [norm]}")])
+def test_heads_side_by_side_go_on_over_a_merge(base: str, adapt: str, tmp_path: Path) -> None:
+    sources = {}
+    for split, count in (("train", 32), ("validation", 8), ("test", 8)):
+        for name, make in (("intents", text_rows), ("tags", token_rows)):
+            write_rows(tmp_path / f"{name}-{split}.jsonl", make(count, split))  # type: ignore[arg-type]
+        sources[split] = ", ".join(f"{{name: {name}, path: {name}-{split}.jsonl}}" for name in ("intents", "tags"))
+    model = {"encoder": tiny_encoder, "decoder": tiny_chat_model}[base](tmp_path / "base", spread=0.1)
+    objective = "{kind: multitask, task_embeddings: true}"
+    text = HEADS.format(base=model, adapt=adapt, objective=objective, **sources)
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    seen: list[Event] = []
+    work = begin(tmp_path / "recipe.yaml", seen)
+    lifecycle.run_to_release(work)
+    assert not [event for event in seen if event.values.get("code") == "train.head_dropped"]
+    first, second = work.recipe.stages
+    received = work.received(second)
+    best = load_file(work.path / "first" / "best" / "adapter_model.safetensors")
+    kept = load_file(received.path / "model.safetensors")
+    for part in ("score.weight" if base == "decoder" else "classifier.weight", "task_embeddings.weight"):
+        (learned,) = (each for name, each in best.items() if name.endswith(part))
+        (handed_on,) = (each for name, each in kept.items() if name.endswith(part))
+        assert torch.equal(learned, handed_on) and learned.any(), part
+    loaded = work.load_to_train(second, received)
+    assert loaded.new == () and loaded.head == work.head_of(first)
+    ended = merge_into(work.load(work.base()), work.base(), work.path / "first" / "best")
+    starts = dict(loaded.model.named_parameters())
+    for name, each in ended.model.named_parameters():
+        assert torch.equal(starts[name], each), name
+    for task in ("intents", "tags"):
+        assert read_json(work.path / "ship" / f"safetensors-{task}" / "parity.json")["ok"] is True
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal
 
 
 def test_heads_side_by_side_teach_the_body_first(tmp_path: Path) -> None:

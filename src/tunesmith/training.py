@@ -81,6 +81,7 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
     base, task = work.received(stage), work.task_of(stage)
     teacher = teacher_of_logits(work.recipe, stage, work.recipe_folder)
     train, validation = (work.examples(split, stage) for split in LEARNED)
+    old = work.old_examples(stage)
     begin, begin_sha256 = begin_of(work.run, work.recipe, stage)
     conditions = _conditions(work, base, runtime)
     if teacher is not None:
@@ -97,10 +98,10 @@ def build_stage(work: Work, stage: StageSpec, runtime: Runtime, folder: Path, em
         conditions=conditions,
         task_metric=answered_metric(task, validation, stage.train.early_stopping, work.recipe.evaluate, emitter),
         accept_machine=work.accept_machine,
-        old_rows=work.old_features(stage),
+        old_rows={what: [task.encode(each).features for each in rows] for what, rows in old.items()},
         kept=work.path / stage.name,
         teacher=teacher,
-        tasks={each.row: each.origin.source for each in (*train, *validation)},
+        tasks={each.row: each.origin.source for each in (*train, *validation, *old.get("replay", ()))},
         begin=begin,
         begin_sha256=begin_sha256,
         continued=is_continued(work.recipe, stage),

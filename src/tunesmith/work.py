@@ -159,14 +159,20 @@ class Work:
         task = self.task if stage is None else self.task_of(stage)
         return [task.encode(example).features for example in self.examples(split, stage)]
 
-    def old_features(self, stage: StageSpec) -> dict[str, list[Features]]:
-        """The encoded rows of older tasks, by what a stage wants with them. Errors: those of `load_beside`."""
+    def old_examples(self, stage: StageSpec) -> dict[str, Sequence[Example]]:
+        """The rows of older tasks, by what a stage wants with them. Errors: those of `load_beside`."""
         if not stage.old_sources:
             return {}
-        tables, task = data_room.load_beside(self.path), self.task_of(stage)
+        tables = data_room.load_beside(self.path)
         names = {what: f"{stage.name}-{what}" for what in stage.old_sources}
         examples = self.with_stand_ins({name: to_examples(tables[name]) for name in names.values()})
-        return {what: [task.encode(each).features for each in examples[name]] for what, name in names.items()}
+        return {what: examples[name] for what, name in names.items()}
+
+    def old_features(self, stage: StageSpec) -> dict[str, list[Features]]:
+        """The same encoded. Errors: those of `load_beside`."""
+        found = self.old_examples(stage)
+        task = self.task_of(stage) if found else self.task
+        return {what: [task.encode(each).features for each in rows] for what, rows in found.items()}
 
     def with_stand_ins(self, tables: Mapping[str, Sequence[Example]]) -> Mapping[str, Sequence[Example]]:
         """The tables of rows; those without labels have a stand-in in place of one."""

@@ -212,11 +212,8 @@ def test_what_does_not_exist_is_refused(base: Path, qwen: Path, tmp_path: Path) 
             make_job(model, tmp_path / str(number), local(), adapt=adapt, add_ons=add_ons)
         assert caught.value.code == code
     recipe = "model: {base: m}\ndata: {sources: [{path: a.jsonl}]}\nstages: [{name: s, adapt: {kind: experts}}]\n"
-    assert parse_recipe(recipe).formats == ["safetensors"]
-    for override, code in (
-        ("ship.formats=[gguf-q8_0]", "compat.gguf_experts"),
-        ("stages.0.adapt.experts=[1, 1]", "recipe.bad_value"),
-    ):
+    assert parse_recipe(recipe).formats == ["safetensors", "gguf-q8_0"]
+    for override, code in (("stages.0.adapt.experts=[1, 1]", "recipe.bad_value"),):
         with pytest.raises(TunesmithError) as caught:
             check(parse_recipe(recipe, [override]))
         assert caught.value.code == code, override

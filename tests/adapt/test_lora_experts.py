@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,23 @@ def test_in_bfloat16_the_others_keep_their_bytes_too(base: Path, tmp_path: Path)
     fit(make_job(base, tmp_path / "second", local(), adapt=adapt, rows=8, dtype=torch.bfloat16))
     after = expert_bytes(checkpoint_paths(tmp_path / "second")[-1])
     assert after[0] == before[0] and after[1] == before[1] and 2 in after
+
+
+def test_in_bfloat16_an_expert_moves_on_from_the_float32_numbers_of_its_file(base: Path, tmp_path: Path) -> None:
+    first = trained(base, tmp_path / "first", new_experts=2, rank=2)
+    adapt = {"kind": "lora-experts", "start": str(first), "new_experts": 1, "update": [1]}
+    job = make_job(base, tmp_path / "second", local(), adapt=adapt, rows=8, dtype=torch.bfloat16)
+    stored, weights = load_file(first / WEIGHTS), dict(job.policy.named_parameters())
+    found = [torch.equal(each, stored[name]) for name, each in on_disk(job.optimizer.masters).items() if name in stored]
+    assert len(found) == len(stored) // 2 and all(found), "not what bfloat16 leaves of them"
+    assert any(not torch.equal(each, each.bfloat16().float()) for each in stored.values())
+    assert all(torch.equal(weights[name], each.bfloat16()) for name, each in job.optimizer.masters.items())
+
+
+def on_disk(masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masters by the names of the file."""
+    placed = {name: re.search(r"layers\.(\d+)\..*\.experts\.(.+)", name) for name in masters}
+    return {f"layers.{at[1]}.experts.{at[2]}": masters[name] for name, at in placed.items() if at}
 
 
 def test_the_balance_loss_knows_their_router(base: Path, tmp_path: Path) -> None:

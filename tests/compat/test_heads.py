@@ -22,6 +22,7 @@ REFUSED = {
         "stages.0.objective={kind: multitask, task_embeddings: true}",
     ],
     "compat.heads_old_rows": ["stages.0.penalties={ewc: {weight: 1.0, sources: [{path: o.jsonl}]}}"],
+    "compat.unknown_task": ["stages.0.replay={sources: [{path: o.jsonl, name: c}]}"],
     "compat.heads_rows": ["data.task=text_class", "data.rows=multi_label"],
     "compat.heads_augment": ["data.augment={balance: {by: label}}"],
     "compat.source_without_task": ["data.test_sources=[{path: t.jsonl}]"],
@@ -30,7 +31,6 @@ REFUSED = {
     "compat.metric_of_task": ["evaluate.metrics=[entity_f1]"],
     "compat.stopping_metric": ["stages.0.train={early_stopping: {metric: entity_f1}}"],
     "compat.one_task": ["data.tasks={a: text_class}", "data.sources=[{path: a.jsonl, name: a}]"],
-    "compat.unknown_task": ["stages.0.objective={kind: multitask, weights: {c: 2.0}}"],
     "recipe.bad_value": ["data.tasks={A B: text_class, b: chat}"],
 }
 
@@ -41,6 +41,13 @@ def test_refused(code: str) -> None:
     with pytest.raises(TunesmithError) as error:
         check(parse_recipe(RECIPE, REFUSED[code]))
     assert error.value.code == code
+
+
+def test_old_rows_are_of_tasks_that_have_heads() -> None:
+    check(parse_recipe(RECIPE, ["stages.0.replay={sources: [{path: o.jsonl, name: b}]}"]))
+    check(parse_recipe(RECIPE, ["stages.0.penalties={ewc: {weight: 1.0, sources: [{path: o.jsonl, name: a}]}}"]))
+    with pytest.raises(TunesmithError, match="unknown_task"):
+        check(parse_recipe(RECIPE, ["stages.0.objective={kind: multitask, weights: {c: 2.0}}"]))
 
 
 def test_vectors_of_tasks_need_tasks_with_heads() -> None:

@@ -239,6 +239,8 @@ def damaged(whole: bytes, tally: Tally) -> bytes:
     """The file cut, or with bytes changed, doubled or taken out."""
     draw, content = tally.random, bytearray(whole)
     for _ in range(draw.randrange(1, 4)):
+        if not content:
+            break
         place = draw.randrange(len(content))
         act = draw.randrange(4)
         if act == 0:

@@ -255,14 +255,15 @@ def test_a_second_process_names_the_owner_and_a_dead_owner_is_no_owner(
 
 
 def _wait_until_dead(pid: int) -> None:
-    """A process that is killed still holds its files for a moment."""
+    """A process that is killed still holds its files for a moment: until the last of its threads is gone."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        except (FileNotFoundError, ProcessLookupError):
             return
-        if state == "Z":
+        if state == "Z" and threads <= 1:
             return
         time.sleep(0.01)
     raise AssertionError(f"{pid} lives on")

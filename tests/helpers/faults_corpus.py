@@ -13,7 +13,7 @@ CORPUS = "corpus"
 
 
 class Corpus:
-    """Forty texts, a few of them twice, in three pieces."""
+    """Forty texts, a few of them twice, in two pieces."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,7 +26,7 @@ class Corpus:
         self._spec = DataSpec.model_validate(
             {"rows": "text", "sources": [{"path": "texts.jsonl"}], "clean": {"near_duplicates": 0.7}}
         )
-        self._piece = sum(map(len, lines)) // 3 + 1
+        self._piece = sum(map(len, lines)) // 2 + 1
 
     def prepare(self) -> None:
         self._live.mkdir()

@@ -25,6 +25,8 @@ from tunesmith.train.validation import no_task_metric
 
 TASKS: Mapping[str, ClassRows] = {"intents": "text_class", "marks": "multi_label", "names": "token_class"}
 TEXTS: Mapping[str, ClassRows] = {"intents": "text_class", "marks": "multi_label"}
+OLD = 1000
+"""Number of the first old row."""
 MAKERS = {"text_class": text_rows, "multi_label": several_rows, "token_class": token_rows}
 
 
@@ -35,6 +37,12 @@ def task_examples(tasks: Mapping[str, ClassRows], count: int) -> list[Example]:
         for place, each in enumerate(as_examples(MAKERS[rows](count, "train", seed + 1))):
             found.append(replace(each, row=place * len(tasks) + seed, origin=Origin(name, place)))
     return sorted(found, key=lambda each: each.row)
+
+
+def old_examples(tasks: Mapping[str, ClassRows]) -> list[Example]:
+    """Three further tickets of every task, numbered from `OLD` on."""
+    later = task_examples(tasks, 13)[10 * len(tasks) :]
+    return [replace(each, row=OLD + place) for place, each in enumerate(later)]
 
 
 def data_of(tasks: Mapping[str, ClassRows]) -> DataSpec:
@@ -61,18 +69,23 @@ def make_heads_job(
     dtype: torch.dtype = torch.float32,
     rows: int = 21,
     emitter: Emitter = SILENT,
+    add_ons: Mapping[str, object] | None = None,
 ) -> Job:
-    """A fit of `rows` tickets of all tasks together; `settings` are fields of TrainSpec, `adapt` of the adaptation."""
-    examples = task_examples(tasks, 10)
+    """A fit of `rows` tickets of all tasks together; `settings` are fields of TrainSpec, `adapt` of the adaptation.
+
+    `add_ons` are further fields of the stage (penalties, replay); old rows are `old_examples`.
+    """
+    examples, old = task_examples(tasks, 10), old_examples(tasks)
     stage = StageSpec.model_validate(
         {
             "name": "classify",
             "adapt": dict(adapt or {"kind": "lora", "rank": 4}),
             "objective": {"kind": "multitask", **(objective or {})},
+            **(add_ons or {}),
             "train": {"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, **(settings or {})},
         }
     )
-    head = heads_of(tasks, examples, embeddings=bool((objective or {}).get("task_embeddings")))
+    head = heads_of(tasks, [*examples, *old], embeddings=bool((objective or {}).get("task_embeddings")))
     task = class_task_of(base, head, 96, base)
     encoded = [task.encode(each).features for each in examples]
     inputs = StageInputs(
@@ -84,6 +97,7 @@ def make_heads_job(
         folder=folder,
         conditions=Conditions({"key": "key"}),
         task_metric=no_task_metric,
-        tasks={each.row: each.origin.source for each in examples},
+        tasks={each.row: each.origin.source for each in (*examples, *old)},
+        old_rows={what: [task.encode(each).features for each in old] for what in ("ewc", "replay")},
     )
     return build(stage, inputs, runtime, emitter)

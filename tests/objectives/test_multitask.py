@@ -133,7 +133,6 @@ RECIPE = "model: {base: m}\ndata: {sources: [{path: a.jsonl, name: a}, {path: b.
 REFUSED = {
     "compat.one_task": ["data.sources=[{path: a.jsonl}]"],
     "compat.unknown_task": ["stages.0.objective={kind: multitask, weights: {c: 2.0}}"],
-    "compat.multitask_replay": ["stages.0.replay={sources: [{path: o.jsonl}]}"],
     "recipe.bad_value": ["stages.0.objective={kind: multitask, weights: {a: 0.0}}"],
 }
 
@@ -144,6 +143,13 @@ def test_what_is_no_set_of_tasks_is_refused(code: str) -> None:
         check(parse_recipe(RECIPE, ["stages.0.objective={kind: multitask}", *REFUSED[code]]))
     assert error.value.code == code
     check(parse_recipe(RECIPE, ["stages.0.objective={kind: multitask, weights: {a: 2.0, b.jsonl: 1.0}}"]))
+
+
+def test_old_rows_belong_to_a_task_that_is_trained() -> None:
+    stated = ["stages.0.objective={kind: multitask}", "stages.0.replay={sources: [{path: o.jsonl}]}"]
+    with pytest.raises(TunesmithError, match="unknown_task"):
+        check(parse_recipe(RECIPE, stated))
+    check(parse_recipe(RECIPE, [stated[0], "stages.0.replay={sources: [{path: o.jsonl, name: a}]}"]))
 
 
 def test_validation_rows_belong_to_a_task_that_is_trained() -> None:

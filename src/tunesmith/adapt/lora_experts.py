@@ -83,6 +83,10 @@ class LoraExpertsAttached:
         self.trainable = new | {name for name, stored in self._on_disk.items() if _expert_of(stored) in moving}
         # in the number format of the file, which may be wider than the model's
         self._still = {name: each for name, each in came.items() if _expert_of(name) not in moving}
+        self.begin = {
+            name: came[stored] for name, stored in self._on_disk.items() if stored in came.keys() - self._still
+        }
+        """What those that move begin as, in the number format of the file too: for the masters."""
 
     def delta(self) -> dict[str, Tensor]:
         """The experts that move, with their rows of the router, and a new head."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.recipe.chain import before, data_of, has_same_head, learning_runs_rows, merged_before, start_of
+from tunesmith.recipe.chain import before, learning_runs_rows, merged_before, start_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 
@@ -11,8 +11,8 @@ from tunesmith.recipe.specs.objectives import DistillSpec
 def check_chain(recipe: Recipe) -> None:
     """Hold the stages of a recipe against each other.
 
-    Errors: compat.rows_unlearned, compat.last_task, compat.stage_unmergeable, compat.stage_heads,
-    compat.stage_quantized, compat.stage_beside, compat.stage_adapter, compat.stage_lengths, compat.stage_answers.
+    Errors: compat.rows_unlearned, compat.last_task, compat.stage_unmergeable, compat.stage_quantized,
+    compat.stage_beside, compat.stage_adapter, compat.stage_lengths, compat.stage_answers.
     """
     _check_rows(recipe)
     for stage in recipe.stages:
@@ -43,8 +43,6 @@ def _check_start(recipe: Recipe, stage: StageSpec) -> None:
     if not earlier.adapt.mergeable:
         kind = earlier.adapt.kind
         raise TunesmithError("compat.stage_unmergeable", stage=stage.name, earlier=earlier.name, kind=kind)
-    if data_of(recipe, stage).tasks is not None and has_same_head(recipe, earlier, stage):
-        raise TunesmithError("compat.stage_heads", stage=stage.name, earlier=earlier.name)
     if recipe.model.quantize != "none":
         quantize = recipe.model.quantize
         raise TunesmithError("compat.stage_quantized", stage=stage.name, earlier=earlier.name, quantize=quantize)

@@ -38,9 +38,9 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
     compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.gguf_experts, compat.dropout_of_task, compat.one_task,
-    compat.unknown_task, compat.multitask_replay, compat.forgetting_of_task, compat.adversarial_replay,
-    compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`, `check_heads` and `check_chain`.
+    compat.format_needs_merge, compat.whole_weights, compat.dropout_of_task, compat.one_task, compat.unknown_task,
+    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of
+    `check_quantized`, `check_heads` and `check_chain`.
     """
     _check_target(recipe)
     _check_metrics(recipe)
@@ -88,8 +88,6 @@ def _check_formats(recipe: Recipe) -> None:
         raise TunesmithError("compat.format_needs_merge", kind=adapt.kind, formats=", ".join(merged))
     if isinstance(adapt, FullSpec) and len(merged) < len(recipe.formats):
         raise TunesmithError("compat.whole_weights", kind=adapt.kind)
-    if isinstance(adapt, ExpertsSpec) and any(each.startswith("gguf") for each in merged):
-        raise TunesmithError("compat.gguf_experts")
     if recipe.data.task != "chat":
         holds_a_head = WITHOUT_GGUF if adapt.mergeable else BESIDE
         for kind in recipe.formats:
@@ -117,12 +115,11 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
     known = [source.title for source in data.sources]
     if len(set(known)) < 2:
         raise TunesmithError("compat.one_task", place=place)
-    named = [*stage.objective.weights, *(source.title for source in data.validation_sources)]
+    replayed = stage.replay.sources if stage.replay is not None else []
+    named = [*stage.objective.weights, *(source.title for source in (*data.validation_sources, *replayed))]
     for name in named:
         if name not in known:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
-    if stage.replay is not None:
-        raise TunesmithError("compat.multitask_replay", place=place)
 
 
 def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.chain import data_of
 from tunesmith.recipe.recipe import Recipe, StageSpec
-from tunesmith.recipe.specs.data import DataSpec, RowsSpec
+from tunesmith.recipe.specs.data import ClassRows, DataSpec, RowsSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.objectives import MultitaskSpec
 
@@ -28,8 +30,7 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
         raise TunesmithError("compat.heads_objective", place=place, objective=objective.kind)
     if embeddings and not stage.adapt.mergeable:
         raise TunesmithError("compat.embeddings_beside", place=place, kind=stage.adapt.kind)
-    if stage.old_sources:
-        raise TunesmithError("compat.heads_old_rows", place=place, what=", ".join(stage.old_sources))
+    _check_old_rows(stage, tasks, place)
     derived = "token_class" if set(tasks.values()) == {"token_class"} else "text_class"
     if (data.task, data.rows) != (derived, derived):
         raise TunesmithError("compat.heads_rows", task=data.task, rows=data.rows)
@@ -39,6 +40,16 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
         if not recipe.evaluate.metrics_of(rows):
             known = ", ".join(METRICS_OF_ROWS[rows])
             raise TunesmithError("compat.task_without_metric", task=name, rows=rows, known=known)
+
+
+def _check_old_rows(stage: StageSpec, tasks: Mapping[str, ClassRows], place: int) -> None:
+    """An old row is read by the head of its task, so its source is named after one."""
+    for what, sources in stage.old_sources.items():
+        for source in sources:
+            if source.title not in tasks:
+                raise TunesmithError(
+                    "compat.heads_old_rows", place=place, what=what, source=source.title, known=", ".join(tasks)
+                )
 
 
 def _check_augment(data: DataSpec | None) -> None:

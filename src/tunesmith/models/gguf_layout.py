@@ -22,13 +22,16 @@ _OUTER = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_BLOCK = {
+_ATTENTION = {
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
     "attn_k.weight": "self_attn.k_proj.weight",
     "attn_v.weight": "self_attn.v_proj.weight",
     "attn_output.weight": "self_attn.o_proj.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight",
+}
+_BLOCK = {
+    **_ATTENTION,
     "ffn_gate.weight": "mlp.gate_proj.weight",
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
@@ -39,11 +42,35 @@ _QKV_BIAS = {
     "attn_v.bias": "self_attn.v_proj.bias",
 }
 _QK_NORM = {"attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": "self_attn.k_norm.weight"}
+_ROUTER = "ffn_gate_inp.weight"
+_EXPERTS = {
+    _ROUTER: "mlp.gate.weight",
+    "ffn_gate_exps.weight": "mlp.experts.*.gate_proj.weight",
+    "ffn_up_exps.weight": "mlp.experts.*.up_proj.weight",
+    "ffn_down_exps.weight": "mlp.experts.*.down_proj.weight",
+}
+_MIXTRAL_EXPERTS = {
+    _ROUTER: "block_sparse_moe.gate.weight",
+    "ffn_gate_exps.weight": "block_sparse_moe.experts.*.w1.weight",
+    "ffn_up_exps.weight": "block_sparse_moe.experts.*.w3.weight",
+    "ffn_down_exps.weight": "block_sparse_moe.experts.*.w2.weight",
+}
+_SHARED_EXPERT = {
+    "ffn_gate_inp_shexp.weight": "mlp.shared_expert_gate.weight",
+    "ffn_gate_shexp.weight": "mlp.shared_expert.gate_proj.weight",
+    "ffn_up_shexp.weight": "mlp.shared_expert.up_proj.weight",
+    "ffn_down_shexp.weight": "mlp.shared_expert.down_proj.weight",
+}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture. `name` is llama.cpp's, `model_type` and `model_class` are transformers'."""
+    """One architecture. `name` is llama.cpp's, `model_type` and `model_class` are transformers'.
+
+    A `*` in a name of the Hugging Face layout stands for the number of each expert: GGUF holds their matrices as one
+    tensor. `shares_sum_to_one` says whether llama.cpp divides the shares of a token's experts by their sum, `own_head`
+    that it wants a head of its own where the embedding is the head.
+    """
 
     name: str
     model_type: str
@@ -51,6 +78,8 @@ class Architecture:
     block: Mapping[str, str]
     permuted: bool = False
     default_pre: str = ""
+    shares_sum_to_one: bool = True
+    own_head: bool = False
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -59,6 +88,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3": Architecture("qwen3", "qwen3", "Qwen3ForCausalLM", {**_BLOCK, **_QK_NORM}, default_pre="qwen2"),
 }
 """By llama.cpp's name, which for these equals the `model_type`."""
+
+WITH_EXPERTS: Mapping[str, Architecture] = {
+    "mixtral": Architecture(
+        "llama", "mixtral", "MixtralForCausalLM", {**_ATTENTION, **_MIXTRAL_EXPERTS}, permuted=True
+    ),
+    "qwen2_moe": Architecture(
+        "qwen2moe",
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        {**_ATTENTION, **_QKV_BIAS, **_EXPERTS, **_SHARED_EXPERT},
+        shares_sum_to_one=False,
+        own_head=True,
+    ),
+    "qwen3_moe": Architecture("qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", {**_ATTENTION, **_QK_NORM, **_EXPERTS}),
+}
+"""Models with experts by their `model_type`. They are written and not read."""
 
 
 def tensor_names(architecture: Architecture, layers: int, *, tied: bool) -> Iterator[tuple[str, str]]:
@@ -69,6 +114,16 @@ def tensor_names(architecture: Architecture, layers: int, *, tied: bool) -> Iter
     for layer in range(layers):
         for gguf_name, name in architecture.block.items():
             yield f"blk.{layer}.{gguf_name}", f"model.layers.{layer}.{name}"
+
+
+def parts_of(name: str, experts: int) -> list[str]:
+    """What in files a tensor of GGUF is made of: itself, or the same matrix of every expert, in order."""
+    return [name.replace("*", str(expert)) for expert in range(experts)] if "*" in name else [name]
+
+
+def stays_float32(gguf_name: str, dimensions: int) -> bool:
+    """Whether a tensor is not rounded in any format: vectors, and what chooses among experts."""
+    return dimensions == 1 or gguf_name.endswith(_ROUTER)
 
 
 def permuted_heads(gguf_name: str, architecture: Architecture, heads: int, key_value_heads: int) -> int:

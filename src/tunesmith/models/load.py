@@ -45,7 +45,7 @@ from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
 from tunesmith.models.side_by_side import add_task_embeddings
 from tunesmith.models.texts import TOKENIZER
-from tunesmith.models.weights import weight_files
+from tunesmith.models.weights import read_tensor, weight_files
 from tunesmith.recipe.specs.model import Dropout, Quantize
 
 Source = Literal["bundled", "folder", "gguf", "hub", "modelscope"]
@@ -324,9 +324,14 @@ def load_with_head(
     new = tuple(sorted(str(each) for each in info.get("missing_keys") or () if str(each) in _may_be_new(model)))
     unexpected = [each for each in info.get("unexpected_keys") or () if not _OF_PRETRAINING.match(str(each))]
     missing = [each for each in info.get("missing_keys") or () if str(each) not in new]
-    _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
     if head.embeddings:
-        new = (*new, add_task_embeddings(model, head))
+        vectors = add_task_embeddings(model, head)
+        if vectors in unexpected:  # of no class of transformers, and learned by a stage before
+            unexpected.remove(vectors)
+            model.get_parameter(vectors).data.copy_(read_tensor(folder, vectors))
+        else:
+            new = (*new, vectors)
+    _check_fit(folder, {**info, "missing_keys": missing, "unexpected_keys": unexpected})
     set_dropout(model, dropout)
     model.config.name_or_path = model.name_or_path = str(folder)
     _quantize(model, quantize)

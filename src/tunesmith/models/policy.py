@@ -113,6 +113,10 @@ class Policy(nn.Module):
             return linear_loss(self.hidden(batch), self.head, measure)
         return linear_cross_entropy(self.hidden(batch), self.head, batch.target, label_smoothing)
 
+    def scores_and_target(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """Logits at `batch.keep`, [K, V] float32 or wider, and what they are held against, as `batch.target`."""
+        return self.logits(batch), batch.target
+
     def logits(self, batch: Packed) -> Tensor:
         """Logits at `batch.keep`, [K, V] float32 or wider: for measuring, not for training."""
         head = self.model.get_output_embeddings()

@@ -153,6 +153,14 @@ class SeveralHeads(ClassPolicy):
         tags = torch.tensor([part.task == "token_class" for _, part in self._parts.parts], device=asked_K.device)
         return torch.where(tags[asked_K, None], of_tokens, of_texts)
 
+    def scores_and_target(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """Of a batch whose rows ask one task: scores of its classes and its target, as if it had the model alone."""
+        place = int(self._asked(batch)[0])
+        own, span = self._parts.parts[place][1], self._spans[place]
+        scores_KC = _scores(self.model, self.hidden(batch), own.task)[:, span]
+        wanted_KC = batch.target[:, span]
+        return scores_KC, wanted_KC if own.several else wanted_KC.argmax(-1)
+
     def _asked(self, batch: Packed) -> Tensor:
         """Which task each position is asked by, [K]."""
         firsts = [span.start for span in self._spans]

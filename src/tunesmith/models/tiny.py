@@ -166,8 +166,10 @@ def tiny_moe_model(
 
 def _moe(architecture: str, experts: int, shared: Mapping[str, object]) -> PreTrainedModel:
     count = {"num_local_experts" if architecture == "mixtral" else "num_experts": experts}
-    if architecture != "mixtral":
-        shared = {**shared, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "norm_topk_prob": True}
+    if architecture != "mixtral":  # whether shares are divided by their sum: as the families' own models have it
+        shared = {**shared, "moe_intermediate_size": 24, "norm_topk_prob": architecture == "qwen3_moe"}
+    if architecture == "qwen2_moe":
+        shared = {**shared, "shared_expert_intermediate_size": 40}
     config = AutoConfig.for_model(architecture, **shared, **count)
     return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
 

@@ -53,6 +53,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise TunesmithError("models.broken_weights", path=str(path), reason=str(error)) from error
 
 
+def read_tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of a model folder that holds it. Errors: those of `read_headers`."""
+    path, _ = read_headers(folder)[name]
+    with safe_open(str(path), framework="pt") as stream:
+        found: Tensor = stream.get_tensor(name)
+    return found
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a model folder, shards joined. Errors: models.broken_weights."""
     tensors: dict[str, Tensor] = {}

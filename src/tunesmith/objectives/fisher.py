@@ -79,24 +79,26 @@ def fisher_diagonal(
 
 def _log_likelihood(policy: Policy, batch: Packed, labels: str, generator: torch.Generator) -> Tensor:
     """Log-likelihood of the labels at all positions together, weighted as in training."""
-    scores_KC = policy.logits(batch)
-    if batch.target.ndim == 2:  # classes that do not exclude each other
-        return _of_decisions(scores_KC, batch, labels, generator)
-    target_K = batch.target
+    scores_KC, target = policy.scores_and_target(batch)
+    if target.ndim == 2:  # classes that do not exclude each other
+        return _of_decisions(scores_KC, target, batch.weight, labels, generator)
+    target_K = target
     if labels == "sampled":
         shares_KC = torch.softmax(scores_KC.detach(), dim=-1).cpu()
-        target_K = torch.multinomial(shares_KC, 1, generator=generator)[:, 0].to(batch.target.device)
+        target_K = torch.multinomial(shares_KC, 1, generator=generator)[:, 0].to(target.device)
     return -(cross_entropy(scores_KC, target_K, reduction="none") * batch.weight).sum()
 
 
-def _of_decisions(scores_KC: Tensor, batch: Packed, labels: str, generator: torch.Generator) -> Tensor:
+def _of_decisions(
+    scores_KC: Tensor, target_KC: Tensor, weight_K: Tensor, labels: str, generator: torch.Generator
+) -> Tensor:
     """The same of C yes-or-no decisions, whose losses are averaged in training: their squared gradients are, too."""
-    wanted_KC = batch.target.to(scores_KC.dtype)
+    wanted_KC = target_KC.to(scores_KC.dtype)
     if labels == "sampled":
         shares_KC = torch.sigmoid(scores_KC.detach()).cpu()
         wanted_KC = torch.bernoulli(shares_KC, generator=generator).to(scores_KC)
     losses_K = binary_cross_entropy_with_logits(scores_KC, wanted_KC, reduction="none").sum(-1)
-    return -(losses_K * batch.weight).sum() / math.sqrt(scores_KC.shape[1])
+    return -(losses_K * weight_K).sum() / math.sqrt(scores_KC.shape[1])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Self, get_args
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tunesmith.recipe.plain_yaml import write_yaml
-from tunesmith.recipe.specs.adapt import AdaptSpec, ExpertsSpec, LoraSpec
+from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS, EvaluateSpec
@@ -161,7 +161,7 @@ class Recipe(Spec):
     def formats(self) -> list[ShipFormat]:
         """What is published: the formats stated, else those that the last stage's change and the task allow."""
         adapt = self.stages[-1].adapt
-        merged = WITHOUT_GGUF if isinstance(adapt, ExpertsSpec) or self.data.task != "chat" else MERGED
+        merged = WITHOUT_GGUF if self.data.task != "chat" else MERGED
         return self.ship.formats or list(merged if adapt.mergeable else BESIDE)
 
     def as_json(self) -> str:

@@ -254,8 +254,8 @@ def _needed_bytes(job: _Job, kind: ShipFormat) -> int:
 def _base_arrays(job: _Job) -> Iterator[tuple[str, Array]]:
     """The values without the change of a few tensors that it moved, as a GGUF file would hold them."""
     base: Mapping[str, Tensor] = {**read_weights(job.base.path), **job.shipping.instead}
-    some = {name: base[name] for name in islice(job.merged.changed, _COMPARED_TENSORS)}
-    yield from gguf_arrays(read_allowed(job.base.path, "config.json").values, some)
+    some = set(islice(job.merged.changed, _COMPARED_TENSORS))
+    yield from gguf_arrays(read_allowed(job.base.path, "config.json").values, base, some)
 
 
 def _describe(job: _Job, folder: Path, parity: Parity, dtype: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 
 from tunesmith.core.files import read_json
+from tunesmith.models.gguf_layout import stays_float32
 from tunesmith.models.weights import read_headers
 
 _STORED_AS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -27,12 +28,12 @@ def other_dtypes(folder: Path) -> int:
 
 
 def other_types(path: Path, kind: str) -> int:
-    """Tensors of a GGUF file that are not of the artefact's type; vectors are float32 in every kind."""
+    """Tensors of a GGUF file that are not of the artefact's type; vectors and routers are float32 in every kind."""
     wanted = _MATRICES[kind]
     count = 0
     for tensor in gguf.GGUFReader(path).tensors:
         shape = [int(each) for each in tensor.shape]
-        if len(shape) == 1:
+        if stays_float32(tensor.name, len(shape)):
             count += tensor.tensor_type != gguf.GGMLQuantizationType.F32
         elif shape[0] % _BLOCK and kind == "gguf-q8_0":
             count += tensor.tensor_type != gguf.GGMLQuantizationType.F16

@@ -16,6 +16,7 @@ from tunesmith.adapt.attach import attach
 from tunesmith.adapt.base import Attached, copy_into, named_trainable
 from tunesmith.adapt.groups import from_the_top, rate_factors, without_decay
 from tunesmith.adapt.lora import LoraAttached, additions_of
+from tunesmith.adapt.lora_experts import LoraExpertsAttached
 from tunesmith.adapt.saved import check_base
 from tunesmith.compat.check import check_quantized
 from tunesmith.core.conditions import Conditions
@@ -93,7 +94,7 @@ class StageInputs:
     kept: Path | None = None
     """Folder of the run's own stage, where what is measured once is kept; `folder` where none is stated."""
     tasks: Mapping[int, str] = field(default_factory=dict)
-    """The task of every training and validation row, by the row's number."""
+    """The task of every row, old ones too, by the row's number."""
     teacher: TeacherModel | None = None
     """Whose distribution is learned; nobody's, or one whose answers are the rows."""
     begin: Mapping[str, Tensor] = field(default_factory=dict)
@@ -173,8 +174,9 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
     optimizer = MasterOptimizer({**moving, **own}, spec, factors, without_decay(moving, groups))
     masters = {name: each for name, each in optimizer.masters.items() if name in moving}
-    if inputs.begin:  # the classifier is a stage's own and begins anew
-        optimizer.restore({**{name: optimizer.masters[name] for name in own}, **inputs.begin}, {})
+    begin = inputs.begin or (attached.begin if isinstance(attached, LoraExpertsAttached) else {})
+    if begin:  # wider than the weights may be; what is missing (the classifier of domains) begins anew
+        optimizer.restore({**optimizer.masters, **begin}, {})
     passes = _passes(spec, policy, pack, runtime, optimizer, emitter)
     return Job(
         policy=placed,
@@ -281,9 +283,10 @@ def _objective(stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: R
 
 def _told_apart(objective: Objective, stage: StageSpec, inputs: StageInputs) -> Objective:
     """The objective with the losses of new and of old rows told apart, where old rows are replayed."""
-    if stage.replay is None or not isinstance(objective, Supervised | Distill):
+    if stage.replay is None or not isinstance(objective, Supervised | Distill | Multitask):
         return objective
-    return OldRowsToldApart(objective, [row.row for row in inputs.old_rows["replay"]])
+    tasks = inputs.tasks if isinstance(objective, Multitask) else {}
+    return OldRowsToldApart(objective, {row.row: tasks.get(row.row, "") for row in inputs.old_rows["replay"]})
 
 
 def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Objective:
@@ -298,22 +301,29 @@ def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Obj
 
 def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
     window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
-    if isinstance(stage.objective, MultitaskSpec):
-        mixed = MixedSource(inputs.train_rows, inputs.tasks, window, stage.objective.sampling_temperature, seed)
-        for task, rows in mixed.rows_by_task.items():
-            emitter.emit("note", code="train.task", task=task, rows=rows)
-        return mixed
     if isinstance(stage.objective, AdversarialSpec):
         both = domain_source(stage.objective, inputs.train_rows, inputs.old_rows[TARGET], window, seed)
         emitter.emit("note", code="train.domains", target=stage.objective.target_rows(window), rows=window)
         return both
     if stage.replay is None:
-        return Source(inputs.train_rows, window, seed)
+        return _new_rows(stage, inputs, window, emitter)
     if window < 2:
         raise TunesmithError("train.replay_no_room", rows=window)
     old = stage.replay.old_rows(window)
+    new = _new_rows(stage, inputs, window - old, emitter)
     emitter.emit("note", code="train.replay", old=old, rows=window)
-    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, old, seed)
+    return ReplaySource(inputs.train_rows, inputs.old_rows["replay"], window, old, seed, new)
+
+
+def _new_rows(stage: StageSpec, inputs: StageInputs, window: int, emitter: Emitter) -> Windows:
+    """The rows of data, so many a step: of several tasks as they are mixed."""
+    if not isinstance(stage.objective, MultitaskSpec):
+        return Source(inputs.train_rows, window, stage.train.seed)
+    temperature = stage.objective.sampling_temperature
+    mixed = MixedSource(inputs.train_rows, inputs.tasks, window, temperature, stage.train.seed)
+    for task, rows in mixed.rows_by_task.items():
+        emitter.emit("note", code="train.task", task=task, rows=rows)
+    return mixed
 
 
 def _fisher(

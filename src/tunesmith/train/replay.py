@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import Features
-from tunesmith.train.batching import Source
+from tunesmith.train.batching import Source, Windows
 
 
 class ReplaySource:
@@ -22,15 +22,22 @@ class ReplaySource:
         window: rows of one optimizer step on all ranks together, old ones among them.
         per_step: how many of them are old; at least one, and fewer than all.
         seed: of the stage.
+        new: the new rows of every step, `window` less `per_step` of them, where another order than a source's is asked.
     """
 
     def __init__(
-        self, rows: Sequence[Features], old: Sequence[Features], window: int, per_step: int, seed: int
+        self,
+        rows: Sequence[Features],
+        old: Sequence[Features],
+        window: int,
+        per_step: int,
+        seed: int,
+        new: Windows | None = None,
     ) -> None:
         self._old = old
         self._per_step = per_step
         self._new_per_step = window - self._per_step
-        self._new = Source(rows, self._new_per_step, seed)
+        self._new = new or Source(rows, self._new_per_step, seed)
         self._seed = seed
         self.windows_per_epoch = self._new.windows_per_epoch
         last = len(rows) - (self.windows_per_epoch - 1) * self._new_per_step

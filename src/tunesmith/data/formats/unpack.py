@@ -66,17 +66,22 @@ class _Counter:
 
     def __init__(self, path: Path, packed: int) -> None:
         self._path = path
-        self._most = min(MOST_BYTES, max(FREE_BYTES, MOST_RATIO * packed))
+        self._packed = packed
         self._bytes = 0
 
-    def count(self, chunk: bytes) -> bytes:
-        self.expect(len(chunk))
+    def count(self, chunk: bytes, taken: int | None = None) -> bytes:
+        """The chunk, unless it is too much for the packed bytes that were `taken` so far; none are all of them.
+
+        Held to what was taken, a large file that is even throughout is refused at its beginning, not after gigabytes.
+        """
+        self.expect(len(chunk), taken)
         return chunk
 
-    def expect(self, more: int) -> None:
+    def expect(self, more: int, taken: int | None = None) -> None:
         self._bytes += more
-        if self._bytes > self._most:
-            raise TunesmithError("data.unpacks_too_far", path=str(self._path), most_mb=self._most // 2**20)
+        most = min(MOST_BYTES, max(FREE_BYTES, MOST_RATIO * (self._packed if taken is None else taken)))
+        if self._bytes > most:
+            raise TunesmithError("data.unpacks_too_far", path=str(self._path), most_mb=most // 2**20)
 
 
 def unpressed(path: Path) -> bytes:
@@ -87,27 +92,31 @@ def unpressed(path: Path) -> bytes:
     counter = _Counter(path, path.stat().st_size)
     chunks = _xz_chunks(path) if path.suffix.lower() == ".xz" else _arrow_chunks(path)
     try:
-        return b"".join(map(counter.count, chunks))
+        return b"".join(counter.count(chunk, taken) for chunk, taken in chunks)
     except _BROKEN as error:
         raise TunesmithError("data.broken_packed", path=str(path), format=path.suffix[1:]) from error
 
 
-def _arrow_chunks(path: Path) -> Iterator[bytes]:
+_Chunks = Iterator[tuple[bytes, int]]
+"""What came out, and how many packed bytes were taken for it and all before."""
+
+
+def _arrow_chunks(path: Path) -> _Chunks:
     """Arrow's reader notices a cut end and what follows behind the last stream, where Python's own do not always."""
     codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
-    with pa.CompressedInputStream(pa.OSFile(str(path)), codec) as stream:
+    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, codec) as stream:
         while chunk := stream.read(_CHUNK):
-            yield chunk
+            yield chunk, file.tell()
 
 
-def _xz_chunks(path: Path) -> Iterator[bytes]:
+def _xz_chunks(path: Path) -> _Chunks:
     """One stream after another; the module's own reader passes over what stands behind the first."""
     with path.open("rb") as file:
         left = file.read(_CHUNK)
         while left:
             stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
             while True:
-                yield stream.decompress(left, _CHUNK)
+                yield stream.decompress(left, _CHUNK), file.tell()
                 if stream.eof:
                     break
                 left = file.read(_CHUNK) if stream.needs_input else b""

@@ -13,7 +13,7 @@ ShipFormat = Literal["safetensors", "gguf-f16", "gguf-q8_0", "adapter"]
 MERGED: tuple[ShipFormat, ...] = ("safetensors", "gguf-q8_0")
 """What is published of a change that becomes part of the base's weights, where the recipe leaves it open."""
 WITHOUT_GGUF: tuple[ShipFormat, ...] = ("safetensors",)
-"""The same of a model with experts, which nothing here converts, or with a task head, which no other format holds."""
+"""The same of a model with a task head, which no other format holds."""
 BESIDE: tuple[ShipFormat, ...] = ("adapter",)
 """The same of one that cannot."""
 

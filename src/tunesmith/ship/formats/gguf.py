@@ -1,15 +1,16 @@
 """GGUF artefacts (F16 and Q8_0) for llama.cpp, Ollama and LM Studio: one file with weights, tokenizer and template.
 
-As llama.cpp's own converter does, vectors (norms, biases) stay float32 and matrices take the format's type; a matrix
-whose rows are no multiple of 32 cannot be Q8_0 and stays F16.
+As llama.cpp's own converter does, vectors (norms, biases) and routers stay float32 and matrices take the format's type;
+one whose rows are no multiple of 32 cannot be Q8_0 and stays F16. The experts of a block are one tensor a matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -19,9 +20,12 @@ from tunesmith.models.allowed import read_allowed
 from tunesmith.models.byte_bpe import merges_of, pre_tokenizer_name
 from tunesmith.models.gguf_layout import (
     ARCHITECTURES,
+    WITH_EXPERTS,
     Architecture,
     Array,
+    parts_of,
     permuted_heads,
+    stays_float32,
     tensor_names,
     to_gguf_order,
 )
@@ -81,13 +85,32 @@ def write_gguf(
 
 
 def _architecture(config: Mapping[str, object]) -> Architecture:
-    known = {each.model_type: each for each in ARCHITECTURES.values()}
+    known = {each.model_type: each for each in (*ARCHITECTURES.values(), *WITH_EXPERTS.values())}
     model_type = str(config.get("model_type"))
-    scaling = _rope(config).get("rope_type", _rope(config).get("type", "default"))
-    if model_type not in known or scaling != "default":
-        described = model_type if model_type not in known else f"{model_type} (rope_type = {scaling})"
+    unlike = _unlike(config, known[model_type]) if model_type in known else ""
+    if model_type not in known or unlike:
+        described = f"{model_type} ({unlike})" if unlike else model_type
         raise TunesmithError("models.unknown_architecture", architecture=described, known=", ".join(known))
     return known[model_type]
+
+
+def _unlike(config: Mapping[str, object], architecture: Architecture) -> str:
+    """A setting that llama.cpp computes otherwise, or not at all; empty where there is none."""
+    scaling = _rope(config).get("rope_type", _rope(config).get("type", "default"))
+    if scaling != "default":
+        return f"rope_type = {scaling}"
+    if config.get("mlp_only_layers"):
+        return f"mlp_only_layers = {config['mlp_only_layers']}"
+    if _whole(config, "decoder_sparse_step", 1) != 1:
+        return f"decoder_sparse_step = {config['decoder_sparse_step']}"
+    divides = bool(config.get("norm_topk_prob", False))
+    of_qwen = architecture.model_type in WITH_EXPERTS and architecture.model_type != "mixtral"  # which always divides
+    return f"norm_topk_prob = {divides}" if of_qwen and divides != architecture.shares_sum_to_one else ""
+
+
+def _experts(config: Mapping[str, object]) -> int:
+    """Experts of a block; 0 in a dense model. Mixtral has a name of its own for their number."""
+    return _whole(config, "num_local_experts", 0) or _whole(config, "num_experts", 0)
 
 
 def _rope(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -118,6 +141,13 @@ def _add_shape(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None:
     writer.add_rope_freq_base(float(str(base)))
     writer.add_layer_norm_rms_eps(float(str(config.get("rms_norm_eps", 1e-6))))
     writer.add_vocab_size(_whole(config, "vocab_size"))
+    if _experts(config):
+        writer.add_expert_count(_experts(config))
+        writer.add_expert_used_count(_whole(config, "num_experts_per_tok"))
+    if "moe_intermediate_size" in config:
+        writer.add_expert_feed_forward_length(_whole(config, "moe_intermediate_size"))
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(_whole(config, "shared_expert_intermediate_size"))
 
 
 def _add_tokenizer(
@@ -156,24 +186,38 @@ def _add_tokenizer(
         writer.add_chat_template(template)
 
 
-def gguf_arrays(config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Array]]:
+def gguf_arrays(
+    config: Mapping[str, object], tensors: Mapping[str, Tensor], holding: Collection[str] | None = None
+) -> Iterator[tuple[str, Array]]:
     """Tensors by their GGUF names and in GGUF's order of rows, float32, those that are given of those that exist.
+
+    Args:
+        holding: only those that hold one of these; None: all.
 
     Errors: models.unknown_architecture, ship.tensors_left_over.
     """
     architecture = _architecture(config)
     heads = _whole(config, "num_attention_heads")
     key_value_heads = _whole(config, "num_key_value_heads", heads)
+    experts = _experts(config)
     left = set(tensors)
     for gguf_name, name in tensor_names(architecture, _whole(config, "num_hidden_layers"), tied=False):
-        if name not in tensors:
+        parts = parts_of(name, experts)
+        left.difference_update(parts)
+        if any(each not in tensors for each in parts) or not (holding is None or set(parts) & set(holding)):
             continue
-        left.discard(name)
-        values: Array = tensors[name].to(torch.float32).numpy()
+        values = _values(gguf_name, [tensors[each].to(torch.float32).numpy() for each in parts], stacked="*" in name)
         turned = permuted_heads(gguf_name, architecture, heads, key_value_heads)
         yield gguf_name, to_gguf_order(values, turned) if turned else values
     if left:
         raise TunesmithError("ship.tensors_left_over", names=", ".join(sorted(left)[:3]))
+
+
+def _values(gguf_name: str, parts: list[Array], *, stacked: bool) -> Array:
+    """A tensor as GGUF has it: experts one behind the other, what weighs the shared expert as a vector."""
+    if stacked:
+        return np.stack(parts)
+    return parts[0][0] if gguf_name.endswith("ffn_gate_inp_shexp.weight") else parts[0]
 
 
 def _add_tensors(
@@ -183,12 +227,15 @@ def _add_tensors(
     weight_type: gguf.GGMLQuantizationType,
 ) -> None:
     tied = "lm_head.weight" not in tensors
+    if tied and _architecture(config).own_head:
+        tensors, tied = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, False
     for _, name in tensor_names(_architecture(config), _whole(config, "num_hidden_layers"), tied=tied):
-        if name not in tensors:
-            raise TunesmithError("models.missing_tensor", path=str(config.get("model_type")), tensor=name)
+        for each in parts_of(name, _experts(config)):
+            if each not in tensors:
+                raise TunesmithError("models.missing_tensor", path=str(config.get("model_type")), tensor=each)
     for gguf_name, values in gguf_arrays(config, tensors):
         kind = weight_type
-        if values.ndim == 1:
+        if stays_float32(gguf_name, values.ndim):
             kind = gguf.GGMLQuantizationType.F32
         elif values.shape[-1] % _BLOCK_VALUES and kind == gguf.GGMLQuantizationType.Q8_0:
             kind = gguf.GGMLQuantizationType.F16
