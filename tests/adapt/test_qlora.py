@@ -154,11 +154,11 @@ def test_broken_off_and_gone_on(base: Path, form: Form, tmp_path: Path, kind: st
 def test_a_beginning_is_that_of_the_base_s_own_weights_and_the_rest_alone_is_quantised(
     base: Path, dense_base: Path, form: Form, tmp_path: Path, start: str
 ) -> None:
-    """PEFT over the base gives A, B and the rest; there is one error, smaller than that of the plain codes."""
+    """PEFT over the base gives A, B and the rest; there is one error, about that of the plain codes."""
     seen: list[Event] = []
     emitter = Events(listeners=(seen.append,))
     job = make_job(base, tmp_path / "fit", local(), adapt=VARIANTS[start], quantize=form, emitter=emitter)
-    own, in_codes = read_weights(base), read_weights(dense_base)
+    of_base, in_codes = read_weights(base), read_weights(dense_base)
     plain = load_model(base, dtype=torch.float32).model
     names = linear_names(plain, "all-linear")
     torch.manual_seed(0)
@@ -183,9 +183,11 @@ def test_a_beginning_is_that_of_the_base_s_own_weights_and_the_rest_alone_is_qua
     percent = 100 * (changed / whole) ** 0.5
     assert told["percent"] == pytest.approx(percent, rel=0.01, abs=0.006)
     targets = [f"{name.removeprefix('model.')}.weight" for name in found]
-    plainly = [(in_codes[name].float() - own[name].float()).square().sum() for name in targets]
-    whole_own = sum(float(own[name].float().square().sum()) for name in targets)
-    assert 0 < percent < 100 * (float(sum(plainly)) / whole_own) ** 0.5
+    plainly = [(in_codes[name].float() - of_base[name].float()).square().sum() for name in targets]
+    whole_own = sum(float(of_base[name].float().square().sum()) for name in targets)
+    of_plain_codes = 100 * (float(sum(plainly)) / whole_own) ** 0.5
+    # only PiSSA takes out what is largest, so that codes of the rest are finer
+    assert 0 < percent < of_plain_codes * (1.0 if start == "pissa" else 1.02)
     assert say("train.requantized", quantize=form, percent=percent)
 
 

@@ -138,7 +138,7 @@ class QuantizedLinear(nn.Linear):
         if self._own is None:
             return self.packed.dense()
         wanted = self.get_buffer("wanted")
-        return self._own.detach().to(wanted.device, wanted.dtype)
+        return self._own.to(wanted.device, wanted.dtype, copy=True)
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b."""
