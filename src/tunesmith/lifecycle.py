@@ -36,7 +36,6 @@ from tunesmith.data import prepare as data_room
 from tunesmith.data.collect.fetch import collect
 from tunesmith.data.licences import check_licences
 from tunesmith.data.table import to_examples
-from tunesmith.data.tidy import Needs
 from tunesmith.evaluate.answers import (
     Answers,
     Question,
@@ -59,6 +58,7 @@ from tunesmith.models.embed import TextEmbedder
 from tunesmith.models.heads import Head
 from tunesmith.models.load import BaseFolder, Loaded, folder_template
 from tunesmith.models.side_by_side import policy_of
+from tunesmith.needs import needs_of
 from tunesmith.plan.forecast import Machine
 from tunesmith.plan.machine import cpu_peak
 from tunesmith.plan.make import Base, Prepared, announce, keep_plan, plan_run, refuse_blocked
@@ -164,7 +164,7 @@ def prepare_data(work: Work) -> None:
     embed = TextEmbedder() if by_meaning else None
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
     given = (recipe.data, work.recipe_folder, ledger, recipe.stages)
-    prepared = data_room.prepare(*given, generator=generator, needs=_needs(work), embed=embed)
+    prepared = data_room.prepare(*given, generator=generator, needs=needs_of(work), embed=embed)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}
@@ -193,25 +193,6 @@ def prepare_data(work: Work) -> None:
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}
             work.events.emit("source", source=source, **facts)
     work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
-
-
-def _needs(work: Work) -> Needs:
-    """What the data room needs of the model: its count of a conversation's tokens."""
-    if work.recipe.data.task != "chat":
-        return Needs()
-
-    def count_tokens(examples: Sequence[Example]) -> list[int]:
-        counted = []
-        for example in examples:
-            try:
-                encoded = work.task.encode(example)
-            except TunesmithError:  # a row that the template refuses goes by that reason
-                counted.append(0)
-            else:
-                counted.append(len(encoded.features.token_ids) + encoded.cut_tokens)
-        return counted
-
-    return Needs(count_tokens=count_tokens)
 
 
 @_stage("plan")

@@ -11,6 +11,8 @@ from tunesmith.cli import (
     corpus,
     data,
     data_look,
+    data_people,
+    data_unseal,
     data_versions,
     demo,
     doctor,
@@ -60,6 +62,9 @@ DATA_VERBS: dict[str, Function] = {
     "diff": data_versions.diff,
     "versions": data_versions.versions,
     "rejected": data.rejected,
+    "agreement": data_people.agreement,
+    "export": data_people.export,
+    "unseal": data_unseal.unseal,
     "corpus": corpus.corpus,
 }
 RUNS_VERBS: dict[str, Function] = {"list": runs.list_them, "diff": runs.diff, "prune": runs.prune}

@@ -130,8 +130,8 @@ def make_folders(folder: Path) -> None:
         fsync_path(each.parent)
 
 
-def write_atomic(path: Path, content: bytes | str) -> str:
-    """Write the whole content or leave what was there, and return its SHA-256.
+def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> str:
+    """Write the whole content or leave what was there, and return its SHA-256. A private file is its owner's alone.
 
     Errors: core.disk_full, core.not_writable, core.disk_fault.
     """
@@ -141,6 +141,8 @@ def write_atomic(path: Path, content: bytes | str) -> str:
         make_folders(path.parent)
         try:
             with aside.open("wb") as stream:
+                if private:
+                    os.fchmod(stream.fileno(), 0o600)  # before a byte of it is there
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

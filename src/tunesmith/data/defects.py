@@ -6,7 +6,9 @@ from typing import Literal
 
 Reason = Literal[
     "advertising",
+    "annotators_tied",
     "assistant_first",
+    "bad_annotation",
     "bad_columns",
     "bad_entities",
     "bad_history",
@@ -51,6 +53,9 @@ Reason = Literal[
     "no_assistant",
     "no_consent",
     "no_messages",
+    "no_two_answers",
+    "not_annotated",
+    "not_for_people",
     "not_an_object",
     "not_sampled",
     "other_feedback",

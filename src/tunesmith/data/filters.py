@@ -21,6 +21,7 @@ from tunesmith.data.keys import prompt_key
 from tunesmith.data.language import language_of
 from tunesmith.data.table import to_examples
 from tunesmith.data.texts import any_text
+from tunesmith.data.truncation import is_truncated
 from tunesmith.recipe.specs.clean import FilterRule, FilterSpec
 
 _PIECE = 10
@@ -77,7 +78,7 @@ def _tests(spec: FilterSpec) -> list[tuple[FilterRule, Reason, pl.Expr]]:
         ("placeholder", "placeholder_left", any_text(_has_placeholder)),
         ("too_short", "too_short", speaks & (said < spec.min_characters)),
         ("too_long", "too_long", whole.str.len_chars() > spec.max_characters),
-        ("truncated", "truncated_text", speaks & _is_truncated(answer)),
+        ("truncated", "truncated_text", speaks & is_truncated(answer)),
         ("language", "other_language", other),
         ("refusal", "refusal", refuses),
     ]
@@ -120,19 +121,6 @@ def _is_gibberish(text: pl.Expr) -> pl.Expr:
 def _is_advertising(text: pl.Expr) -> pl.Expr:
     found = pl.sum_horizontal(*(text.str.contains(sign).cast(pl.Int8) for sign in signs.AD_SIGNS))
     return (found >= 2) & (text.str.len_chars() <= signs.LONGEST_AD)
-
-
-def _is_truncated(text: pl.Expr) -> pl.Expr:
-    """It breaks off: at a word or sign after which something comes, or after whole sentences without an end.
-
-    A last line that stands alone (a title, an item of a list) may have no full stop.
-    """
-    last_line = text.str.strip_chars().str.extract(r"([^\n]*)$", 1)
-    several = last_line.str.count_matches(signs.SENTENCE_ENDS) >= 1
-    titled = last_line.str.contains(r"[.。] ?[^.。,，!！?？]{2,40}$") & last_line.str.contains(r"\. \S")
-    listed = last_line.str.contains(r"^\s*(?:[-*•·]|\d+[.)、])") | text.str.contains("```|~~~")
-    open_end = ~last_line.str.contains(signs.ENDED)
-    return open_end & (last_line.str.contains(signs.GOES_ON) | (several & ~titled & ~listed))
 
 
 def _repeats(frame: pl.DataFrame, spec: FilterSpec, _count: CountTokens | None) -> pl.Series:

@@ -22,7 +22,7 @@ from tunesmith.recipe.specs.data import DataSpec
 _TRIED: tuple[RowKind, ...] = ("chat", "preference", "kto", "text_class", "token_class", "text")
 """Kinds of rows, the more telling first: texts with labels are also texts."""
 _WITH_A_TASK = ("text_class", "token_class")
-_NOT_THIS_KIND = ("data.wrong_kind", "data.unknown_layout", "data.missing_columns")
+_NOT_THIS_KIND = ("data.wrong_kind", "data.unknown_layout", "data.missing_columns", "data.no_question")
 
 
 def side_of_run(path: Path) -> Side:

@@ -33,8 +33,23 @@ PLACEHOLDERS = (
 NO_ANSWER = r"(?i)^\s*(?:n/?a|null|none|nil|nan|undefined|无|暂无|空|-+|\.+|…+|。+|/)\s*[.。]?\s*$"
 # Words after which no sentence ends: articles, prepositions, conjunctions, measure words.
 GOES_ON = (
-    r"(?:[,，、:：;；(（\[{<+&=@#-]|\b(?i:a|an|the|of|and|or|but|to|in|on|at|for|from|with|by|as|is|are|was|were|be|that|which|who|if|when"
-    r"|because|its|their|his|her|my|your|our|this|these|than|into|such|not)|[的和与及或在是把被将对从向为比让使给但而且因虽若如即其这那每各一两几])\s*$"
+    r"(?:[,，、:：(（\[{<+&=@#-]|\b(?i:a|an|the|of|and|or|but|to|in|on|at|for|from|with|by|as|is|are|was|were|be|that|which|who|if|when"
+    r"|because|its|their|his|her|my|your|our|this|these|than|into|such|not)|[和与及或在是把被将对从向为比让使给但而且因虽若如即其这那每各一两几])\s*$"
 )
 SENTENCE_ENDS = r"[.。!！?？…][\"'”’」』)）\]】]*(?:\s|[^\x00-\x7f]|$)"
-ENDED = r"(?:[.。．!！?？…~～^|>%％*_`$\d\"'”’」』)）\]】}》〉]|\p{So}|\p{Emoji_Presentation})\s*$"
+ENDED = r"(?:[.。．;；!！?？…~～^|>%％*_`$\d\"'”’」』)）\]】}》〉]|\p{So}|\p{Emoji_Presentation})\s*$"
+SELDOM_LAST = (
+    "和一在可以为这于不并对提更到通工种使发自或最进供保常将其需与些得所经公算电建从网都客技相决设帮够主结很特还安交及无也创智正该当让括减每取两健世选非被由增预收回模"
+    "造但管找联资第做完运传且社海许根适满达三教排获指直各总给那游优基什医欢营购科轻至广太深未清政充打消细再原没反共领销吸推续极必只拥参认专随简研即故几二朋希采治英访"
+    "印投含邮控编寻探罗首企已努黑某修储检汽免玩植防哪潜往职否另执协氧微订巨鼓范杯才际饮挑老按严患四须允负污描女举波仅森均背疾监早坚媒跟沙操勇黄返"
+)  # fmt: skip
+"""Chinese characters before fewer than 3 in 100 of which a clause ends, by 3,800 answers of chats."""
+LISTED = r"^\s*(?:[-*•·#|>]|\d+[.)、]|[A-Z][\w ]{0,30}:)"
+"""How lines begin that may have no full stop: items of lists, headings, names of fields."""
+TITLE_BEHIND = r"[.。!！?？] +[^.。!！?？]{2,60}$"
+"""A title behind the last sentence of a Chinese text, which has no other blank there."""
+LINE_ENDED = r"""(?m)[.。!！?？;；:：]["'”’」』)）\]】*_]*[ \t]*$"""
+SENTENCE_WORDS = (
+    r"\b(?:the|a|an|of|to|in|is|are|was|were|and|that|it|for|with|on|by|from|as|has|have|had|he|she|they|you|we|I|be"
+    r"|can|will|this|their|its|your)\b"
+)

@@ -5,11 +5,13 @@ encodings mended -> Unicode -> repairs -> rows without words -> filters -> word 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.content import Listed, apply_lists, read_lists
@@ -26,12 +28,14 @@ from tunesmith.recipe.specs.data import CleanSpec
 class Needs:
     """What needs a model, handed in from above: this room knows none."""
 
-    tagger: Tagger | None = None
+    tagger: Callable[[str], Tagger] | None = None
+    """Loads the tagger of a folder, as the recipe names it."""
     count_tokens: CountTokens | None = None
 
 
 class Cleaner:
-    """The cleaning of one run. Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list."""
+    """The cleaning of one run. Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list,
+    nobody_tags, those of the tagger."""
 
     def __init__(
         self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs, personal: PersonalData | None = None
@@ -41,12 +45,22 @@ class Cleaner:
             user_key(spec.pii.key)
         self.spec = spec
         shared = personal is not None and personal.spec == spec.pii
-        self.personal = personal if shared else PersonalData(spec.pii, needs.tagger) if spec.pii else None
+        self.personal = personal if shared else self._new_personal(needs)
         self._folder = folder
         self.listed: list[Listed] = []
         self._lists = read_lists(spec.content, folder)
         self._ledger = ledger
         self._needs = needs
+
+    def _new_personal(self, needs: Needs) -> PersonalData | None:
+        pii = self.spec.pii
+        if pii is None:
+            return None
+        if pii.tagger is None:
+            return PersonalData(pii)
+        if needs.tagger is None:
+            raise TunesmithError("data.nobody_tags")
+        return PersonalData(pii, needs.tagger(pii.tagger))
 
     def beside(self, spec: CleanSpec) -> Cleaner:
         """The cleaning of rows that one stage alone names; where both mask alike, their placeholders are the same."""

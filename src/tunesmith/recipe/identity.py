@@ -69,6 +69,7 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
     stated |= recipe.sources_beside | {"evaluate.forgetting": _probes(recipe), "stages.adapt.start": _starts(recipe)}
     stated["data.clean.content.word_lists"] = _word_lists(recipe)
     stated["data.augment"] = _files_of_augment(recipe)
+    stated["data.clean.pii.tagger"] = _taggers(recipe)
     for name, sources in stated.items():
         for number, source in enumerate(sources):
             path, place = local_path(source, folder), f"{name}.{number}"
@@ -85,6 +86,15 @@ def _word_lists(recipe: Recipe) -> list[SourceSpec]:
     """Lists of words decide which rows stay."""
     content = recipe.data.clean.content
     return [SourceSpec(path=each.path) for each in content.word_lists] if content else []
+
+
+def _taggers(recipe: Recipe) -> list[SourceSpec]:
+    """A model that finds names decides what is masked."""
+    rules = [
+        each.clean.pii for each in (recipe.data, *(stage.data for stage in recipe.stages if stage.data is not None))
+    ]
+    named = dict.fromkeys(pii.tagger for pii in rules if pii is not None and pii.tagger is not None)
+    return [SourceSpec(path=path) for path in named]
 
 
 def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:

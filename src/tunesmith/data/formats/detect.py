@@ -8,6 +8,7 @@ from typing import get_args
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
+from tunesmith.data.annotations.rows import KINDS, TOOLS, tool_of
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.labelled import LABELLED_READERS, is_text_class, is_token_class
 from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
@@ -33,9 +34,11 @@ _LISTS = ("messages", "conversations", "conversation")
 
 
 def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
-    """The kind of row that a layout holds. Feedback holds several and gives what is wanted, where it can."""
+    """The kind of row that a layout holds. Feedback and annotations give several, so what is wanted if they can."""
     if layout == "feedback" and wanted in FEEDBACK_READERS:
         return wanted
+    if layout in TOOLS:
+        return wanted if wanted in KINDS else "text_class"
     return _SPECIAL_KINDS.get(layout, "chat")
 
 
@@ -88,6 +91,9 @@ def layout_of_row(row: Row, wanted: RowKind) -> Layout | None:
     a stage that wants such rows; a row with a `text` beside other columns is text for a stage that wants text, and a
     row of classes for one that wants these.
     """
+    tool = tool_of(row)
+    if tool is not None:
+        return tool
     if wanted == "kto" and "label" in row and _is_query_response(row):
         return "kto"
     if wanted == "text" and "text" in row:

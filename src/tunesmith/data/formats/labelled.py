@@ -44,7 +44,7 @@ def read_text_class(row: Row, _keys: TurnKeys) -> Record:
         raise RowDefect("missing_columns")
     stated = from_text(row[named]) if isinstance(row[named], str) and str(row[named])[:1] == "[" else row[named]
     listed = stated if isinstance(stated, list | tuple) else [stated]
-    return Record("text_class", text=_text(row), labels=tuple(dict.fromkeys(_label(each) for each in listed)))
+    return Record("text_class", text=_text(row), labels=tuple(dict.fromkeys(label_name(each) for each in listed)))
 
 
 def read_unlabelled_text(row: Row, _keys: TurnKeys) -> Record:
@@ -73,7 +73,8 @@ def _text(row: Row) -> str:
     return text
 
 
-def _label(value: object) -> str:
+def label_name(value: object) -> str:
+    """A label as text: whole numbers without a point. Raises RowDefect where it is none, or empty."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int):

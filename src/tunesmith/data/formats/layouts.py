@@ -24,7 +24,10 @@ ANSWERS = ("response", "answer", "output", "completion", "solution", "assistant"
 
 @dataclass(frozen=True)
 class Record:
-    """What a row says, in canonical form. `cut` counts trailing turns left out because nobody answers them."""
+    """What a row says, in canonical form.
+
+    `cut` counts trailing turns left out because nobody answers them, `outvoted` annotators who said something else.
+    """
 
     kind: RowKind
     messages: tuple[Message, ...] = ()
@@ -36,6 +39,7 @@ class Record:
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     cut: int = 0
+    outvoted: int = 0
 
 
 Row = Mapping[str, object]

@@ -13,16 +13,16 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import Message, RowKind
+from tunesmith.data.annotations.rows import READ, record_of
 from tunesmith.data.collect.lineage import lineage_notes, lineage_of_source
 from tunesmith.data.defects import Reason, RowDefect
-from tunesmith.data.formats.detect import detect_layout, kind_of, reader_of
+from tunesmith.data.formats.choose import LaidOut, choose_layout, layout_without_labels, rename
+from tunesmith.data.formats.detect import reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
 from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
-from tunesmith.data.formats.registry import find_entry
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
 from tunesmith.data.formats.terms import refused_by
-from tunesmith.data.formats.turns import USUAL_KEYS, TurnKeys
 from tunesmith.data.notes import Note as Note
 from tunesmith.data.table import SCHEMA, build_frame, turn_value
 from tunesmith.recipe.places import is_local, local_path
@@ -70,15 +70,6 @@ class Reading:
     group_by: str | None
     seed: int
     labelled: bool = True
-
-
-@dataclass(frozen=True)
-class _Layout:
-    layout: Layout
-    columns: Mapping[str, str]
-    only: bool
-    """Whether columns that are not mapped are left out, as LLaMA-Factory's register means it."""
-    keys: TurnKeys
 
 
 @dataclass(frozen=True)
@@ -158,9 +149,9 @@ def read_raw(
     Args:
         document: what its rows are cut from, where they must not part.
 
-    Errors: those of `detect_layout`, `find_entry`; data.missing_columns, data.wrong_kind.
+    Errors: those of `choose_layout` and `layout_without_labels`.
     """
-    choose = _choose_layout if reading.labelled else _layout_without_labels
+    choose = choose_layout if reading.labelled else layout_without_labels
     layout = choose(source, raw, reading.wanted)
     part = _Part(name, document, source.terms)
     return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
@@ -174,60 +165,14 @@ def _shown(file: Path, root: Path, stated: str) -> str:
     return f"{stated.rstrip('/')}/{below}" if "://" in stated or "#" in stated else (Path(stated) / below).as_posix()
 
 
-def _choose_layout(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
-    """What the recipe states, else what a register beside the file states, else what the columns tell."""
-    present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
-    entry = find_entry(raw.path, wanted) if source.layout == "auto" and not source.columns else None
-    if entry is not None:
-        _require(entry.needed, present, raw.path)
-        chosen = _Layout(entry.layout, entry.columns, True, entry.keys)
-    else:
-        _require(frozenset(source.columns.values()), present, raw.path)
-        layout = source.layout
-        if layout == "auto":
-            renamed = [row if isinstance(row, Unread) else _rename(row, source.columns, only=False) for row in raw.rows]
-            layout = detect_layout(renamed, wanted, raw.path)
-        chosen = _Layout(layout, source.columns, False, USUAL_KEYS)
-    kind = kind_of(chosen.layout, wanted)
-    if kind != wanted:
-        raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=chosen.layout, kind=kind, wanted=wanted)
-    return chosen
-
-
-def _layout_without_labels(source: SourceSpec, raw: RawFile, wanted: RowKind) -> _Layout:
-    """Of a file of which texts or tokens alone are read. Errors: data.wrong_kind where the recipe states what holds
-    none."""
-    if source.layout not in ("auto", "text", wanted):
-        kind = kind_of(source.layout, wanted)
-        raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=source.layout, kind=kind, wanted="text")
-    present = {column for row in raw.rows if not isinstance(row, Unread) for column in row}
-    _require(frozenset(source.columns.values()), present, raw.path)
-    return _Layout("text", source.columns, False, USUAL_KEYS)
-
-
-def _require(columns: frozenset[str], present: set[str], path: Path) -> None:
-    missing = sorted(columns - present)
-    if missing:
-        raise TunesmithError("data.missing_columns", path=str(path), missing=", ".join(missing))
-
-
-def _rename(row: Mapping[str, object], columns: Mapping[str, str], *, only: bool) -> Mapping[str, object]:
-    if not columns:
-        return row
-    mapped = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
-    if only:
-        return mapped
-    theirs_used = set(columns.values())
-    return {name: value for name, value in row.items() if name not in theirs_used} | mapped
-
-
 def _read_rows(
-    raw: RawFile, layout: _Layout, part: _Part, numbers: range, reading: Reading, ledger: Ledger
+    raw: RawFile, layout: LaidOut, part: _Part, numbers: range, reading: Reading, ledger: Ledger
 ) -> pl.DataFrame:
     """The one loop over rows: from odd nested values to the columns of the table."""
     refused: dict[Reason, list[int]] = {}
     cut: dict[int, int] = {}
     renamed: list[int] = []
+    outvoted: dict[int, int] = {}
     columns: dict[str, list[object]] = {column: [] for column in SCHEMA}
     entries = ledger.entries()
     for number, row in zip(numbers, raw.rows, strict=True):
@@ -238,6 +183,8 @@ def _read_rows(
             continue
         if record.cut:
             cut[number] = record.cut
+        if record.outvoted:
+            outvoted[number] = record.outvoted
         if layout.layout == "messages" and _has_other_roles(row, layout):
             renamed.append(number)
         _append(columns, record, number, part.source, entries[number].index, group)
@@ -247,17 +194,18 @@ def _read_rows(
         ledger.decide(rows, "dropped", reason)
     ledger.decide(cut, "truncated", "trailing_turn", cut.values())
     ledger.change(renamed, "role_renamed")
+    ledger.change(outvoted, "outvoted", outvoted.values())
     return build_frame(columns)
 
 
-def _has_other_roles(row: RawRow, layout: _Layout) -> bool:
+def _has_other_roles(row: RawRow, layout: LaidOut) -> bool:
     """Whether a turn's role is not one of OpenAI's, such as human and bot: it is read, and that is said."""
-    turns = None if isinstance(row, Unread) else _rename(row, layout.columns, only=layout.only).get("messages")
+    turns = None if isinstance(row, Unread) else rename(row, layout.columns, only=layout.only).get("messages")
     stated = [turn.get("role") for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
     return any(isinstance(role, str) and role not in _ROLES and role not in layout.keys.names for role in stated)
 
 
-def _convert(row: RawRow, layout: _Layout, part: _Part, reading: Reading) -> tuple[Record, str]:
+def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tuple[Record, str]:
     """What a row says and its group. Raises RowDefect."""
     if isinstance(row, Unread):
         raise RowDefect(row.reason)
@@ -265,13 +213,21 @@ def _convert(row: RawRow, layout: _Layout, part: _Part, reading: Reading) -> tup
     if refused is not None:
         raise RowDefect(refused)
     try:
-        convert = reader_of(layout.layout, reading.wanted) if reading.labelled else UNLABELLED_READERS[reading.wanted]
-        record = convert(_rename(row, layout.columns, only=layout.only), layout.keys)
+        record = _record(rename(row, layout.columns, only=layout.only), layout, reading)
     except RecursionError:
         raise RowDefect("too_deep") from None
     group = _group(row, reading.group_by) or part.document
     _check_text(record, group)
     return record, group
+
+
+def _record(row: Mapping[str, object], layout: LaidOut, reading: Reading) -> Record:
+    """What a row says. Raises RowDefect."""
+    if not reading.labelled:
+        return UNLABELLED_READERS[reading.wanted](row, layout.keys)
+    if layout.question is not None and (layout.layout == "label_studio" or layout.layout == "argilla"):
+        return record_of(READ[layout.layout](row), layout.question, reading.wanted, layout.keys)
+    return reader_of(layout.layout, reading.wanted)(row, layout.keys)
 
 
 def _group(row: Mapping[str, object], column: str | None) -> str:

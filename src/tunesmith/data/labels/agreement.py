@@ -1,12 +1,16 @@
-"""How far annotators agree beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha (all for nominal labels)."""
+"""How far annotators agree beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha (names; alpha also ranks)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 Label = str | None
 """None where an annotator did not label the item."""
+
+Scale = Literal["nominal", "ordinal"]
+"""Whether labels are names, or numbers whose order counts."""
 
 
 def cohen_kappa(one: Sequence[str], other: Sequence[str]) -> float:
@@ -35,10 +39,11 @@ def fleiss_kappa(items: Sequence[Sequence[str]]) -> float:
     return _beyond(sum(agreed) / len(items), expected)
 
 
-def krippendorff_alpha(items: Sequence[Sequence[Label]]) -> float:
+def krippendorff_alpha(items: Sequence[Sequence[Label]], scale: Scale = "nominal") -> float:
     """Agreement of any number of annotators with gaps: 1 - observed / expected disagreement (Krippendorff 2011).
 
-    `items` holds the labels that each item got, None for gaps; items with fewer than two labels say nothing.
+    `items` holds the labels that each item got, None for gaps; items with fewer than two labels say nothing. On the
+    ordinal scale labels are numbers, and two are the further apart the more answers lie between them.
     """
     paired = [Counter(label for label in each if label is not None) for each in items]
     paired = [counts for counts in paired if counts.total() > 1]
@@ -46,13 +51,33 @@ def krippendorff_alpha(items: Sequence[Sequence[Label]]) -> float:
     n = values.total()
     if n < 2:
         return float("nan")
-    observed = sum(_unequal_pairs(counts) / (counts.total() - 1) for counts in paired) / n
-    expected = _unequal_pairs(values) / (n * (n - 1))
+    apart = _ordinal(values) if scale == "ordinal" else _nominal
+    observed = sum(_disagreement(counts, apart) / (counts.total() - 1) for counts in paired) / n
+    expected = _disagreement(values, apart) / (n * (n - 1))
     return 1 - observed / expected if expected else float("nan")
 
 
-def _unequal_pairs(counts: Counter[str]) -> int:
-    return counts.total() ** 2 - sum(n * n for n in counts.values())
+Apart = Callable[[str, str], float]
+"""The squared difference of two labels."""
+
+
+def _nominal(one: str, other: str) -> float:
+    return float(one != other)
+
+
+def _ordinal(values: Counter[str]) -> Apart:
+    """Answers from one rank to the other, those at the ends counted half."""
+    ranks: dict[str, float] = {}
+    below = 0
+    for label in sorted(values, key=float):
+        ranks[label] = below + values[label] / 2
+        below += values[label]
+    return lambda one, other: (ranks[one] - ranks[other]) ** 2
+
+
+def _disagreement(counts: Counter[str], apart: Apart) -> float:
+    """Sum of the squared differences over all ordered pairs."""
+    return sum(counts[one] * counts[other] * apart(one, other) for one in counts for other in counts)
 
 
 def _beyond(observed: float, expected: float) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,8 @@ _MARK = b"tunesmith placeholders 1\n"
 _SALT = 16
 _SHORTEST = 16
 """Characters of a key: shorter ones are found by trying."""
+_LONGEST = 4096
+"""Bytes of a key's file that are read."""
 _COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
 """32 MB and a tenth of a second for each attempt, as OWASP asks of passwords."""
 
@@ -39,6 +42,26 @@ def user_key(variable: str) -> bytes:
     if len(key) < _SHORTEST:
         raise TunesmithError("data.short_key", variable=variable, shortest=_SHORTEST)
     return key.encode("utf-8", "surrogateescape")
+
+
+def key_of_file(path: Path) -> bytes:
+    """The key in a file that nobody but its owner can read, without the line end behind it.
+
+    Errors: core.missing_file, data.key_file_open.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise TunesmithError("core.missing_file", path=str(path)) from error
+    except OSError as error:  # a link, or a file of somebody else
+        raise TunesmithError("data.key_file_open", path=str(path), mode="-") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.getuid():
+            raise TunesmithError("data.key_file_open", path=str(path), mode=f"{stat.S_IMODE(found.st_mode):04o}")
+        return os.read(descriptor, _LONGEST).rstrip(b"\r\n")
+    finally:
+        os.close(descriptor)
 
 
 def seal(values: Mapping[str, str], key: bytes, path: Path) -> None:

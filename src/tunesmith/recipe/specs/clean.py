@@ -100,10 +100,19 @@ class PiiSpec(Spec):
         "encrypted with it. None: masking cannot be undone.",
     )
 
+    tagger: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of a model that gives classes to tokens, one of them people (PER, person): it finds names "
+        "anywhere. None: only those behind words such as Contact:.",
+    )
+
     @model_validator(mode="after")
-    def _a_key_needs_masks(self) -> Self:
+    def _takes_effect(self) -> Self:
         if self.key is not None and self.action != "mask":
             raise ValueError("key_without_masks")
+        if self.tagger is not None and self.types and "name" not in self.types:
+            raise ValueError("tagger_without_names")
         return self
 
 

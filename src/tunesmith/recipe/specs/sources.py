@@ -24,6 +24,8 @@ Layout = Literal[
     "token_class",
     "request_log",
     "feedback",
+    "label_studio",
+    "argilla",
 ]
 Encoding = Literal[
     "utf-8",
@@ -74,7 +76,7 @@ class TermsSpec(Spec):
 class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"query", "database", "encoding", "chunk_size", "terms"})
+    unstated: ClassVar[frozenset[str]] = frozenset({"query", "database", "encoding", "chunk_size", "terms", "question"})
 
     path: str = Field(
         "",
@@ -93,7 +95,14 @@ class SourceSpec(Spec):
     name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
     layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
     columns: dict[str, str] = Field(
-        {}, description="Tunesmith's column name to the file's, such as {prompt: question}."
+        {},
+        description="Tunesmith's column name to the file's, such as {prompt: question}; a part of an object by "
+        "a dot, such as {text: data.review}.",
+    )
+    question: str | None = Field(
+        None,
+        min_length=1,
+        description="Label Studio and Argilla: the question whose answers are learned; none is the only one that fits.",
     )
     sample: int | None = Field(
         None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."

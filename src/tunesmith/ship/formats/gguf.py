@@ -227,8 +227,9 @@ def _add_tensors(
     weight_type: gguf.GGMLQuantizationType,
 ) -> None:
     tied = "lm_head.weight" not in tensors
-    if tied and _architecture(config).own_head:
-        tensors, tied = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, False
+    embedding = tensors.get("model.embed_tokens.weight")
+    if tied and embedding is not None and _architecture(config).own_head:
+        tensors, tied = {**tensors, "lm_head.weight": embedding}, False
     for _, name in tensor_names(_architecture(config), _whole(config, "num_hidden_layers"), tied=tied):
         for each in parts_of(name, _experts(config)):
             if each not in tensors:
