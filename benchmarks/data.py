@@ -1,7 +1,9 @@
 """A corpus cleaned in one pass:  make bench-data  or  python -m benchmarks.data [--case CASE] [--megabytes N ...]
 
-pass        the whole pass over 3 kB rows of real texts, 0.2 and 2 GB: MB/s, memory, growth, planted copies found
-datatrove   the same steps by datatrove over a smaller part, in the environment $TUNESMITH_BENCH_DATATROVE (a Python)
+pass        the whole pass over 3 kB rows of real texts, 0.2 and 2 GB: MB/s, memory, growth, planted copies and personal
+            data found
+datatrove   the same steps by datatrove (in the environment of $TUNESMITH_BENCH_DATATROVE, a Python) and by us, a run of
+            each in turn, over a smaller corpus unless --peer-megabytes says another size
 recall      near duplicates of a sample: ours against datasketch's, by the truth of what was planted
 steps       MB/s of every step alone, on one thread
 
@@ -31,16 +33,21 @@ from benchmarks.report import RESULTS, Results, spread, table
 from benchmarks.systems import version_in
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
+from tunesmith.core.types import SPLITS
 from tunesmith.data.clean import normalize
 from tunesmith.data.corpus.pieces import Piece, read_piece
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.minhash import Bands, band_keys, signatures
+from tunesmith.data.pii.apply import PersonalData
+from tunesmith.data.repair.apply import repair_encoding
 from tunesmith.data.shingles import shingle
+from tunesmith.recipe.specs.clean import PiiSpec, RepairSpec
 from tunesmith.recipe.specs.data import SourceSpec
 
 MEGABYTES = (200, 2000)
 PEER_MEGABYTES, SAMPLE_MEGABYTES, STEP_MEGABYTES = 40, 20, 32
 THRESHOLD = 0.7
+PLANTED_MAIL = r"person\d+@example\.com"
 WANTED_SPEED, STRETCH, WANTED_RATIO, MOST_GB, MOST_GROWTH = 40.0, 100.0, 10.0, 3.0, 1.2
 
 
@@ -52,6 +59,7 @@ class Bench:
     folder: Path
     results: Results
     megabytes: tuple[int, ...]
+    peer_megabytes: tuple[int, ...]
     runs: int
 
     def corpus(self, megabytes: int) -> Path:
@@ -75,10 +83,13 @@ def _child(command: Sequence[str]) -> dict[str, object]:
 
 
 def _ours(bench: Bench, megabytes: int) -> tuple[dict[str, object], Path]:
+    """What a build prints, with the planted mails that it left in, and its ledger."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as empty:
         out = Path(empty) / "out"
         corpus = str(bench.corpus(megabytes))
         found = _child([sys.executable, "-m", "benchmarks.peers.corpus_ours", corpus, str(out)])
+        shards = (pl.read_parquet(path) for split in SPLITS for path in sorted((out / split).iterdir()))
+        found["mails_left"] = sum(shard["text"].str.count_matches(PLANTED_MAIL).sum() for shard in shards)
         ledger = bench.folder / f"ledger-{megabytes}.parquet"
         pl.concat(pl.read_parquet(path) for path in sorted((out / "ledger").iterdir())).write_parquet(ledger)
     return found, ledger
@@ -95,8 +106,9 @@ def whole_pass(bench: Bench) -> None:
             figures, ledger = _ours(bench, megabytes)
             seconds = float(str(figures["seconds"]))
             speed = float(str(figures["bytes"])) / 1e6 / seconds
-            for metric, value in (("seconds", seconds), ("mb_per_s", speed), ("rss_gb", figures["rss_gb"])):
-                bench.results.add("pass", "tunesmith", setting, metric, float(str(value)))
+            for metric, value in {**figures, "seconds": seconds, "mb_per_s": speed}.items():
+                if metric in ("seconds", "mb_per_s", "rss_gb", "mails_left"):
+                    bench.results.add("pass", "tunesmith", setting, metric, float(str(value)))
             steps = figures["steps"]
             assert isinstance(steps, dict)
             for step, value in steps.items():
@@ -104,7 +116,7 @@ def whole_pass(bench: Bench) -> None:
             print(f"  {setting}: {speed:.1f} MB/s, {figures['rss_gb']:.2f} GB, {steps}", flush=True)
         truth = json.loads(truth_of(bench.corpus(megabytes)).read_text("utf-8"))
         fates = pl.read_parquet(ledger).sort("row")
-        gone = fates.filter(~pl.col("fate").is_in(["kept", "masked", "truncated"]))
+        gone = fates.filter(pl.col("reason").str.contains("duplicate"))
         bench.results.add("pass", "tunesmith", setting, "copies_recall", recall(truth, gone["row"]))
         bench.results.add("pass", "tunesmith", setting, "copies_precision", precision(truth, gone))
         bench.results.write()
@@ -127,12 +139,12 @@ def recall(truth: Sequence[tuple[str, int]], gone: Iterable[int]) -> float:
 def precision(truth: Sequence[tuple[str, int]], gone: pl.DataFrame) -> float:
     """Of the rows that went for another one, how many went for one of their own family."""
     family = _families(truth)
-    pairs = gone.filter(pl.col("reason").str.contains("duplicate")).select("row", "amount").rows()
+    pairs = gone.select("row", "amount").rows()
     return float(sum(family[row] == family[partner] for row, partner in pairs)) / max(len(pairs), 1)
 
 
 def _show_pass(bench: Bench) -> None:
-    metrics = ("mb_per_s", "seconds", "rss_gb", "copies_recall", "copies_precision")
+    metrics = ("mb_per_s", "seconds", "rss_gb", "copies_recall", "copies_precision", "mails_left")
 
     def found(megabytes: int, metric: str) -> list[float]:
         return bench.results.runs("pass", "tunesmith", f"{megabytes} MB", metric)
@@ -147,6 +159,7 @@ def _show_pass(bench: Bench) -> None:
     verdict("... the stretch", found(large, "mb_per_s"), STRETCH)
     verdict("recall of planted copies", found(large, "copies_recall"), 0.98)
     verdict("precision of planted copies", found(large, "copies_precision"), 0.98)
+    verdict_within("planted mails that are left", max(found(large, "mails_left")), 0)
     verdict_within("GB of memory", max(found(large, "rss_gb")), MOST_GB)
     growth = max(found(large, "seconds")) / min(found(small, "seconds")) / (large / small)
     verdict_within(f"seconds a MB at {large} MB against {small} MB", growth, MOST_GROWTH)
@@ -165,25 +178,31 @@ def datatrove(bench: Bench) -> None:
     if not version_in(python, "datatrove"):
         bench.results.note("datatrove is left out: $TUNESMITH_BENCH_DATATROVE names no Python that has it")
         return
-    setting = f"{PEER_MEGABYTES} MB"
-    corpus = bench.corpus(PEER_MEGABYTES)
+    for megabytes in bench.peer_megabytes:
+        _side_by_side(bench, python, megabytes)
+    bench.results.write()
+
+
+def _side_by_side(bench: Bench, python: str, megabytes: int) -> None:
+    setting, corpus = f"{megabytes} MB", bench.corpus(megabytes)
     size = sum(path.stat().st_size for path in corpus.glob("*.jsonl")) / 1e6
+    script = str(ROOT / "benchmarks" / "peers" / "datatrove_run.py")
     for _ in range(bench.runs):
         with tempfile.TemporaryDirectory(dir=bench.folder) as out:
-            script = str(ROOT / "benchmarks" / "peers" / "datatrove_run.py")
             theirs = _child([python, script, str(corpus), out, str(available_cores())])
-        figures, _ = _ours(bench, PEER_MEGABYTES)
+        figures, _ = _ours(bench, megabytes)
         for system, found in (("datatrove", theirs), ("tunesmith", figures)):
             bench.results.add("same steps", system, setting, "mb_per_s", size / float(str(found["seconds"])))
-    speeds = {system: bench.results.runs("same steps", system, setting, "mb_per_s") for system in
-              ("tunesmith", "datatrove")}  # fmt: skip
+        bench.results.write()
+    speeds = {
+        system: bench.results.runs("same steps", system, setting, "mb_per_s") for system in ("tunesmith", "datatrove")
+    }
     print("\n" + table((setting, "MB/s"), [(system, spread(runs, 1)) for system, runs in speeds.items()]) + "\n")
     verdict(
         "times faster than datatrove, the same steps on the same rows",
         [one / other for one, other in zip(speeds["tunesmith"], speeds["datatrove"], strict=False)],
         WANTED_RATIO,
     )
-    bench.results.write()
 
 
 def near_recall(bench: Bench) -> None:
@@ -196,7 +215,7 @@ def near_recall(bench: Bench) -> None:
     theirs = _child([sys.executable, "-m", module, str(joined), str(THRESHOLD)])
     _, ledger = _ours(bench, SAMPLE_MEGABYTES)
     fates = pl.read_parquet(ledger)
-    ours = fates.filter(pl.col("fate") != "kept")["row"]
+    ours = fates.filter(pl.col("reason").str.contains("duplicate"))["row"]
     gone = theirs["gone"]
     assert isinstance(gone, list)
     setting = f"{SAMPLE_MEGABYTES} MB"
@@ -212,13 +231,18 @@ def steps(bench: Bench) -> None:
     """Each step alone on one thread, over one piece."""
     path = bench.corpus(STEP_MEGABYTES) / "corpus-0.jsonl"
     size = path.stat().st_size
-    read = Piece(0, path, 0, size), SourceSpec(path=str(path)), Reading("text", None, 42)
+    read = Piece(0, path, 0, size, size), SourceSpec(path=str(path)), Reading("text", None, 42)
     frame = read_piece(*read, Ledger())
     shingled = shingle(frame["text"])
     found = signatures(shingled)
+    ledger = Ledger()
+    ledger.read("corpus", len(frame))
+    personal = PersonalData(PiiSpec())
     timed: dict[str, Callable[[], object]] = {
         "read": lambda: read_piece(*read, Ledger()),
+        "mojibake": lambda: repair_encoding(frame, RepairSpec(rules=["mojibake"]), ledger),
         "normalize": lambda: normalize(frame),
+        "personal data": lambda: personal.search(frame, ledger),
         "shingles": lambda: shingle(frame["text"]),
         "signatures": lambda: signatures(shingled),
         "bands": lambda: band_keys(found, Bands.for_threshold(THRESHOLD)),
@@ -242,6 +266,7 @@ def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--case", action="append", choices=list(CASES), help="default: all")
     parser.add_argument("--megabytes", action="append", type=int, help="sizes of the pass (default 200 and 2000)")
+    parser.add_argument("--peer-megabytes", action="append", type=int, help=f"... beside datatrove ({PEER_MEGABYTES})")
     parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
     parser.add_argument("--folder", type=Path, help="where the corpora are made and stay; default: a temporary one")
     parser.add_argument("--out", type=Path, default=RESULTS / "data.json", help="where the figures go")
@@ -264,7 +289,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as temporary:
         folder = asked.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(Path(stated), folder, results, tuple(asked.megabytes or MEGABYTES), asked.runs)
+        sizes = tuple(asked.megabytes or MEGABYTES), tuple(asked.peer_megabytes or [PEER_MEGABYTES])
+        bench = Bench(Path(stated), folder, results, *sizes, asked.runs)
         for case in asked.case or CASES:
             print(f"\n=== {case}", flush=True)
             CASES[case](bench)

@@ -1,7 +1,8 @@
 """The same pass with datatrove, in an environment of its own:  python datatrove_run.py CORPUS OUT THREADS
 
-Read, mend Unicode, mask mails and addresses, drop exact and near duplicates, split, write: its own blocks in its own
-order, as its examples do it. Prints seconds and the number of rows that stay, as JSON.
+Read, mend encodings and Unicode, mask personal data (mails and internet addresses are all that it knows), drop exact
+and near duplicates, split, write: its own blocks, with the barriers that its examples have. Prints seconds and the
+number of rows that stay, as JSON.
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ from tunesmith.tasks.mask_gate import check_rows
 from tunesmith.tasks.xray import as_page
 from tunesmith.train.build import DTYPES, validation_loss
 from tunesmith.train.checkpoint import BEST
+from tunesmith.train.curriculum import CURRICULUM
 from tunesmith.train.old_task import FISHER
 from tunesmith.train.probe import accelerator_peak
 from tunesmith.train.teacher import TEACHER
@@ -225,7 +226,11 @@ def measure_baseline(work: Work) -> None:
     ask_probes(work.run, work.recipe_folder, work.recipe.evaluate.forgetting, loaded, "base", work.events)
 
 
-@_stage("train", *(f"*/{each}/{MANIFEST}" for each in (BEST, MERGED, FISHER, TEACHER, EXPERT_LOAD)), f"*/{MERGE_BASE}")
+@_stage(
+    "train",
+    *(f"*/{each}/{MANIFEST}" for each in (BEST, MERGED, FISHER, TEACHER, EXPERT_LOAD, CURRICULUM)),
+    f"*/{MERGE_BASE}",
+)
 def train(work: Work) -> None:
     """One fit a stage, each from what the one before ended with (training.py)."""
     runtime = start_runtime(work.recipe.runtime)

@@ -142,3 +142,37 @@ def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
     assert again.code == 0 and "30" in again.out
     refused = call("data", "corpus", recipe, "--out", tmp_path, "--json")
     assert (refused.code, refused.error) == (2, "data.corpus_exists")
+
+
+def test_pictures_are_checked_shown_told_of_and_compared(
+    call: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for place in range(12):
+        path = tmp_path / "rows" / ("cat" if place % 2 else "dog") / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (9, 6), (place * 20, 0, 0)).save(path)
+    (tmp_path / "rows" / "cat" / "broken.png").write_bytes(b"no")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: {base: smollm2-135m}\ndata: {task: image_class, sources: [{path: rows}]}\nstages: [{name: s}]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for rows in (tmp_path / "rows", recipe):
+        found = call("data", "check", rows, "--json").json
+        assert found["fates"] == {"dropped: media_broken": 1, "kept": 12}
+        assert call("data", "card", rows, "--json").code == 0
+        assert "9 × 6" in (tmp_path / "data_card.md").read_text("utf-8")
+        shown = call("data", "xray", rows, "--rows", "2", "--json").json
+        assert (tmp_path / "xray.html").read_text("utf-8").count("<figure>") == 2 and len(list(shown["rows"])) == 2  # type: ignore[call-overload]
+        assert call("data", "xray", rows, "--json").error == "recipe.exists"
+        assert call("data", "card", rows, "--json").error == "recipe.exists"
+        for name in ("data_card.md", "data_card.html", "xray.html"):
+            (tmp_path / name).unlink()
+    assert call("data", "sample", tmp_path / "rows", "--json").code == 0
+    shutil.copytree(tmp_path / "rows", tmp_path / "before")
+    image.new("RGB", (9, 6), (0, 99, 0)).save(tmp_path / "rows" / "dog" / "0.png")
+    for other, same in ((recipe, 12), (tmp_path / "before", 11)):
+        assert call("data", "diff", tmp_path / "rows", other, "--json").json["same"] == same
+    assert call("run", recipe, "--json").error == "compat.untrained_task"
+    assert call("data", recipe, "--json").error == "compat.untrained_task"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_project import Program
+from tiny_project import Program, write_tiny_recipe
 
 from tunesmith.data.pii.sealed import seal
 
@@ -130,3 +130,26 @@ def test_a_key_that_others_could_read_is_refused(call: Program, tmp_path: Path, 
     assert error() == "data.no_key_named"
     assert not (tmp_path / "out").exists()
     assert call("data", "unseal", tmp_path / "none", "--out", tmp_path / "out", "--json").error == "core.not_a_run"
+
+
+def test_the_values_of_a_run_come_back_with_the_key_that_its_recipe_names(
+    call: Program, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    recipe = write_tiny_recipe(tmp_path, base)
+    rows = [
+        {"prompt": f"Who is number {place}?", "completion": f"Mail me: user{place}@example.net"} for place in range(40)
+    ]
+    for name, part in (("train", rows[:30]), ("validation", rows[30:35]), ("test", rows[35:])):
+        path = tmp_path / "tickets" / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in part), "utf-8")
+    pii = "data:\n  clean: {pii: {action: mask, types: [email], key: MY_KEY}}\n"
+    recipe.write_text(recipe.read_text("utf-8").replace("data:\n", pii), "utf-8")
+    monkeypatch.setenv("MY_KEY", KEY)
+    made = call("data", recipe, "--runs", tmp_path / "runs", "--json")
+    assert made.code == 0, made.out + made.err
+    out, run = tmp_path / "values.json", str(made.json["run"])
+    assert call("data", "unseal", run, "--out", out, "--json").json["placeholders"] == 40
+    assert set(json.loads(out.read_text("utf-8")).values()) == {f"user{place}@example.net" for place in range(40)}
+    monkeypatch.delenv("MY_KEY")
+    assert call("data", "unseal", run, "--out", tmp_path / "no", "--json").error == "data.no_key"

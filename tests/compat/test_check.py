@@ -24,6 +24,7 @@ def test_the_plain_recipe_is_fine() -> None:
         ("data.rows=text", "compat.rows"),
         ("stages.0.train.early_stopping.metric=json_exactly", "compat.stopping_metric"),
         ("stages.0.train={packing: false, batch_size: auto}", "compat.auto_batch_unpacked"),
+        ("stages.0={name: a, curriculum: {}, replay: {sources: [{path: o.jsonl}]}}", "compat.curriculum_order"),
         ("stages.0={name: instruct, adapt: {kind: full}}", "compat.whole_weights"),
         ("stages.0={name: instruct, adapt: {kind: bottleneck}}", "compat.format_needs_merge"),
     ],

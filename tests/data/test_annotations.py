@@ -337,3 +337,23 @@ def test_what_label_studios_own_library_writes() -> None:
     assert golden("label-studio.json", "text_class", question="stars")[0].labels == ("4",)
     assert golden("label-studio.json", "token_class")[0].labels == ("B-PER", "I-PER", "O", "O", "O")
     assert golden("label-studio.json", "preference")[0].chosen[0].content == "Lima."
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), True, "4", None])
+def test_a_rating_that_is_no_number_is_a_fault_of_its_row(value: object, tmp_path: Path) -> None:
+    good = task({"text": "x"}, [result("rating", {"rating": 3}, "stars")])
+    odd = task({"text": "y"}, [result("rating", {"rating": value}, "stars")])
+    examples, ledger = read(tmp_path, [good, odd], "text_class")
+    assert [each.labels for each in examples] == [("3",)]
+    assert ledger.totals() == {"dropped: bad_annotation": 1, "kept": 1}
+
+
+def test_an_interface_shows_what_can_be_shown() -> None:
+    turns = [{"role": "user", "content": "Hi"}]
+    fields: dict[str, object] = {"chat": turns, "a<b": "x", "size": 3, "answer_a": "m", "answer_b": "n"}
+    item = Item("1", fields, {"better": {"1": Answer("preferred", ("answer_a", "answer_b"))}}, annotators=("1",))
+    lines = written([item], "label_studio").interface.splitlines()
+    assert '  <Paragraphs name="chat" value="$chat" layout="dialogue" nameKey="role" textKey="content"/>' in lines
+    assert '  <Text name="a&lt;b" value="$a&lt;b"/>' in lines and not any("size" in line for line in lines)
+    unsaid = Item("2", {"a": "x", "b": "y"}, {"tone": {"1": Answer("classes", ("good",))}})
+    assert written([unsaid], "label_studio").left_out == 1  # nothing tells which of two texts was labelled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.core.errors import TunesmithError
@@ -19,7 +19,7 @@ from tunesmith.data.pii.apply import PersonalData
 from tunesmith.data.pii.checks import digits_of, is_card, is_hong_kong_id, is_iban, is_resident_id, luhn
 from tunesmith.data.pii.find import Finder, _hits
 from tunesmith.data.pii.mask import Masker
-from tunesmith.data.pii.patterns import ALL_TYPES
+from tunesmith.data.pii.patterns import ALL_TYPES, PATTERNS, Pattern
 from tunesmith.data.pii.sealed import FILE, seal, unseal
 from tunesmith.data.prepare import prepare, write
 from tunesmith.data.table import from_examples, to_examples
@@ -102,6 +102,20 @@ def test_hints_are_true_wherever_a_pattern_is() -> None:
         assert hinted or not matched, text
         for pattern in matched:  # each by its own hint: find_all reads a pattern only where that is true
             assert pl.Series([text]).str.contains(pattern.hint).item(), (pattern.hint, text)
+
+
+LETTERS = "aZ9 0123456789.:-+()@_'\"=\n是号码：（）省市区路街张三京沪"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: f"{pattern.type}-{pattern.hint[:12]!r}")
+def test_hints_are_true_of_whatever_a_pattern_matches(pattern: Pattern, data: st.DataObject) -> None:
+    own = "".join(each for each in pattern.regex.pattern if each.isalnum() or each in LETTERS)
+    alphabet = st.sampled_from(sorted({*own, *LETTERS}))
+    text = data.draw(st.from_regex(pattern.regex, alphabet=alphabet))
+    if list(_hits(pattern, text)):
+        assert pl.Series([text]).str.contains(pattern.hint).item()
 
 
 def test_checksums() -> None:
@@ -206,6 +220,14 @@ def test_names_of_a_tagger_are_masked() -> None:
     personal = PersonalData(PiiSpec(), lambda texts: [[(0, 2)] if text.startswith("王五") else [] for text in texts])
     frame, rows = personal.apply(from_examples([chat(0, "王五来了", "是的")]), ledger)
     assert rows == 1 and to_examples(frame)[0].messages[0].content == "<NAME_1>来了"
+
+
+def test_a_tagger_sees_texts_without_any_turns_too() -> None:
+    frame = from_examples([Example(row, "text", Origin("s", row), text=each) for row, each in enumerate(("Ann", "no"))])
+    ledger = Ledger()
+    ledger.read("s", 2)
+    personal = PersonalData(PiiSpec(), lambda texts: [[(0, 3)] if text == "Ann" else [] for text in texts])
+    assert personal.apply(frame, ledger)[0]["text"].to_list() == ["<NAME_1>", "no"]
 
 
 def test_short_forms_of_the_setting() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fits import local, make_job
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 from tunesmith.compat.check import check
@@ -17,9 +18,10 @@ from tunesmith.core.files import folder_hashes
 from tunesmith.models.packed import Features
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.recipe.load import parse_recipe
+from tunesmith.recipe.specs.objectives import MultitaskSpec
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import fit
-from tunesmith.train.mixing import MixedSource, rows_by_task
+from tunesmith.train.mixing import MixedSource
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def multitask(**settings: object) -> dict[str, object]:
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, 1e6])
 def test_tasks_come_in_proportion_to_a_power_of_their_rows(temperature: float) -> None:
     sizes = {"large": 900, "middle": 90, "small": 10}
-    found = rows_by_task(sizes, temperature)
+    found = MultitaskSpec(sampling_temperature=temperature).rows_by_task(sizes, {})
     assert sum(found.values()) == 1000
     powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
     for name, rows in found.items():
@@ -44,30 +46,60 @@ def test_tasks_come_in_proportion_to_a_power_of_their_rows(temperature: float) -
 
 
 def test_the_smallest_task_comes_at_least_once() -> None:
-    assert rows_by_task({"large": 10_000, "small": 1}, 1.0) == {"large": 10_000, "small": 1}
-    assert rows_by_task({str(place): 1 for place in range(7)}, 3.0) == {str(place): 1 for place in range(7)}
+    by_size, evened = MultitaskSpec(), MultitaskSpec(sampling_temperature=3.0)
+    assert by_size.rows_by_task({"large": 10_000, "small": 1}, {}) == {"large": 10_000, "small": 1}
+    assert evened.rows_by_task({str(place): 1 for place in range(7)}, {}) == {str(place): 1 for place in range(7)}
+
+
+@pytest.mark.parametrize("temperature", [2.0, 5.0, 1e6])
+def test_tokens_of_tasks_come_in_proportion_to_a_power_of_them(temperature: float) -> None:
+    sizes, tokens = {"short": 3000, "long": 200, "middle": 800}, {"short": 30_000, "long": 60_000, "middle": 40_000}
+    spec = MultitaskSpec(sampling_temperature=temperature, sampling_by="tokens")
+    rows = spec.rows_by_task(sizes, tokens)
+    assert sum(rows.values()) == 4000
+    seen = {name: rows[name] * tokens[name] / sizes[name] for name in sizes}
+    for one in sizes:
+        wished = (tokens[one] / tokens["short"]) ** (1 / temperature)
+        assert seen[one] / seen["short"] == pytest.approx(wished, rel=0.02)
+
+
+def test_evening_out_tokens_without_a_temperature_is_refused() -> None:
+    with pytest.raises(ValidationError, match="sampling_by"):
+        MultitaskSpec(sampling_by="tokens")
+
+
+def test_a_source_evens_out_the_tokens_of_its_own_rows() -> None:
+    long = [Features(place, (1,) * 12, (0.0,) + (1.0,) * 11) for place in range(10)]
+    short = [Features(place, (1,) * 4, (0.0,) + (1.0,) * 3) for place in range(10, 40)]
+    tasks = {row.row: "long" if row in long else "short" for row in (*long, *short)}
+    source = MixedSource([*long, *short], tasks, 8, MultitaskSpec(sampling_temperature=1e6, sampling_by="tokens"), 1)
+    assert source.rows_by_task == {"long": 10, "short": 30}, "each has 120 tokens already"
+    halved = [row for row in short if row.row < 25]
+    source = MixedSource([*long, *halved], tasks, 5, MultitaskSpec(sampling_temperature=1e6, sampling_by="tokens"), 1)
+    assert source.rows_by_task == {"long": 6, "short": 19} and source.windows_per_epoch == 5
 
 
 def rows(count: int) -> list[Features]:
     return [Features(place, (1, 2, 3 + place % 5), (0.0, 1.0, 1.0)) for place in range(count)]
 
 
+EVEN = MultitaskSpec(sampling_temperature=1e6)
 TASKS = {place: "small" if place < 6 else "large" for place in range(30)}
 
 
 def test_the_order_is_an_index_function_and_rows_come_round(tmp_path: Path) -> None:
-    source = MixedSource(rows(30), TASKS, 4, 1e6, seed=1)
+    source = MixedSource(rows(30), TASKS, 4, EVEN, seed=1)
     assert source.rows_by_task == {"small": 15, "large": 15} and source.windows_per_epoch == 8
     steps = range(3 * source.windows_per_epoch)
     forward = [[row.row for row in source.window(step)] for step in steps]
-    again = MixedSource(rows(30), TASKS, 4, 1e6, seed=1)
+    again = MixedSource(rows(30), TASKS, 4, EVEN, seed=1)
     backward = {step: [row.row for row in again.window(step)] for step in reversed(steps)}
     assert forward == [backward[step] for step in steps]
     seen = Counter(row for each in forward for row in each)
     counts = {task: [seen[row] for row in TASKS if TASKS[row] == task] for task in ("small", "large")}
     assert sum(counts["small"]) == sum(counts["large"]) == 45
     assert all(max(each) - min(each) <= 1 for each in counts.values())
-    by_size = MixedSource(rows(30), TASKS, 4, 1.0, seed=1)
+    by_size = MixedSource(rows(30), TASKS, 4, MultitaskSpec(), seed=1)
     first = [row.row for step in range(8) for row in by_size.window(step)]
     assert sorted(first) == list(range(30)), "by size, every row is seen once an epoch"
 

@@ -7,11 +7,18 @@ import torch
 
 from tunesmith.models.packed import Features
 from tunesmith.objectives.domains import DomainClassifier
-from tunesmith.plan.add_ons import domain_classifier_numbers, held_bytes, reads_ahead, rows_of_an_epoch
+from tunesmith.plan.add_ons import (
+    domain_classifier_numbers,
+    held_bytes,
+    measured_tokens,
+    reads_ahead,
+    rows_of_an_epoch,
+)
 from tunesmith.plan.sizes import ModelSize, adapted_numbers
 from tunesmith.recipe.recipe import StageSpec
-from tunesmith.recipe.specs.objectives import AdversarialSpec
+from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
 from tunesmith.train.domains import domain_source
+from tunesmith.train.mixing import MixedSource
 from tunesmith.train.replay import ReplaySource
 
 SIZE = ModelSize(layers=2, hidden=8, query_width=8, key_width=4, inner=16, vocabulary=32, tied=True)
@@ -32,6 +39,43 @@ def test_a_pass_has_the_rows_and_steps_of_the_source(rows: int, batch: int, shar
     assert -(-len(found) // batch) == source.windows_per_epoch
     assert 0 <= len(found) - (rows + source.old_per_epoch) < batch, "only the last, small step is taken as whole"
     assert rows_of_an_epoch(stage(), new, {}) == new
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"sampling_temperature": 1e6}, {"sampling_temperature": 3.0, "sampling_by": "tokens"}]
+)
+def test_a_pass_over_several_tasks_has_the_rows_of_the_source(settings: dict[str, object]) -> None:
+    spec = stage(objective={"kind": "multitask", **settings}, train={"batch_size": 4})
+    rows = [
+        Features(place, (1,) * (9 if place < 5 else 3), (0.0,) + (1.0,) * (8 if place < 5 else 2))
+        for place in range(40)
+    ]
+    tasks = {row.row: "long" if row.row < 5 else "short" for row in rows}
+    assert isinstance(spec.objective, MultitaskSpec)
+    source = MixedSource(rows, tasks, 4, spec.objective, seed=1)
+    trained = [row for step in range(source.windows_per_epoch) for row in source.window(step)]
+    found = rows_of_an_epoch(spec, rows, {}, tasks)
+    assert sum(len(row.token_ids) for row in found) == sum(len(row.token_ids) for row in trained)
+
+
+def test_old_rows_stand_beside_those_of_several_tasks() -> None:
+    spec = stage(
+        objective={"kind": "multitask", "sampling_temperature": 1e6}, replay={"sources": OLD, "share": 0.25},
+        train={"batch_size": 8},
+    )  # fmt: skip
+    rows, old = ([Features(place, (1, 2), (0.0, 1.0)) for place in range(count)] for count in (40, 7))
+    tasks = {row.row: "a" if row.row < 5 else "b" for row in rows}
+    assert isinstance(spec.objective, MultitaskSpec) and spec.replay is not None
+    beside = spec.replay.old_rows(8)
+    new = MixedSource(rows, tasks, 8 - beside, spec.objective, seed=1)
+    source = ReplaySource(rows, old, 8, beside, seed=1, new=new)
+    assert -(-len(rows_of_an_epoch(spec, rows, {"replay": old}, tasks)) // 8) == source.windows_per_epoch
+
+
+def test_only_an_order_by_loss_reads_the_rows_before() -> None:
+    rows = [Features(place, (1, 2, 3), (0.0, 1.0, 1.0)) for place in range(5)]
+    assert measured_tokens(stage(curriculum={"by": "loss"}), rows) == 15
+    assert measured_tokens(stage(curriculum={"by": "length"}), rows) == measured_tokens(stage(), rows) == 0
 
 
 DOMAINS = {"kind": "adversarial", "target_sources": OLD}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,15 @@ def corpus(recipe: RecipeArgument, out: CorpusOption = CORPUS) -> None:
     """Clean the texts of a recipe, drop duplicates and split, a piece at a time; goes on where it was stopped."""
     from tunesmith.data.corpus.build import build_corpus
 
-    report = build_corpus(load_recipe(recipe).data, recipe.resolve().parent, out)
-    for label, rows in report.fates.items():
+    stated = load_recipe(recipe)
+    report = build_corpus(stated.data, recipe.resolve().parent, out, compliance=stated.goal.compliance)
+    for label, rows in (*report.fates.items(), *report.splits.items()):
         tell(f"    {label}: {rows:,}")
-    for name, rows in report.splits.items():
-        tell(f"    {name}: {rows:,}")
+    for rule, counts in report.changed.items():
+        tell(say("cli.corpus_changed", rule=rule, **counts))
+    for each in report.personal:
+        tell(say("cli.corpus_personal", kind=say(f"data.pii_type_{each['type']}"), **each))
+    for each in report.listed:
+        tell(say("cli.corpus_listed", **each))
     tell(say("cli.corpus_written", path=str(out), megabytes=report.bytes // 10**6))
-    facts = {"fates": report.fates, "splits": report.splits, "bytes": report.bytes, "seconds": report.seconds}
-    answer({"out": str(out), **facts})
+    answer({"out": str(out), **asdict(report)})

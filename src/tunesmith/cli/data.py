@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_media import holds_media, page_of_media
 from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
@@ -58,7 +59,10 @@ def collect(recipe: RecipeArgument) -> None:
 
 
 def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:
-    """Show tokens and loss mask of the first training rows in colour."""
+    """Show tokens and loss mask of the first training rows in colour; pictures with boxes, and sounds, on a page."""
+    if holds_media(run):
+        page_of_media(run, rows)
+        return
     path = run_until(run, "data", runs)
     with Terminal() as listener, opened(path, listener) as work:
         shown = _show(work, rows)

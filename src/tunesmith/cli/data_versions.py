@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_media import card_of_media, holds_media
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.rows import side_of
@@ -58,6 +59,9 @@ def diff(one: OneArgument, other: OtherArgument, out: OutOption = None, runs: Ru
 
 def card(run: RunArgument, runs: RunsOption = RUNS) -> None:
     """Name the data card of a run, its version, and the runs that learned from the same rows."""
+    if holds_media(run):
+        card_of_media(run)
+        return
     path = _with_data(run, runs)
     version = str(Run.open(path).manifest()[DATA_VERSION])
     cards = {each.suffix[1:]: str(each) for each in sorted(path.glob("data_card.*"))}

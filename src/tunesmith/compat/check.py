@@ -36,12 +36,14 @@ TASK_METRICS = {
 def check(recipe: Recipe) -> None:
     """Hold a recipe against what exists.
 
-    Errors: compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task, compat.target_metric,
-    compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed, compat.penalty_adaptation,
-    compat.format_needs_merge, compat.whole_weights, compat.dropout_of_task, compat.one_task, compat.unknown_task,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of
-    `check_quantized`, `check_heads` and `check_chain`.
+    Errors: compat.untrained_task, compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task,
+    compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed,
+    compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights, compat.dropout_of_task,
+    compat.one_task, compat.unknown_task, compat.curriculum_order, compat.curriculum_loss, compat.forgetting_of_task,
+    compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`,
+    `check_heads` and `check_chain`.
     """
+    _check_trained(recipe)
     _check_target(recipe)
     _check_metrics(recipe)
     _check_forgetting(recipe)
@@ -56,8 +58,16 @@ def check(recipe: Recipe) -> None:
         check_quantized(stage, recipe.model.quantize)
         _check_tasks(recipe, stage, place)
         check_heads(recipe, stage, place)
+        _check_curriculum(recipe, stage, place)
         _check_domains(recipe, stage, place)
     check_chain(recipe)
+
+
+def _check_trained(recipe: Recipe) -> None:
+    """Rows about pictures and sounds are read and looked at; nothing learns from them yet."""
+    for data in (recipe.data, *(data_of(recipe, stage) for stage in recipe.stages)):
+        if data.task not in TASK_METRICS:
+            raise TunesmithError("compat.untrained_task", task=data.task, known=", ".join(TASK_METRICS))
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -133,6 +143,20 @@ def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
     dropped = [adapt.lora_dropout if isinstance(adapt, LoraSpec) else 0, recipe.model.dropout]
     if terms and any(dropped):
         raise TunesmithError("compat.window_dropout", place=place, terms=", ".join(terms))
+
+
+def _check_curriculum(recipe: Recipe, stage: StageSpec, place: int) -> None:
+    """One order of one set of rows; a head that is drawn anew finds all of them equally hard."""
+    if stage.curriculum is None:
+        return
+    others = {"multitask": isinstance(stage.objective, MultitaskSpec), "replay": stage.replay is not None}
+    others["adversarial"] = isinstance(stage.objective, AdversarialSpec)
+    for other, stated in others.items():
+        if stated:
+            raise TunesmithError("compat.curriculum_order", place=place, other=other)
+    task = data_of(recipe, stage).task
+    if stage.curriculum.by == "loss" and task != "chat":
+        raise TunesmithError("compat.curriculum_loss", place=place, task=task)
 
 
 def _check_rows(recipe: Recipe, stage: StageSpec) -> None:

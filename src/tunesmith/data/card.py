@@ -3,56 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
 from tunesmith.core.errors import Fact
 from tunesmith.core.types import SplitName
+from tunesmith.data.card_media import media_section
+from tunesmith.data.card_parts import Bullets as Bullets
+from tunesmith.data.card_parts import Cell, Part, Picture, Section, Table, Words
 from tunesmith.data.diversity import MOST_WORDS, compared
 from tunesmith.data.plots import bars, spread
 from tunesmith.data.prepared import Prepared
-from tunesmith.messages import LANGUAGES, Language, both
+from tunesmith.messages import LANGUAGES, both
 
 _CHINESE_ROW = 0.3
 """A row with at least this share of Chinese characters counts as Chinese: names and code mix into both languages."""
 _MOST_BARS = 20
-
-Words = Mapping[Language, str]
-Cell = Words | str | int | float
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns by their names, and rows of cells: a number is set to the right."""
-
-    columns: tuple[Words, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A self-contained SVG; a card without pictures leaves it out."""
-
-    svg: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """Sentences in a list."""
-
-    lines: tuple[Words, ...]
-
-
-Part = Table | Picture | Bullets | Words
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: Words
-    parts: tuple[Part, ...]
 
 
 def row_text() -> pl.Expr:
@@ -72,13 +38,23 @@ def card_sections(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] 
         _fates(prepared),
         _changes(prepared),
         _made(prepared),
-        _lengths(prepared, tokens or {}),
-        _languages(prepared),
-        _diversity(prepared),
+        media_section(prepared.tables),
+        *(
+            [_lengths(prepared, tokens or {}), _languages(prepared), _diversity(prepared)]
+            if _has_words(prepared)
+            else []
+        ),
         _labels(prepared) or _trained(prepared),
         _notes(prepared),
     ]
     return [each for each in found if each is not None]
+
+
+def _has_words(prepared: Prepared) -> bool:
+    """Whether any row says something; a picture with classes says nothing."""
+    return any((frame.select(row_text())["row_text"] != "").any() for frame in prepared.tables.values()) or not any(
+        frame["media"].is_not_null().any() for frame in prepared.tables.values()
+    )
 
 
 def _columns(*names: str) -> tuple[Words, ...]:

@@ -9,7 +9,7 @@ import html
 from collections.abc import Mapping, Sequence
 from string import Template
 
-from tunesmith.data.card import Bullets, Cell, Part, Picture, Section, Table, Words
+from tunesmith.data.card_parts import Bullets, Cell, Part, Picture, Section, Table, Words
 from tunesmith.messages import LANGUAGES, Language, both, language
 
 _TAGS: dict[Language, str] = {"en": "en", "zh": "zh-Hans"}

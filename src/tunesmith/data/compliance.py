@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tunesmith.core.errors import Fact
+from tunesmith.data.content import Listed
 from tunesmith.data.licences import commercial_use
 from tunesmith.data.pii.apply import PersonalData
-from tunesmith.data.prepared import Prepared
 from tunesmith.messages import both
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
 REPORT = "compliance_report.md"
 
 
-def compliance_report(prepared: Prepared, wanted: ComplianceSpec | None = None) -> str:
+@dataclass(frozen=True)
+class SourceRows:
+    """Rows of one source: what they were given for, and under which licence."""
+
+    name: str
+    split: str
+    licence: str
+    rows: int
+
+
+def compliance_report(
+    sources: Sequence[SourceRows],
+    personal: PersonalData | None,
+    listed: Sequence[Listed],
+    wanted: ComplianceSpec | None = None,
+) -> str:
     """The page as Markdown. It counts and names types; no value, word or text of a row stands in it."""
     parts = [
         [f"# {_both('data.compliance_title')}", "", _both("data.compliance_intro")],
-        _licences(prepared, wanted),
-        _personal(prepared.personal),
-        _content(prepared),
+        _licences(sources, wanted),
+        _personal(personal),
+        _content(listed),
         [f"## {_both('data.compliance_limits_title')}", "", _both("data.compliance_limits")],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _licences(prepared: Prepared, wanted: ComplianceSpec | None) -> list[str]:
+def _licences(sources: Sequence[SourceRows], wanted: ComplianceSpec | None) -> list[str]:
     rows = [
         (
             source.name,
             source.split,
-            sum(file.rows for file in source.files),
+            source.rows,
             source.licence or _both("data.card_licence_unknown"),
             _both(f"data.use_{commercial_use(source.licence)}"),
         )
-        for source in prepared.sources
+        for source in sources
     ]
     commercial = wanted is not None and wanted.commercial
     return [
@@ -58,11 +74,11 @@ def _personal(personal: PersonalData | None) -> list[str]:
     return [*heading, *told, "", *_table(("source", "pii_type", "rows", "values"), rows)]
 
 
-def _content(prepared: Prepared) -> list[str]:
+def _content(listed: Sequence[Listed]) -> list[str]:
     heading = [f"## {_both('data.compliance_content')}", ""]
-    if not prepared.listed:
+    if not listed:
         return [*heading, _both("data.compliance_content_not_asked")]
-    rows = [(each.path, each.split, _both(f"data.list_{each.action}"), each.rows) for each in prepared.listed]
+    rows = [(each.path, each.split, _both(f"data.list_{each.action}"), each.rows) for each in listed]
     return [*heading, *_table(("list", "split", "done", "rows"), rows)]
 
 

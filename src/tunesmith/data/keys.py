@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
+from tunesmith.data.table import BOX
+
 _FIELD = "\x1f"
 _TURN = "\x1e"
 _PART = "\x1d"
+BOX_PARTS = tuple(field.name for field in BOX.fields)
 _NO_MEANING = r"[\s\p{P}\p{S}\p{C}]+"
 
 
@@ -20,7 +23,15 @@ def content_key() -> pl.Expr:
     turns = [pl.col(name).list.eval(_turn_text()).list.join(_TURN) for name in ("messages", "chosen", "rejected")]
     words = [pl.col(name).list.join(_TURN) for name in ("tokens", "labels")]
     liked = pl.col("label").cast(pl.String).fill_null("")
-    return pl.concat_str("kind", "text", "tools", liked, *turns, *words, separator=_PART).alias("content_key")
+    return pl.concat_str("kind", "text", "tools", liked, *turns, *words, seen(), separator=_PART).alias("content_key")
+
+
+def seen() -> pl.Expr:
+    """What a row is about: the hash of its picture or sound, and the boxes in it; "" for a row of words."""
+    parts = [pl.element().struct.field(name).cast(pl.String).fill_null("") for name in BOX_PARTS]
+    boxes = pl.col("boxes").list.eval(pl.concat_str(*parts, separator=_FIELD)).list.join(_TURN).fill_null("")
+    media = pl.col("media").struct.field("sha256")
+    return pl.when(media.is_null()).then(pl.lit("")).otherwise(pl.concat_str(media, boxes, separator=_TURN))
 
 
 def said() -> pl.Expr:
@@ -58,10 +69,13 @@ def asked() -> pl.Expr:
 def prompt_key() -> pl.Expr:
     """What the user says in all turns (or text, or tokens), without case, blanks, punctuation and symbols, NFKC.
 
-    Where nothing is left of it the words stand as they are; a row without any keeps a key of its own.
+    Where nothing is left of it the words stand as they are; a row without any keeps a key of its own. A row about a
+    picture or a sound asks about that one, whatever is said of it.
     """
     words = asked()
     plain = words.str.normalize("NFKC").str.to_lowercase().str.replace_all(_NO_MEANING, "")
     bare = words.str.strip_chars()
     own = pl.format("row {}", "row")
+    media = pl.col("media").struct.field("sha256")
+    plain = pl.when(media.is_null()).then(plain).otherwise(pl.format("media {}", media))
     return pl.when(plain != "").then(plain).when(bare != "").then(bare).otherwise(own).alias("prompt_key")

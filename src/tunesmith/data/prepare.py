@@ -18,15 +18,17 @@ from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.generator import Generator
+from tunesmith.data.by_time import boundaries, check_enough_left, check_order, check_readable, split_by_time
 from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
-from tunesmith.data.compliance import REPORT, compliance_report
+from tunesmith.data.compliance import REPORT, SourceRows, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
 from tunesmith.data.formats.files import list_files, read_files
 from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
 from tunesmith.data.formats.rows import Unread
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.media.settings import refuse_settings_of_words
 from tunesmith.data.pii.sealed import FILE, seal, user_key
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
@@ -62,6 +64,11 @@ class _Work:
     stage: str = ""
     """Whose tables are made; none of the run's own."""
 
+    @property
+    def time_by(self) -> str | None:
+        """The column of times that the split goes by; rows that a stage alone names have none."""
+        return None if self.stage or isinstance(self.spec, StageDataSpec) else self.spec.split.time_by
+
     def table(self, what: str) -> str:
         """The name of a table, such as train, or instruct-train where it is a stage's own."""
         return f"{self.stage}-{what}" if self.stage else what
@@ -85,8 +92,11 @@ def prepare(
         needs: what else needs a model.
         embed: what makes vectors of texts, for duplicates by meaning.
 
-    Errors: those of `Cleaner`, `read_source` and `split_rows`; data.missing_group, data.no_rows, data.nothing_left.
+    Errors: those of `Cleaner`, `read_source`, `split_rows` and `split_by_time`; data.missing_group, data.no_rows,
+    data.nothing_left, data.media_setting.
     """
+    for stated in (spec, *(stage.data for stage in stages if stage.data is not None)):
+        refuse_settings_of_words(stated)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
     work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
@@ -145,6 +155,7 @@ def _splits(
     """Clean splits of the sources given for each, without what stands in `asked`."""
     frames = {split: _read(work, work.table(split), sources) for split, sources in given.items()}
     _check_group(work, frames)
+    _check_times(work, frames)
     for split, frame in frames.items():
         frames[split] = _unasked(work, work.table(split), frame, asked)
     _labels(work, frames)
@@ -155,6 +166,8 @@ def _splits(
     _keep_near_apart(work, frames)
     refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
     check_leaks(frames)
+    check_order(frames)
+    work.notes += boundaries({split: frames[split] for split in SPLITS if split in frames})
     return frames
 
 
@@ -204,7 +217,7 @@ def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFram
     frames = []
     for source in sources:
         kind, labelled = work.spec.kind_of(source.title), split != f"{work.stage}-{TARGET}"
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled, work.time_by)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -215,6 +228,12 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
     column = work.spec.split.group_by
     if column and all((frame["group"] == "").all() for frame in frames.values()):
         raise TunesmithError("data.missing_group", column=column)
+
+
+def _check_times(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
+    if work.time_by is not None:
+        readable = sum(len(frame) for frame in frames.values())
+        check_readable(work.time_by, readable, work.ledger.totals().get("dropped: no_time", 0))
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -325,12 +344,23 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
     if isinstance(wished, StageSplitSpec):
         return frames | split_rows(source, shares, wished.seed, near)
+    if wished.time_by is not None:
+        return frames | _cut_by_time(work, source, shares)
     if wished.stratify_by and not (source["labels"].list.len() > 0).any():
         raise TunesmithError("data.no_classes")
     if wished.fold is not None and "test" in frames:
         raise TunesmithError("data.fold_and_test")
     fold = (wished.fold.number, wished.fold.of) if wished.fold else None
     return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
+
+
+def _cut_by_time(work: _Work, source: pl.DataFrame, shares: Mapping[SplitName, float]) -> dict[SplitName, pl.DataFrame]:
+    """The cut, less the rows of older splits whose prompt or group also stands in a newer one."""
+    cut = split_by_time(source, shares)
+    rows = {split: len(frame) for split, frame in cut.items()}
+    _keep_apart(work, cut)
+    check_enough_left(rows, cut)
+    return cut
 
 
 def _main_reason(ledger: Ledger) -> str:
@@ -368,7 +398,12 @@ def write(
 def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
     written: list[Path] = []
     if prepared.personal is not None or prepared.listed or compliance is not None:
-        write_atomic(run_path / REPORT, compliance_report(prepared, compliance))
+        sources = [
+            SourceRows(each.name, each.split, each.licence, sum(file.rows for file in each.files))
+            for each in prepared.sources
+        ]
+        page = compliance_report(sources, prepared.personal, prepared.listed, compliance)
+        write_atomic(run_path / REPORT, page)
         written.append(run_path / REPORT)
     if prepared.suspected:
         write_atomic(run_path / SUSPECTED, suspected_lines(list(prepared.suspected), prepared.ledger))
@@ -383,7 +418,7 @@ def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec 
 def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     """The stored splits, their hashes and the wall between them checked again.
 
-    Errors: data.not_prepared, those of `verify_folder`, data.leak.
+    Errors: data.not_prepared, those of `verify_folder`, data.leak, data.time_order.
     """
     folder = run_path / FOLDER
     if not folder.is_dir():
@@ -391,6 +426,7 @@ def load_splits(run_path: Path) -> dict[SplitName, pl.DataFrame]:
     verify_folder(folder)
     frames = {split: _stored(folder / f"{split}.parquet") for split in SPLITS}
     check_leaks(frames)
+    check_order(frames)
     return frames
 
 

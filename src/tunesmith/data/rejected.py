@@ -8,9 +8,12 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import STILL_USED, Ledger
+from tunesmith.core.types import RowKind
 from tunesmith.data.formats.files import list_files, read_files
 from tunesmith.data.formats.read import manner_of
 from tunesmith.data.formats.rows import RawRow, Unread
+from tunesmith.data.media.kinds import MEDIA_KINDS
+from tunesmith.data.media.read import media_files
 from tunesmith.data.prepare import sources_in_order
 from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
@@ -32,7 +35,7 @@ def rejected_rows(
     number = 0
     for source in (*(each for _, each in sources_in_order(spec)), *beside):
         name = source.title
-        for path, row in _rows(source, recipe_folder):
+        for path, row in _rows(source, recipe_folder, spec.kind_of(name)):
             if number >= len(entries) or entries[number].source != name:
                 raise TunesmithError("data.source_changed", path=source.address)
             entry = entries[number]
@@ -43,7 +46,12 @@ def rejected_rows(
         raise TunesmithError("data.source_changed", path=spec.sources[0].address)
 
 
-def _rows(source: SourceSpec, folder: Path) -> Iterator[tuple[Path, RawRow]]:
+def _rows(source: SourceSpec, folder: Path, kind: RowKind) -> Iterator[tuple[Path, RawRow]]:
+    if kind in MEDIA_KINDS:
+        yield from (
+            (file.path, row) for file in media_files(source, local_path(source, folder), kind)[0] for row in file.rows
+        )
+        return
     for path in list_files(local_path(source, folder))[0]:
         for file in read_files(path, manner_of(source)):
             yield from ((file.path, row) for row in file.rows)

@@ -11,6 +11,8 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import LOCK
 from tunesmith.core.types import RowKind
 from tunesmith.data.diff import Side
+from tunesmith.data.media.kinds import MEDIA_KINDS
+from tunesmith.data.media.read import kind_of_place
 from tunesmith.data.prepare import FOLDER, load_tables, prepare, read_and_clean
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.version import settings_of
@@ -21,7 +23,7 @@ from tunesmith.recipe.specs.data import DataSpec
 
 _TRIED: tuple[RowKind, ...] = ("chat", "preference", "kto", "text_class", "token_class", "text")
 """Kinds of rows, the more telling first: texts with labels are also texts."""
-_WITH_A_TASK = ("text_class", "token_class")
+_WITH_A_TASK = ("text_class", "token_class", *MEDIA_KINDS)
 _NOT_THIS_KIND = ("data.wrong_kind", "data.unknown_layout", "data.missing_columns", "data.no_question")
 
 
@@ -51,7 +53,8 @@ def side_of_file(path: Path) -> tuple[Side, Prepared]:
     Errors: those of `read_source`; versions.no_one_kind. The kind of rows is found by trying.
     """
     refused: TunesmithError | None = None
-    for kind in _TRIED:
+    about = kind_of_place(path)
+    for kind in (about,) if about else _TRIED:
         task = kind if kind in _WITH_A_TASK else "chat"
         spec = DataSpec.model_validate({"task": task, "rows": kind, "sources": [{"path": str(path)}]})
         try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 import polars as pl
 import pyarrow as pa
 
-from tunesmith.core.types import Example, Message, Origin, ToolCall
+from tunesmith.core.types import Box, Example, Media, Message, Origin, ToolCall
 
 TURN = pl.Struct(
     {
@@ -20,10 +21,54 @@ TURN = pl.Struct(
         "tool_call_id": pl.String,
     }
 )
+MEDIA = pl.Struct(
+    {
+        "path": pl.String,
+        "sha256": pl.String,
+        "bytes": pl.Int64,
+        "form": pl.String,
+        "width": pl.Int64,
+        "height": pl.Int64,
+        "orientation": pl.Int64,
+        "seconds": pl.Float64,
+        "sample_rate": pl.Int64,
+        "channels": pl.Int64,
+    }
+)
+BOX = pl.Struct(
+    {
+        "label": pl.String,
+        "x": pl.Float64,
+        "y": pl.Float64,
+        "width": pl.Float64,
+        "height": pl.Float64,
+        "ignored": pl.Boolean,
+    }
+)
 _ARROW_TURNS = pa.list_(
     pa.struct([(field.name, pa.float64() if field.dtype == pl.Float64 else pa.string()) for field in TURN.fields])
 )
+_ARROW_MEDIA = pa.struct(
+    [
+        *((name, pa.string()) for name in ("path", "sha256")),
+        ("bytes", pa.int64()),
+        ("form", pa.string()),
+        *((name, pa.int64()) for name in ("width", "height", "orientation")),
+        ("seconds", pa.float64()),
+        *((name, pa.int64()) for name in ("sample_rate", "channels")),
+    ]
+)
+_ARROW_BOXES = pa.list_(
+    pa.struct(
+        [
+            ("label", pa.string()),
+            *((name, pa.float64()) for name in ("x", "y", "width", "height")),
+            ("ignored", pa.bool_()),
+        ]
+    )
+)
 TURN_COLUMNS = ("messages", "chosen", "rejected")
+_THROUGH_ARROW = {**dict.fromkeys(TURN_COLUMNS, _ARROW_TURNS), "media": _ARROW_MEDIA, "boxes": _ARROW_BOXES}
 SCHEMA = pl.Schema(
     {
         "row": pl.Int64(),  # number in the ledger
@@ -40,6 +85,9 @@ SCHEMA = pl.Schema(
         "tokens": pl.List(pl.String),
         "labels": pl.List(pl.String),
         "parent": pl.Int64(),  # row that this one was made from; null where it was read
+        "time": pl.Datetime("us", "UTC"),  # null where the split does not go by it
+        "media": MEDIA,  # null where the row is about words alone
+        "boxes": pl.List(BOX),
     }
 )
 
@@ -47,8 +95,8 @@ SCHEMA = pl.Schema(
 def build_frame(columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
     """The table of columns in the schema's order. Turns go through Arrow: polars would make a series of every row."""
     series = [
-        pl.Series(name, pl.from_arrow(pa.array(values, _ARROW_TURNS)), dtype=SCHEMA[name])
-        if name in TURN_COLUMNS
+        pl.Series(name, pl.from_arrow(pa.array(values, _THROUGH_ARROW[name])), dtype=SCHEMA[name])
+        if name in _THROUGH_ARROW
         else pl.Series(name, values, dtype=SCHEMA[name])
         for name, values in columns.items()
     ]
@@ -59,6 +107,11 @@ def tool_calls_text(calls: Iterable[ToolCall]) -> str:
     """Tool calls as the table stores them."""
     listed = [{"name": call.name, "arguments": call.arguments, "id": call.id} for call in calls]
     return json.dumps(listed, ensure_ascii=False) if listed else ""
+
+
+def media_value(media: Media | None) -> dict[str, object] | None:
+    """A row's picture or sound as the table stores it."""
+    return None if media is None else asdict(media)
 
 
 def turn_value(message: Message) -> dict[str, object]:
@@ -90,6 +143,9 @@ def from_examples(examples: Sequence[Example]) -> pl.DataFrame:
         "tokens": [list(example.tokens) for example in examples],
         "labels": [list(example.labels) for example in examples],
         "parent": [example.parent for example in examples],
+        "time": [example.origin.time for example in examples],
+        "media": [media_value(example.media) for example in examples],
+        "boxes": [[asdict(box) for box in example.boxes] for example in examples],
     }
     return build_frame(columns)
 
@@ -100,7 +156,7 @@ def to_examples(frame: pl.DataFrame) -> list[Example]:
         Example(
             row=row["row"],
             kind=row["kind"],
-            origin=Origin(row["source"], row["index"], row["group"]),
+            origin=Origin(row["source"], row["index"], row["group"], row["time"]),
             messages=_turns(row["messages"]),
             tools=row["tools"],
             text=row["text"],
@@ -110,6 +166,8 @@ def to_examples(frame: pl.DataFrame) -> list[Example]:
             tokens=tuple(row["tokens"]),
             labels=tuple(row["labels"]),
             parent=row["parent"],
+            media=Media(**row["media"]) if row["media"] else None,
+            boxes=tuple(Box(**box) for box in row["boxes"] or ()),
         )
         for row in frame.iter_rows(named=True)
     ]

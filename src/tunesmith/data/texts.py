@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -11,9 +11,9 @@ from tunesmith.core.types import Example, Message
 from tunesmith.data.table import TURN_COLUMNS, from_examples, to_examples
 
 
-def any_text(test: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
-    """Whether a test is true of any text of a row."""
-    in_turns = [pl.col(name).list.eval(test(pl.element().struct.field("content"))).list.any() for name in TURN_COLUMNS]
+def any_text(test: Callable[[pl.Expr], pl.Expr], turns: Iterable[str] = TURN_COLUMNS) -> pl.Expr:
+    """Whether a test is true of any text of a row, of the columns of turns named."""
+    in_turns = [pl.col(name).list.eval(test(pl.element().struct.field("content"))).list.any() for name in turns]
     return pl.any_horizontal(test(pl.col("text")), *in_turns).fill_null(False)
 
 

@@ -17,7 +17,7 @@ from tunesmith.data.clean import blank_reason, normalize
 from tunesmith.data.content import Listed, apply_lists, read_lists
 from tunesmith.data.filters import CountTokens, filter_rows
 from tunesmith.data.formats.read import Note
-from tunesmith.data.pii.apply import PersonalData
+from tunesmith.data.pii.apply import Held, PersonalData
 from tunesmith.data.pii.find import Tagger
 from tunesmith.data.pii.sealed import user_key
 from tunesmith.data.repair.apply import check_packages, repair_encoding, repair_texts
@@ -68,6 +68,11 @@ class Cleaner:
 
     def apply(self, split: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[Note]]:
         """A table after every rule that the recipe names, and what is worth saying about it."""
+        frame, held, notes = self.before_masks(split, frame)
+        return (self.personal.mask(frame, held) if self.personal else frame), notes
+
+    def before_masks(self, split: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, Held, list[Note]]:
+        """The same, but that what is to be masked stands in the texts still, and where."""
         notes: list[Note] = []
         frame = repair_encoding(frame, self.spec.repair, self._ledger)
         if self.spec.normalize:
@@ -80,10 +85,11 @@ class Cleaner:
         frame, listed = apply_lists(frame, self._lists, split, self._ledger)
         notes += [Note("data.listed", {"rows": each.rows, "path": each.path, "split": split}) for each in listed]
         self.listed += listed
-        if self.personal is not None:
-            frame, rows = self.personal.apply(frame, self._ledger)
-            notes.append(Note(f"data.pii_{self.personal.spec.action}", {"rows": rows, "split": split}))
-        return frame, notes
+        if self.personal is None:
+            return frame, Held(), notes
+        frame, held = self.personal.search(frame, self._ledger)
+        notes.append(Note(f"data.pii_{self.personal.spec.action}", {"rows": len(held.rows), "split": split}))
+        return frame, held, notes
 
     def _without_blank(self, frame: pl.DataFrame) -> pl.DataFrame:
         blank = frame.select("row", blank_reason()).drop_nulls("reason")

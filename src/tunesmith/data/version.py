@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tunesmith.data.keys import seen
 from tunesmith.data.table import TURN_COLUMNS
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, StageDataSpec
@@ -86,7 +87,9 @@ def _whole_row() -> pl.Expr:
     turns = [_listed(name, one_turn) for name in TURN_COLUMNS]
     words = [_listed(name, _sized(pl.element())) for name in ("tokens", "labels")]
     liked = pl.col("label").cast(pl.String).fill_null("")
-    return pl.concat_str(*(_sized(pl.col(name)) for name in ("kind", "text", "tools")), _sized(liked), *turns, *words)
+    said = [*(_sized(pl.col(name)) for name in ("kind", "text", "tools")), _sized(liked), *turns, *words]
+    about = pl.when(pl.col("media").is_null()).then(pl.lit("")).otherwise(_sized(seen()))  # nothing for rows of words
+    return pl.concat_str(*said, about)
 
 
 def _sized(text: pl.Expr) -> pl.Expr:

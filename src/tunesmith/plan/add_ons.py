@@ -10,27 +10,64 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 from tunesmith.plan.sizes import BYTES_OF_DTYPE, ModelSize, adapted_numbers, trained_parameters
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraSpec
-from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec
-
-Row = TypeVar("Row")
+from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, MultitaskSpec
 
 
-def rows_of_an_epoch(stage: StageSpec, rows: Sequence[Row], old: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """What one pass trains on, on one process: the new rows, and as many old ones as its steps hold."""
+class Sized(Protocol):
+    """A row that somebody has counted."""
+
+    @property
+    def row(self) -> int:
+        """Its number in the ledger."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Its tokens."""
+
+
+Row = TypeVar("Row", bound=Sized)
+_ONE_TASK: Mapping[int, str] = MappingProxyType({})
+
+
+def rows_of_an_epoch(
+    stage: StageSpec, rows: Sequence[Row], old: Mapping[str, Sequence[Row]], tasks: Mapping[int, str] = _ONE_TASK
+) -> list[Row]:
+    """What one pass trains on, on one process: the new rows, and as many old ones as its steps hold.
+
+    `tasks` names the task of every new row, by the row's number: evened out, some come more often than others.
+    """
     window, spec = stage.train.rows_per_step, stage.objective
+    new = _evened_out(spec, rows, tasks) if isinstance(spec, MultitaskSpec) else list(rows)
     if isinstance(spec, AdversarialSpec):
         beside, others = spec.target_rows(window), old[TARGET]
     elif stage.replay is not None:
         beside, others = stage.replay.old_rows(window), old["replay"]
     else:
-        return list(rows)
-    steps = math.ceil(len(rows) / max(1, window - beside))
-    return [*rows, *islice(cycle(others), steps * beside)]
+        return new
+    steps = math.ceil(len(new) / max(1, window - beside))
+    return [*new, *islice(cycle(others), steps * beside)]
+
+
+def _evened_out(spec: MultitaskSpec, rows: Sequence[Row], tasks: Mapping[int, str]) -> list[Row]:
+    """Rows of the first epoch; of a task that comes less often than it has rows, its first ones stand for others."""
+    of_task: dict[str, list[Row]] = {}
+    for row in rows:
+        of_task.setdefault(tasks[row.row], []).append(row)
+    tokens = {name: sum(len(row.token_ids) for row in each) for name, each in of_task.items()}
+    counts = spec.rows_by_task({name: len(each) for name, each in of_task.items()}, tokens)
+    return [row for name, each in of_task.items() for row in islice(cycle(each), counts[name])]
+
+
+def measured_tokens(stage: StageSpec, rows: Sequence[Row]) -> int:
+    """Tokens that are read once before the first step, where rows are put in the order of their loss."""
+    by_loss = stage.curriculum is not None and stage.curriculum.by == "loss"
+    return sum(len(row.token_ids) for row in rows) if by_loss else 0
 
 
 def reads_ahead(stage: StageSpec, rows: int, tokens: int, tokens_at_once: int) -> int:

@@ -52,7 +52,7 @@ class Workload:
 
     `tokens` are those that are computed: a beginning that all rows share stands once in a micro-batch.
     `tokens_at_once` are those of the largest micro-batch; `held_bytes` stand beside the model all the time.
-    `reads_ahead` are forward passes that every step takes besides.
+    `reads_ahead` are forward passes that every step takes besides; `measured_tokens` are read once before the first.
     """
 
     rows: int
@@ -63,6 +63,7 @@ class Workload:
     validation_tokens: int = 0
     held_bytes: int = 0
     reads_ahead: int = 0
+    measured_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,10 @@ class Range:
 @dataclass(frozen=True)
 class Forecast:
     """What a training will take. `basis` and `records` say what it stands on; the uncorrected values are for the
-    record of this run, so that corrections never pile up. `seconds` is with validation; `step_seconds` and
-    `uncorrected_seconds` are of the optimizer steps alone, which is what a fit measures. `rows_per_step` decide the
-    update; `tokens_at_once` are what `batch_size: auto` begins with, None where the recipe states a number."""
+    record of this run, so that corrections never pile up. `seconds` is with validation and what is measured before;
+    `step_seconds` and `uncorrected_seconds` are of the optimizer steps alone, which is what a fit measures.
+    `rows_per_step` decide the update; `tokens_at_once` are what `batch_size: auto` begins with, None where the recipe
+    states a number."""
 
     kind: str
     basis: Basis
@@ -229,7 +231,7 @@ def forecast(
     forward = forward_flops_per_token(size, load.seen_length + 2 * places_before(adapt), load.loss_share)
     step_flops += load.reads_ahead * forward
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))
-    validation_flops = validations * load.validation_tokens * forward
+    validation_flops = (validations * load.validation_tokens + load.measured_tokens) * forward
     parts = memory_parts(size, adapt, load.tokens_at_once, load.loss_share, machine.dtype, train.gradient_checkpointing)
     parts |= {"process": PROCESS_BYTES, "held": load.held_bytes}
     basis: Basis = "formula" if probe is None else "probe"

@@ -14,7 +14,7 @@ from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
-from tunesmith.plan.add_ons import held_bytes, reads_ahead, rows_of_an_epoch
+from tunesmith.plan.add_ons import held_bytes, measured_tokens, reads_ahead, rows_of_an_epoch
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
 from tunesmith.plan.chain import together
@@ -34,7 +34,11 @@ _TEXTS_LOOKED_AT = 500
 
 
 class Row(Protocol):
-    """One encoded row: its tokens, and the loss weight of each."""
+    """One encoded row: its number in the ledger, its tokens, and the loss weight of each."""
+
+    @property
+    def row(self) -> int:
+        """Number in the ledger."""
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -111,16 +115,16 @@ def _plan_stage(
     size = size.with_dropout() if recipe.model.dropout else size
     teacher = size_from_config(prepared.teacher) if prepared.teacher is not None else None
     lengths = [len(row.token_ids) for row in train_rows]
-    epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old)
+    tasks = {example.row: example.origin.source for example in prepared.examples}
+    epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old, tasks)
     loss_tokens = sum(row.learned for row in epoch_rows)
     shared = common_beginning(epoch_rows)
     validation_lengths = [len(row.token_ids) for row in validation_rows]
     epoch_lengths = [len(row.token_ids) for row in epoch_rows]
     load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
     held = held_bytes(size, stage, teacher, machine.dtype)
-    load = with_room(
-        replace(load, held_bytes=held), size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1)
-    )
+    load = replace(load, held_bytes=held, measured_tokens=measured_tokens(stage, train_rows))
+    load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))
     load = replace(load, reads_ahead=reads_ahead(stage, load.rows, load.tokens, load.tokens_at_once))
     texts = [text for each in prepared.examples[:_TEXTS_LOOKED_AT] for text in _texts(each)]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from tunesmith.recipe.plain_yaml import write_yaml
 from tunesmith.recipe.specs.adapt import AdaptSpec, LoraSpec
 from tunesmith.recipe.specs.base import Spec
+from tunesmith.recipe.specs.curriculum import CurriculumSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec
 from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS, EvaluateSpec
 from tunesmith.recipe.specs.goal import GoalSpec
@@ -46,6 +47,7 @@ class StageSpec(Spec):
     objective: ObjectiveSpec = Field(SupervisedSpec(), description="Toward what.")
     penalties: PenaltiesSpec | None = Field(None, description="What the weights themselves cost; none: nothing.")
     replay: ReplaySpec | None = Field(None, description="Old rows among the new ones; none: only new ones.")
+    curriculum: CurriculumSpec | None = Field(None, description="Easy rows first; none: all epochs are shuffled.")
     train: TrainSpec = Field(TrainSpec(), description="How.")
 
     @model_validator(mode="before")

@@ -54,6 +54,7 @@ from tunesmith.train.activations import kept_activations
 from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.curriculum import CURRICULUM, curriculum_source, kept_losses
 from tunesmith.train.domain_validation import Validate, with_distance
 from tunesmith.train.domains import adversarial_objective, classifier_rate, domain_source
 from tunesmith.train.efficiency import Meter
@@ -147,11 +148,12 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     additions = additions_of(policy, attached)
     fisher, measured = _fisher(stage, inputs, policy, moving, additions, runtime, emitter)
     emitter.emit("blocks", fast=use_blocks(policy.model, spec.blocks))
-    source = _source(stage, inputs, runtime, emitter)
+    losses, ordered_by = _losses(stage, inputs, policy, runtime, emitter)
+    source = _source(stage, inputs, losses, runtime, emitter)
     planned = max(1, math.ceil(spec.epochs * source.windows_per_epoch))
     total_steps = min(planned, spec.max_steps or planned)
     pack: Pack = inputs.task.pack
-    conditions = inputs.conditions
+    conditions = inputs.conditions.and_input(CURRICULUM, ordered_by) if ordered_by else inputs.conditions
     if spec.blocks != "plain" and total_steps > source.windows_per_epoch:
         rows = [*inputs.train_rows, *inputs.validation_rows, *_rows_beside(inputs)]
         below = kept_activations(policy, attached.trainable, rows, inputs.base.sha256, runtime, emitter)
@@ -299,12 +301,26 @@ def _with_balance(objective: Objective, stage: StageSpec, policy: Policy) -> Obj
     return Balanced(objective, weight)
 
 
-def _source(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emitter) -> Windows:
+def _losses(
+    stage: StageSpec, inputs: StageInputs, policy: Policy, runtime: Runtime, emitter: Emitter
+) -> tuple[Sequence[float], str]:
+    """Of every training row before the stage, where their order goes by it, and the hash of that measurement."""
+    if stage.curriculum is None or stage.curriculum.by != "loss":
+        return (), ""
+    folder, start = inputs.kept or inputs.folder, inputs.start_sha256
+    return kept_losses(policy, inputs.train_rows, inputs.task.pack, folder, start, runtime, emitter)
+
+
+def _source(
+    stage: StageSpec, inputs: StageInputs, losses: Sequence[float], runtime: Runtime, emitter: Emitter
+) -> Windows:
     window, seed = stage.train.rows_per_step * runtime.size, stage.train.seed
     if isinstance(stage.objective, AdversarialSpec):
         both = domain_source(stage.objective, inputs.train_rows, inputs.old_rows[TARGET], window, seed)
         emitter.emit("note", code="train.domains", target=stage.objective.target_rows(window), rows=window)
         return both
+    if stage.curriculum is not None:
+        return curriculum_source(stage.curriculum, inputs.train_rows, losses, window, seed, emitter)
     if stage.replay is None:
         return _new_rows(stage, inputs, window, emitter)
     if window < 2:
@@ -319,8 +335,7 @@ def _new_rows(stage: StageSpec, inputs: StageInputs, window: int, emitter: Emitt
     """The rows of data, so many a step: of several tasks as they are mixed."""
     if not isinstance(stage.objective, MultitaskSpec):
         return Source(inputs.train_rows, window, stage.train.seed)
-    temperature = stage.objective.sampling_temperature
-    mixed = MixedSource(inputs.train_rows, inputs.tasks, window, temperature, stage.train.seed)
+    mixed = MixedSource(inputs.train_rows, inputs.tasks, window, stage.objective, stage.train.seed)
     for task, rows in mixed.rows_by_task.items():
         emitter.emit("note", code="train.task", task=task, rows=rows)
     return mixed

@@ -3,6 +3,9 @@
     T = 1      by their sizes, every row once an epoch
     T large    all tasks alike (Raffel et al. 2019, 1910.10683, section 3.5.2: temperature-scaled mixing)
 
+Where tokens are evened out in place of rows, their tokens take the place of their rows: a task of long rows comes with
+fewer of them.
+
 An epoch has as many rows as there are, whatever T: those of small tasks come more than once, those of large ones take
 turns over the epochs. Again an index function of (seed, epoch, step).
 """
@@ -16,21 +19,8 @@ from functools import lru_cache
 
 from tunesmith.core.seed import derive_seed
 from tunesmith.models.packed import Features
+from tunesmith.recipe.specs.objectives import MultitaskSpec
 from tunesmith.train.batching import Source
-
-
-def rows_by_task(sizes: Mapping[str, int], temperature: float) -> dict[str, int]:
-    """Rows of each task in an epoch; together as many as there are, each task at least one."""
-    total = sum(sizes.values())
-    powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
-    wished = {name: total * power / sum(powers.values()) for name, power in powers.items()}
-    rows = {name: max(1, math.floor(wish)) for name, wish in wished.items()}
-    # What rounding left over goes where most is missing; what the least of one row took comes from the largest.
-    while sum(rows.values()) < total:
-        rows[max(rows, key=lambda name: wished[name] - rows[name])] += 1
-    while sum(rows.values()) > total:
-        rows[max(rows, key=lambda name: rows[name])] -= 1
-    return rows
 
 
 class MixedSource:
@@ -40,17 +30,19 @@ class MixedSource:
         rows: encoded rows.
         tasks: of every row, by the row's number.
         window: rows of one optimizer step on all ranks together.
-        temperature: T.
+        spec: how tasks are evened out.
         seed: of the stage.
     """
 
     def __init__(
-        self, rows: Sequence[Features], tasks: Mapping[int, str], window: int, temperature: float, seed: int
+        self, rows: Sequence[Features], tasks: Mapping[int, str], window: int, spec: MultitaskSpec, seed: int
     ) -> None:
         self._rows: dict[str, list[Features]] = {}
         for row in rows:
             self._rows.setdefault(tasks[row.row], []).append(row)
-        self.rows_by_task = rows_by_task({name: len(each) for name, each in self._rows.items()}, temperature)
+        sizes = {name: len(each) for name, each in self._rows.items()}
+        tokens = {name: sum(len(row.token_ids) for row in each) for name, each in self._rows.items()}
+        self.rows_by_task = spec.rows_by_task(sizes, tokens)
         self._window = window
         self._seed = seed
         self.windows_per_epoch = math.ceil(len(rows) / window)

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tunesmith.data.annotations.items import NAMED_FIELDS, Answer, AnswerKind, Item, Span, Suggestion, pair_of
+from tunesmith.data.annotations.items import (
+    NAMED_FIELDS,
+    Answer,
+    AnswerKind,
+    Item,
+    Span,
+    Suggestion,
+    number_of,
+    pair_of,
+)
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.layouts import Row
 
@@ -79,8 +88,8 @@ def _answer(value: object, fields: Mapping[str, object]) -> Answer:
         pair = pair_of(fields) or ()
         other = tuple(name for name in pair if name != value)
         return Answer("preferred", (value, *other)) if value in pair else Answer("classes", (value,))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Answer("rating", (f"{value:g}",))
+    if isinstance(value, int | float):
+        return Answer("rating", (f"{number_of(value):g}",))
     listed = _list(value)
     if listed and all(isinstance(each, Mapping) and "start" in each for each in listed):
         return Answer("spans", spans=tuple(_span(_mapping(each)) for each in listed))
@@ -126,7 +135,7 @@ def _agent(value: object) -> str:
 
 def _score(value: object) -> float | None:
     """A list has a score for each part of the answer, which stands for none of the whole."""
-    return float(value) if isinstance(value, int | float) else None
+    return None if value is None or isinstance(value, list) else number_of(value)
 
 
 def write_record(item: Item, several: Iterable[str] = ()) -> dict[str, object]:

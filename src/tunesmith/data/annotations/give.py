@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
@@ -121,7 +122,9 @@ def _several(items: Sequence[Item]) -> frozenset[str]:
 def _interface(items: Sequence[Item], several: frozenset[str]) -> str:
     """A labelling interface that shows every field and asks every question; of unlabelled texts for no question."""
     fields = dict.fromkeys(name for item in items for name in item.fields)
-    shown = [_field(name, any(not isinstance(item.fields.get(name, ""), str) for item in items)) for name in fields]
+    shown = [
+        line for name in fields for line in _shown(name, [item.fields[name] for item in items if name in item.fields])
+    ]
     asked = [
         line
         for question, kind in _asked_questions(items).items()
@@ -137,12 +140,23 @@ def _asked_questions(items: Sequence[Item]) -> Mapping[str, AnswerKind]:
     return {PREFERENCE: "preferred"} if pairs and not found else found
 
 
-def _field(name: str, conversation: bool) -> str:
-    if conversation:
-        return (
-            f'<Paragraphs name={quoteattr(name)} value="${name}" layout="dialogue" nameKey="role" textKey="content"/>'
-        )
-    return f'<Text name={quoteattr(name)} value="${name}"/>'
+def _shown(name: str, values: Sequence[object]) -> list[str]:
+    """The tag that shows a field: a text, or a conversation. Anything else, such as a number, is not shown."""
+    stands = f"name={quoteattr(name)} value={quoteattr('$' + name)}"
+    if all(isinstance(each, str) for each in values):
+        return [f"<Text {stands}/>"]
+    turns = [turn for each in values if isinstance(each, list | tuple) for turn in each]
+    if turns and all(isinstance(turn, Mapping) for turn in turns):
+        return [f'<Paragraphs {stands} layout="dialogue" nameKey="role" textKey="content"/>']
+    return []
+
+
+def _text_field(items: Sequence[Item]) -> str:
+    """The field that classes and places are about, by the first item that has one."""
+    for item in items:
+        with suppress(RowDefect):
+            return item.text()[0]
+    return "text"
 
 
 def _control(question: str, kind: AnswerKind, items: Sequence[Item], several: bool) -> list[str]:
@@ -150,7 +164,7 @@ def _control(question: str, kind: AnswerKind, items: Sequence[Item], several: bo
     if kind == "preferred":
         pair = next((each.names for each in answers if each.names), (LEFT, RIGHT))
         return [f"<Pairwise name={name} toName={quoteattr(','.join(sorted(pair)))}/>"]
-    about = quoteattr(items[0].text()[0])
+    about = quoteattr(_text_field(items))
     if kind == "rating":
         most = max((int(float(each.names[0])) for each in answers if each.names), default=5)
         return [f'<Rating name={name} toName={about} maxRating="{max(most, 5)}"/>']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,6 +106,16 @@ def pair_of(fields: Iterable[str]) -> tuple[str, str] | None:
             if name.endswith(first) and other in names:
                 return name, other
     return None
+
+
+def number_of(value: object) -> float:
+    """A finite number. Raises RowDefect: bad_annotation for anything else."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise RowDefect("bad_annotation")
 
 
 def questions_of(items: Iterable[Item]) -> dict[str, AnswerKind]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tunesmith.data.annotations.items import NAMED_FIELDS, Answer, Item, Span, Suggestion, pair_of
+from tunesmith.data.annotations.items import NAMED_FIELDS, Answer, Item, Span, Suggestion, number_of, pair_of
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.layouts import Row
 
@@ -43,7 +43,7 @@ def read_task(row: Row) -> Item:
         for question, answer in _answers(annotation.get("result"), fields).items():
             votes.setdefault(question, {})[name] = answer
     suggestions = {
-        question: Suggestion(answer, str(each.get("model_version") or ""), _number(each.get("score")))
+        question: Suggestion(answer, str(each.get("model_version") or ""), _score(each.get("score")))
         for each in _objects(row.get("predictions"))
         for question, answer in _answers(each.get("result"), fields).items()
     }
@@ -74,8 +74,8 @@ def _name(annotation: Mapping[str, object], place: int) -> str:
     return str(who)
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _score(value: object) -> float | None:
+    return None if value is None else number_of(value)
 
 
 def _answers(results: object, fields: Mapping[str, object]) -> dict[str, Answer]:
@@ -104,10 +104,7 @@ def _choices(value: Mapping[str, object], fields: Mapping[str, object]) -> Answe
 
 
 def _rating(value: Mapping[str, object], fields: Mapping[str, object]) -> Answer:
-    given = value.get("rating", value.get("number"))
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise RowDefect("bad_annotation")
-    return Answer("rating", (f"{given:g}",))
+    return Answer("rating", (f"{number_of(value.get('rating', value.get('number'))):g}",))
 
 
 def _labels(value: Mapping[str, object], fields: Mapping[str, object]) -> Answer:

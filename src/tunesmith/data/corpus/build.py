@@ -1,7 +1,9 @@
 """A corpus larger than memory becomes clean shards: the whole pass, read it first.
 
-    pieces      the files are cut into pieces that fit into memory (pieces.py)
+    plan        what the recipe asks for and the pass cannot do is refused by name (plan.py)
+    pieces      the files (inputs.py) are cut into pieces that fit into memory (pieces.py)
     parts       each piece is read and cleaned, and its rows are marked by what duplicates are found by (part.py)
+    masks       personal data get placeholders that mean the same in all parts (masks.py)
     decision    of all rows, from the marks alone: which stay (decide.py)
     shards      rows that stay go to the split that their own words or their group name, and are written (shards.py)
 
@@ -11,18 +13,11 @@ there, if recipe, files and versions are the same, and else begins anew; the res
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
@@ -30,136 +25,109 @@ from tunesmith.core.files import (
     MANIFEST,
     disk_errors,
     is_whole,
-    make_folders,
-    new_folder,
     read_json,
     remove_folder,
     remove_rubbish,
     verify_folder,
     write_json,
 )
-from tunesmith.core.ledger import STILL_USED, Ledger
+from tunesmith.core.ledger import Ledger
 from tunesmith.core.process import available_cores
-from tunesmith.core.types import SPLITS
-from tunesmith.data.clean import blank_reason, normalize
-from tunesmith.data.corpus.decide import Decision, decide
-from tunesmith.data.corpus.part import Clean, Marks, make_part, read_fates, read_marks, read_rows
+from tunesmith.data.corpus.decide import decide
+from tunesmith.data.corpus.finish import REPORT, write_corpus
+from tunesmith.data.corpus.inputs import Input, inputs_of, unpacked
+from tunesmith.data.corpus.lock import held
+from tunesmith.data.corpus.masks import mask_part, number_values
+from tunesmith.data.corpus.part import Cleaned, make_part, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
-from tunesmith.data.corpus.shards import LEDGER, PartCounts, PartPlace, write_shards
+from tunesmith.data.corpus.plan import Plan, refuse
+from tunesmith.data.corpus.report import CorpusReport, facts_of
+from tunesmith.data.corpus.work import Build, in_threads
 from tunesmith.data.formats.read import Reading
-from tunesmith.data.near import Rows
-from tunesmith.recipe.specs.base import Spec
-from tunesmith.recipe.specs.data import CleanSpec, DataSpec, SourceSpec, SplitSpec
+from tunesmith.data.licences import check_licences
+from tunesmith.data.pii.apply import Held
+from tunesmith.data.pii.mask import Masker
+from tunesmith.data.tidy import Cleaner, Needs
+from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.recipe.specs.goal import ComplianceSpec
 
-PLAN, REPORT = "plan.json", "report.json"
-_FORM = 1
-"""Raised when what a part holds changes: parts of an older program are then made again."""
-
-_KNOWN: dict[type[Spec], frozenset[str]] = {
-    DataSpec: frozenset({"task", "rows", "sources", "clean", "split"}),
-    CleanSpec: frozenset({"normalize", "exact_duplicates", "near_duplicates"}),
-    SplitSpec: frozenset({"train", "validation", "test", "group_by", "seed"}),
-    SourceSpec: frozenset({"path", "name", "layout", "columns", "licence"}),
-}
-"""Settings that the pass heeds; every other one is refused where a recipe states it."""
-
-Plan = dict[str, object]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class CorpusReport:
-    """What a build did: rows by fate and reason, rows by split, bytes read, and seconds of each step."""
-
-    fates: dict[str, int]
-    splits: dict[str, int]
-    bytes: int
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Build:
-    spec: DataSpec
-    folder: Path
-    pieces: tuple[Piece, ...]
-    workers: int
-
-    def parts(self) -> list[Path]:
-        return [self.folder / f"part-{place:05d}" for place in range(len(self.pieces))]
+PLAN = "plan.json"
 
 
 def build_corpus(
-    spec: DataSpec, recipe_folder: Path, out: Path, workers: int = 0, piece_bytes: int = PIECE_BYTES
+    spec: DataSpec,
+    recipe_folder: Path,
+    out: Path,
+    workers: int = 0,
+    piece_bytes: int = PIECE_BYTES,
+    compliance: ComplianceSpec | None = None,
 ) -> CorpusReport:
     """Build `out` from the sources of a recipe: a folder of shards for each split, and the ledger.
 
     Args:
         workers: pieces that are worked on at a time; 0 is one a core.
+        compliance: licences that count.
 
-    Errors: data.corpus_rows, data.corpus_exists, those of `pieces_of`, `read_piece` and `new_folder`.
+    Errors: data.corpus_exists, data.source_changed; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
+    `unpacked`, `pieces_of`, `read_piece`, `held` and `new_folder`.
     """
-    _refuse(spec)
-    pieces = tuple(pieces_of(spec.sources, recipe_folder, piece_bytes))
-    plan = _plan(spec, pieces)
+    refuse(spec)
+    check_licences(spec.sources, compliance)
+    Cleaner(spec.clean, recipe_folder, Ledger(), Needs())  # what it lacks is said before anything is read
+    inputs = inputs_of(spec.sources, recipe_folder)
+    folder = out.with_name(f"{out.name}.building")
+    build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, workers or available_cores())
+    plan = build.plan()
     if out.exists():
-        return _report_of(out, plan)
-    build = _Build(spec, out.with_name(f"{out.name}.building"), pieces, workers or available_cores())
+        return _report_of(build, plan)
+    with held(folder):
+        if out.exists():  # another one was just done
+            return _report_of(build, plan)
+        report = _pass(build, plan)
+        remove_folder(folder)
+    return report
+
+
+def _pass(build: Build, plan: Plan) -> CorpusReport:
+    clean, clock = build.spec.clean, _Clock()
     _start(build, plan)
-    clock = _Clock()
+    build = replace(build, pieces=_cut(build))
+    clock.lap("pieces")
     _make_parts(build)
     clock.lap("parts")
-    marks = [read_marks(folder) for folder in build.parts()]
+    masker = _mask(build)
+    clock.lap("masks")
+    _refuse_changed(build, plan)
+    marks = [read_marks(part) for part in build.parts]
     with ThreadPoolExecutor(build.workers) as pool:
-        clean = spec.clean
-        decision = decide(build.parts(), marks, clean.exact_duplicates, clean.near_duplicates, pool.map)
+        decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, pool.map)
     clock.lap("decision")
-    report = _write(build, marks, decision, out, plan)
-    remove_folder(build.folder)
+    report = write_corpus(build, plan, marks, decision, masker)
     clock.lap("shards")
     return replace(report, seconds=clock.seconds)
 
 
-def _refuse(spec: DataSpec) -> None:
-    if spec.rows != "text":
-        raise TunesmithError("data.corpus_rows", rows=spec.rows)
-    parts: dict[str, Spec] = {"data": spec, "data.clean": spec.clean, "data.split": spec.split}
-    parts |= {f"data.sources.{place}": source for place, source in enumerate(spec.sources)}
-    for place, part in parts.items():
-        for name, known in type(part).model_fields.items():
-            default = known.get_default(call_default_factory=True)
-            if name not in _KNOWN[type(part)] and getattr(part, name) != default:
-                raise TunesmithError("data.corpus_setting", setting=f"{place}.{name}")
-
-
-def _plan(spec: DataSpec, pieces: Iterable[Piece]) -> Plan:
-    """What the parts depend on. Files count as the same while their size and their time of change are."""
-    files = {str(piece.path): [piece.path.stat().st_size, piece.path.stat().st_mtime_ns] for piece in pieces}
-    ranges = [[str(piece.path), piece.start, piece.end] for piece in pieces]
-    digest = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), files, ranges]).encode()).hexdigest()
-    return {"form": _FORM, "polars": pl.__version__, "numpy": np.__version__, "inputs": digest}
-
-
-def _report_of(out: Path, plan: Plan) -> CorpusReport:
+def _report_of(build: Build, plan: Plan) -> CorpusReport:
     """The report of a corpus that is there already. Errors: data.corpus_exists where it is another one."""
-    if not (out / MANIFEST).exists() or verify_folder(out).get("plan") != plan:
-        raise TunesmithError("data.corpus_exists", path=str(out))
-    remove_rubbish(out.parent)
-    _remove(out.with_name(f"{out.name}.building"))
-    return CorpusReport(**read_json(out / REPORT))  # type: ignore[arg-type]  # as `_write` wrote it
+    if not (build.out / MANIFEST).exists() or verify_folder(build.out).get("plan") != plan:
+        raise TunesmithError("data.corpus_exists", path=str(build.out))
+    remove_rubbish(build.out.parent)
+    if build.folder.exists():
+        remove_folder(build.folder)
+    return CorpusReport(**read_json(build.out / REPORT))  # type: ignore[arg-type]  # as `_write` wrote it
 
 
-def _start(build: _Build, plan: Plan) -> None:
-    """A folder to build in: the one of an earlier start when it was for the same plan."""
-    with disk_errors(build.folder):
-        make_folders(build.folder.parent)
-        remove_rubbish(build.folder.parent)
-        if build.folder.exists() and not _same_plan(build.folder, plan):
-            _remove(build.folder)
-        if not build.folder.exists():
-            make_folders(build.folder)
-            write_json(build.folder / PLAN, plan)
-        remove_rubbish(build.folder)
+def _start(build: Build, plan: Plan) -> None:
+    """The folder to build in, with what an earlier start for the same plan has done."""
+    folder = build.folder
+    with disk_errors(folder):
+        remove_rubbish(folder.parent)
+        remove_rubbish(folder)
+        if not _same_plan(folder, plan):
+            (folder / PLAN).unlink(missing_ok=True)  # first: without it nothing here counts
+            for part in sorted(folder.iterdir()):
+                remove_folder(part)
+            write_json(folder / PLAN, plan)
 
 
 def _same_plan(folder: Path, plan: Plan) -> bool:
@@ -169,85 +137,49 @@ def _same_plan(folder: Path, plan: Plan) -> bool:
         return False
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        remove_folder(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+def _cut(build: Build) -> tuple[Piece, ...]:
+    """The pieces of all files; compressed ones are unpacked for that."""
+
+    def opened(numbered: tuple[int, Input]) -> Input:
+        number, each = numbered
+        return unpacked(each, build.folder / f"unpacked-{number:05d}")
+
+    return tuple(pieces_of(in_threads(opened, enumerate(build.inputs), build.workers), build.piece_bytes))
 
 
-def _make_parts(build: _Build) -> None:
+def _make_parts(build: Build) -> None:
     reading = Reading("text", build.spec.split.group_by, build.spec.split.seed)
 
     def make(part: tuple[Path, Piece]) -> None:
         folder, piece = part
         if not is_whole(folder):
-            make_part(folder, piece, build.spec.sources[piece.source], reading, _cleaner(build.spec))
+            make_part(folder, piece, build.spec.sources[piece.source], reading, clean)
 
-    _in_threads(make, zip(build.parts(), build.pieces, strict=True), build.workers)
+    def clean(frame: pl.DataFrame, ledger: Ledger) -> Cleaned:
+        cleaner = Cleaner(build.spec.clean, build.recipe_folder, ledger, Needs())
+        frame, found, _ = cleaner.before_masks("train", frame)
+        masks = cleaner.personal is not None and cleaner.personal.spec.action == "mask"
+        return Cleaned(frame, found if masks else Held(), facts_of(cleaner))
 
-
-def _cleaner(spec: DataSpec) -> Clean:
-    """The cleaning of one piece."""
-
-    def clean(frame: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
-        if not spec.clean.normalize:
-            return frame
-        frame, _ = normalize(frame)
-        blank = frame.select("row", blank_reason()).drop_nulls("reason")
-        for (reason,), rows in blank.group_by("reason", maintain_order=True):
-            ledger.decide(rows["row"], "dropped", str(reason))
-        return frame.join(blank, on="row", how="anti", maintain_order="left")
-
-    return clean
+    in_threads(make, zip(build.parts, build.pieces, strict=True), build.workers)
 
 
-def _write(build: _Build, marks: Sequence[Marks], decision: Decision, out: Path, plan: Plan) -> CorpusReport:
-    """The folder of the corpus, whole or not at all."""
-    places, numbers = _places(build)
-
-    def write(part: tuple[Path, PartPlace, Marks]) -> PartCounts:
-        return write_shards(aside, *part, decision, numbers, build.spec.split)
-
-    with new_folder(out, plan=plan) as aside:
-        for name in (*SPLITS, LEDGER):
-            (aside / name).mkdir()
-        counts = _in_threads(write, zip(build.parts(), places, marks, strict=True), build.workers)
-        fates: Counter[str] = sum((each.fates for each in counts), Counter())
-        splits: Counter[str] = sum((each.splits for each in counts), Counter())
-        read = sum(piece.end - piece.start for piece in build.pieces)
-        report = CorpusReport(dict(sorted(fates.items())), {name: splits[name] for name in SPLITS}, read)
-        if sum(report.splits.values()) != sum(rows for fate, rows in fates.items() if fate.split(":")[0] in STILL_USED):
-            raise TunesmithError("data.corpus_unbalanced", path=str(build.folder))
-        write_json(aside / REPORT, {**asdict(report), "seconds": {}})
-    return report
+def _mask(build: Build) -> Masker:
+    """Every part with its masks; who put them in knows what they stand for."""
+    masker, wanted = number_values(build.parts), build.spec.clean.pii
+    if wanted is not None:
+        in_threads(lambda part: mask_part(part, wanted, masker), build.parts, build.workers)
+    return masker
 
 
-def _places(build: _Build) -> tuple[list[PartPlace], Rows]:
-    """Where each part stands among all, and the number among all rows read of each row that cleaning left."""
-    places: list[PartPlace] = []
-    numbers = [np.empty(0, np.int64)]
-    read = kept = 0
-    of_source: Counter[int] = Counter()
-    for number, (part, piece) in enumerate(zip(build.parts(), build.pieces, strict=True)):
-        source = build.spec.sources[piece.source]
-        places.append(PartPlace(number, source.title, read, of_source[piece.source], kept))
-        rows = read_rows(part)["row"].to_numpy() + read
-        numbers.append(rows)
-        count = len(read_fates(part))
-        read, kept = read + count, kept + len(rows)
-        of_source[piece.source] += count
-    return places, np.concatenate(numbers)
-
-
-def _in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> list[Result]:
-    """Every item through a function, in their order; the first error stops what has not begun."""
-    with ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(work, item) for item in items]
-        try:
-            return [each.result() for each in running]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _refuse_changed(build: Build, plan: Plan) -> None:
+    """Errors: data.source_changed where a file is not the one any more that the parts began with."""
+    try:
+        if build.plan() == plan:
+            return
+    except OSError:  # it is not even there
+        pass
+    raise TunesmithError("data.source_changed", path=", ".join(source.address for source in build.spec.sources))
 
 
 class _Clock:

@@ -71,7 +71,7 @@ class _Rows:
 
     def texts(self, rows: Rows) -> pl.Series:
         """The texts of rows in ascending order."""
-        return pl.concat(read_rows(self._folders[part])["text"][places] for part, places in self._by_part(rows))
+        return pl.concat(read_rows(self._folders[part], places)["text"] for part, places in self._by_part(rows))
 
     def _by_part(self, rows: Rows) -> list[tuple[int, Rows]]:
         ends = np.searchsorted(rows, self._starts)

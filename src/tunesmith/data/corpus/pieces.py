@@ -1,12 +1,13 @@
-"""Files of lines in pieces that fit into memory, and a piece as a table.
+"""Files in pieces that fit into memory, and a piece as a table.
 
-A piece is a range of bytes that begins and ends with a line, so that any process can read it without the others.
+A piece is a range of bytes that begins and ends with a line, or some row groups of a Parquet file, so that any process
+can read it without the others.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,40 +15,54 @@ import polars as pl
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
-from tunesmith.data.formats.files import RawFile, list_files
+from tunesmith.data.corpus.groups import PARQUET, group_sizes, read_groups, text_columns
+from tunesmith.data.corpus.inputs import Input
+from tunesmith.data.formats.files import RawFile
 from tunesmith.data.formats.read import Reading, read_raw
-from tunesmith.data.formats.rows import LONGEST_ROW, rows_of_lines
+from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, rows_of_lines
 from tunesmith.data.table import SCHEMA
-from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.data import SourceSpec
 
 PIECE_BYTES = 1 << 25
-_SUFFIXES = (".jsonl", ".ndjson")
 _LINE_SEARCH_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes [start, end) of a file of a source (by its place in the recipe)."""
+    """Bytes (or row groups) [start, end) of a file of a source, by its place in the recipe; `bytes` is what is read."""
 
     source: int
     path: Path
     start: int
     end: int
+    bytes: int
 
 
-def pieces_of(sources: list[SourceSpec], folder: Path, size: int = PIECE_BYTES) -> Iterator[Piece]:
-    """The pieces of all sources, in their order. Errors: those of `list_files`, data.corpus_suffix."""
-    for place, source in enumerate(sources):
-        for path in list_files(local_path(source, folder))[0]:
-            if path.suffix.lower() not in _SUFFIXES:
-                raise TunesmithError("data.corpus_suffix", path=str(path), suffixes=" ".join(_SUFFIXES))
-            start, whole = 0, path.stat().st_size
-            while start < whole:
-                end = _line_end(path, start + size, whole)
-                yield Piece(place, path, start, end)
-                start = end
+def pieces_of(inputs: Iterable[Input], size: int = PIECE_BYTES) -> Iterator[Piece]:
+    """The pieces of all files, in their order. Errors: those of `group_sizes`."""
+    for each in inputs:
+        cut = _group_ranges(each.path, size) if each.kind == PARQUET else _line_ranges(each.path, size)
+        for start, end, read in cut:
+            yield Piece(each.source, each.path, start, end, read)
+
+
+def _group_ranges(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
+    start = read = 0
+    sizes = group_sizes(path)
+    for place, group in enumerate(sizes, 1):
+        read += group
+        if read >= size or place == len(sizes):
+            yield start, place, read
+            start, read = place, 0
+
+
+def _line_ranges(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
+    start, whole = 0, path.stat().st_size
+    while start < whole:
+        end = _line_end(path, start + size, whole)
+        yield start, end, end - start
+        start = end
 
 
 def _line_end(path: Path, wished: int, whole: int) -> int:
@@ -64,21 +79,38 @@ def _line_end(path: Path, wished: int, whole: int) -> int:
 def read_piece(piece: Piece, source: SourceSpec, reading: Reading, ledger: Ledger) -> pl.DataFrame:
     """The rows of a piece in the canonical table. The ledger, one of the piece alone, numbers them from 0.
 
-    Errors: those of `read_raw`; data.wrong_encoding where a byte is not UTF-8.
+    Errors: those of `read_raw` and `read_groups`; data.wrong_encoding where a byte is not UTF-8.
     """
+    name = source.title
+    read = _groups(piece, source, reading) if piece.path.suffix.lower() == PARQUET else _lines(piece, source, reading)
+    if isinstance(read, pl.DataFrame):
+        ledger.read(name, len(read))
+        return read
+    source = source.model_copy(update={"layout": "text"})  # one piece may hold nothing but odd rows
+    raw = RawFile(piece.path, "", piece.bytes, "utf-8", False, read)
+    return read_raw(raw, source, name, ledger.read(name, len(read)), reading, ledger)[0]
+
+
+def _lines(piece: Piece, source: SourceSpec, reading: Reading) -> pl.DataFrame | list[RawRow]:
+    """The table of lines that all hold a text, else the lines: every one wants a look of its own."""
     with piece.path.open("rb") as stream:
         stream.seek(piece.start)
         content = stream.read(piece.end - piece.start)
-    name = source.title
     content = content.removeprefix(_BOM) if piece.start == 0 else content
-    frame = _plain_texts(content, name, source, reading)
-    if frame is not None:
-        ledger.read(name, len(frame))
-        return frame
-    source = source.model_copy(update={"layout": "text"})  # one piece may hold nothing but odd lines
-    rows = rows_of_lines(_decoded(content, piece), piece.path)
-    raw = RawFile(piece.path, "", len(content), "utf-8", False, rows)
-    return read_raw(raw, source, name, ledger.read(name, len(rows)), reading, ledger)[0]
+    frame = _plain_texts(content, source, reading)
+    return rows_of_lines(_decoded(content, piece), piece.path) if frame is None else frame
+
+
+def _groups(piece: Piece, source: SourceSpec, reading: Reading) -> pl.DataFrame | list[RawRow]:
+    """The table of rows that all hold a text, else the rows with all their columns."""
+    groups = (piece.path, piece.start, piece.end)
+    column, group = source.columns.get("text", "text"), reading.group_by
+    words = [column, *([group] if group else [])]
+    if _only_texts(source, reading) and text_columns(piece.path).issuperset(words):
+        frame = _texts(read_groups(*groups, words), column, group, source.title)
+        if frame is not None:
+            return frame
+    return list(read_groups(*groups).iter_rows(named=True))
 
 
 def _decoded(content: bytes, piece: Piece) -> str:
@@ -89,9 +121,13 @@ def _decoded(content: bytes, piece: Piece) -> str:
         raise TunesmithError("data.wrong_encoding", path=str(piece.path), encoding="utf-8", offset=offset) from None
 
 
-def _plain_texts(content: bytes, name: str, source: SourceSpec, reading: Reading) -> pl.DataFrame | None:
-    """The table of lines that all hold a text; None where that is not sure, and every line wants a look of its own."""
-    if reading.wanted != "text" or source.layout not in ("auto", "text") or source.terms is not None:
+def _only_texts(source: SourceSpec, reading: Reading) -> bool:
+    return reading.wanted == "text" and source.layout in ("auto", "text") and source.terms is None
+
+
+def _plain_texts(content: bytes, source: SourceSpec, reading: Reading) -> pl.DataFrame | None:
+    """The table of lines that all hold a text; None where that is not sure."""
+    if not _only_texts(source, reading):
         return None
     column = source.columns.get("text", "text")
     schema = {column: pl.String, **({reading.group_by: pl.String} if reading.group_by else {})}
@@ -99,13 +135,17 @@ def _plain_texts(content: bytes, name: str, source: SourceSpec, reading: Reading
         read = pl.read_ndjson(io.BytesIO(content), schema=schema)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
-    texts = read[column]
     # A number would have become a text, and of a key that stands twice one would have won.
     plain = sum(content.count(f'"{column}":{blank}"'.encode()) for blank in ("", " "))
-    if plain != len(texts) or texts.null_count() or (texts.str.len_bytes() > LONGEST_ROW).any():
+    return _texts(read, column, reading.group_by, source.title) if plain == len(read) else None
+
+
+def _texts(read: pl.DataFrame, column: str, group_by: str | None, name: str) -> pl.DataFrame | None:
+    """The canonical table of columns of words; None where a row has no text, or one beyond all measure."""
+    texts = read[column]
+    if texts.null_count() or (texts.str.len_bytes() > LONGEST_ROW).any():
         return None
-    group = read[reading.group_by].fill_null("") if reading.group_by else pl.lit("")
-    return _table(texts, group, name)
+    return _table(texts, read[group_by].fill_null("") if group_by else pl.lit(""), name)
 
 
 def _table(texts: pl.Series, group: pl.Series | pl.Expr, name: str) -> pl.DataFrame:

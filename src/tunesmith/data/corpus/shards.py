@@ -26,15 +26,16 @@ from tunesmith.data.split import place_of
 from tunesmith.recipe.specs.data import SplitSpec
 
 LEDGER = "ledger"
-COLUMNS = ("row", "source", "index", "group", "text")
 
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Rows of a part by fate with reason, and by split."""
+    """Rows of a part by fate with reason, by split, and by the rule that changed them, with its places."""
 
     fates: Counter[str]
     splits: Counter[str]
+    changed: Counter[str]
+    places: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def write_shards(
     name = f"part-{place.number:05d}.parquet"
     number = pl.int_range(place.read_before, place.read_before + len(fates), dtype=pl.Int64)
     index = pl.col("index") + place.read_before_of_source
-    fates = fates.select(number.alias("row"), pl.lit(place.source).alias("source"), index, "fate", "reason", "amount")
+    origin = (number.alias("row"), pl.lit(place.source).alias("source"), index)
+    fates = fates.select(*origin, "fate", "reason", "amount", "changes")
     _write(fates, folder / LEDGER / name)
-    whole = rows.select(COLUMNS).with_columns(pl.col("row") + place.read_before, index)
+    whole = rows.with_columns(pl.col("row") + place.read_before, index)
     splits = np.where(stays, _splits(marks.keys[:, 1], rows["group"], split), -1)
     counted: Counter[str] = Counter()
     for each, wanted in enumerate(SPLITS):
@@ -77,7 +79,15 @@ def write_shards(
         if len(chosen):
             _write(chosen, folder / wanted / name)
     labels = fates.select(pl.concat_str("fate", "reason", separator=": ").str.strip_suffix(": "))["fate"]
-    return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted)
+    return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted, *_changes(fates))
+
+
+def _changes(fates: pl.DataFrame) -> tuple[Counter[str], Counter[str]]:
+    """Rows and places that each rule changed."""
+    told = fates.select("changes").explode("changes").drop_nulls().unnest("changes")
+    by_rule = told.group_by("rule").agg(rows=pl.len(), places=pl.col("places").sum())
+    rows, places = (Counter[str](dict(by_rule.select("rule", each).iter_rows())) for each in ("rows", "places"))
+    return rows, places
 
 
 def _write(table: pl.DataFrame, path: Path) -> None:

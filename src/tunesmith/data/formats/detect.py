@@ -15,6 +15,8 @@ from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Conve
 from tunesmith.data.formats.logs import FEEDBACK_READERS, is_feedback, is_request_log, read_request_log
 from tunesmith.data.formats.pairs import PAIR_READERS, read_label
 from tunesmith.data.formats.rows import RawRow, Unread, listed
+from tunesmith.data.media.kinds import MEDIA_LAYOUTS
+from tunesmith.data.media.records import reader_of_media
 from tunesmith.recipe.specs.data import Layout
 
 READERS: Mapping[str, Converter] = {
@@ -29,6 +31,10 @@ _SPECIAL_KINDS: Mapping[str, RowKind] = {
     "kto": "kto",
     "text_class": "text_class",
     "token_class": "token_class",
+    "image_folder": "image_class",
+    "coco": "detection",
+    "voc": "detection",
+    "audio_folder": "audio_class",
 }
 _LISTS = ("messages", "conversations", "conversation")
 
@@ -37,6 +43,8 @@ def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
     """The kind of row that a layout holds. Feedback and annotations give several, so what is wanted if they can."""
     if layout == "feedback" and wanted in FEEDBACK_READERS:
         return wanted
+    if layout == "audio_folder" and wanted == "audio_text":
+        return wanted
     if layout in TOOLS:
         return wanted if wanted in KINDS else "text_class"
     return _SPECIAL_KINDS.get(layout, "chat")
@@ -44,6 +52,8 @@ def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
 
 def reader_of(layout: Layout, wanted: RowKind) -> Converter:
     """What makes a record of a row in this layout."""
+    if layout in MEDIA_LAYOUTS:
+        return reader_of_media(wanted)
     return FEEDBACK_READERS[wanted] if layout == "feedback" else READERS[layout]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tunesmith.core.types import Message, RowKind
+from tunesmith.core.types import Box, Media, Message, RowKind
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.turns import (
     TurnKeys,
@@ -39,6 +39,8 @@ class Record:
     tokens: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     cut: int = 0
+    media: Media | None = None
+    boxes: tuple[Box, ...] = ()
     outvoted: int = 0
 
 

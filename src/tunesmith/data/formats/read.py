@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -17,14 +18,17 @@ from tunesmith.data.annotations.rows import READ, record_of
 from tunesmith.data.collect.lineage import lineage_notes, lineage_of_source
 from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.choose import LaidOut, choose_layout, layout_without_labels, rename
-from tunesmith.data.formats.detect import reader_of
+from tunesmith.data.formats.detect import kind_of, reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
 from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
 from tunesmith.data.formats.terms import refused_by
+from tunesmith.data.formats.times import moment_of
+from tunesmith.data.media.kinds import MEDIA_KINDS, MEDIA_LAYOUTS
+from tunesmith.data.media.read import media_files
 from tunesmith.data.notes import Note as Note
-from tunesmith.data.table import SCHEMA, build_frame, turn_value
+from tunesmith.data.table import SCHEMA, build_frame, media_value, turn_value
 from tunesmith.recipe.places import is_local, local_path
 from tunesmith.recipe.specs.data import Layout, SourceSpec
 from tunesmith.recipe.specs.sources import TermsSpec
@@ -70,6 +74,7 @@ class Reading:
     group_by: str | None
     seed: int
     labelled: bool = True
+    time_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,16 @@ def read_source(
     if not is_local(source) and not path.is_dir():
         raise TunesmithError("data.not_collected", source=name)
     licence = source.licence or str(lineage_of_source(source, path).get("licence", ""))
-    taken, passed_over = list_files(path)
-    notes = [*lineage_notes(source, path), *_notes_of(passed_over, path, source)]
-    raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
+    notes = lineage_notes(source, path)
+    if reading.wanted in MEDIA_KINDS:
+        raws, stated = media_files(source, path, reading.wanted)
+        columns = {ours: theirs for ours, theirs in source.columns.items() if ours != "file"}  # which was followed
+        source = source.model_copy(update={"layout": stated, "columns": columns})
+    else:
+        _refuse_media(source, path, reading.wanted)
+        taken, passed_over = list_files(path)
+        notes = [*notes, *_notes_of(passed_over, path, source)]
+        raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
     several = sum(raw.document for raw in raws) > 1
     numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))
     files: list[FileReport] = []
@@ -116,6 +128,13 @@ def read_source(
     if source.sample is not None and source.sample < len(frame):
         frame = _sample(frame, source.sample, derive_seed(reading.seed, f"sample {name}"), ledger)
     return frame, SourceReport(name, split, licence, tuple(files), tuple(notes))
+
+
+def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
+    """Errors: data.wrong_kind where a recipe wants words of pictures or sounds."""
+    if source.layout in MEDIA_LAYOUTS:
+        kind = kind_of(source.layout, wanted)
+        raise TunesmithError("data.wrong_kind", path=str(path), layout=source.layout, kind=kind, wanted=wanted)
 
 
 def manner_of(source: SourceSpec) -> Manner:
@@ -177,7 +196,7 @@ def _read_rows(
     entries = ledger.entries()
     for number, row in zip(numbers, raw.rows, strict=True):
         try:
-            record, group = _convert(row, layout, part, reading)
+            record, group, time = _convert(row, layout, part, reading)
         except RowDefect as defect:
             refused.setdefault(defect.reason, []).append(number)
             continue
@@ -187,7 +206,7 @@ def _read_rows(
             outvoted[number] = record.outvoted
         if layout.layout == "messages" and _has_other_roles(row, layout):
             renamed.append(number)
-        _append(columns, record, number, part.source, entries[number].index, group)
+        _append(columns, record, number, part.source, entries[number].index, group, time)
     if len(refused.get("missing_columns", [])) == len(raw.rows):
         raise TunesmithError("data.missing_columns", path=str(raw.path), missing=layout.layout)
     for reason, rows in refused.items():
@@ -205,8 +224,8 @@ def _has_other_roles(row: RawRow, layout: LaidOut) -> bool:
     return any(isinstance(role, str) and role not in _ROLES and role not in layout.keys.names for role in stated)
 
 
-def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tuple[Record, str]:
-    """What a row says and its group. Raises RowDefect."""
+def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tuple[Record, str, datetime | None]:
+    """What a row says, its group and its time. Raises RowDefect."""
     if isinstance(row, Unread):
         raise RowDefect(row.reason)
     refused = refused_by(part.terms, row) if part.terms else None
@@ -218,7 +237,10 @@ def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tup
         raise RowDefect("too_deep") from None
     group = _group(row, reading.group_by) or part.document
     _check_text(record, group)
-    return record, group
+    time = moment_of(row.get(reading.time_by)) if reading.time_by else None
+    if reading.time_by and time is None:
+        raise RowDefect("no_time")
+    return record, group, time
 
 
 def _record(row: Mapping[str, object], layout: LaidOut, reading: Reading) -> Record:
@@ -238,6 +260,7 @@ def _group(row: Mapping[str, object], column: str | None) -> str:
 def _check_text(record: Record, group: str) -> None:
     """A lone surrogate (half of a character) can be written in JSON but not in UTF-8. Raises RowDefect."""
     pieces = [record.text, record.tools, group, *record.tokens, *record.labels]
+    pieces += [record.media.path] if record.media else []
     for turn in (*record.messages, *record.chosen, *record.rejected):
         pieces += [turn.content, turn.name, turn.tool_call_id]
         pieces += [part for call in turn.tool_calls for part in (call.name, call.arguments, call.id)]
@@ -250,7 +273,15 @@ def _check_text(record: Record, group: str) -> None:
         raise RowDefect("lone_surrogate") from None
 
 
-def _append(columns: dict[str, list[object]], record: Record, number: int, name: str, index: int, group: str) -> None:
+def _append(
+    columns: dict[str, list[object]],
+    record: Record,
+    number: int,
+    name: str,
+    index: int,
+    group: str,
+    time: datetime | None,
+) -> None:
     def turns(messages: tuple[Message, ...]) -> list[dict[str, object]]:
         return [turn_value(message) for message in messages]
 
@@ -269,6 +300,9 @@ def _append(columns: dict[str, list[object]], record: Record, number: int, name:
         list(record.tokens),
         list(record.labels),
         None,
+        time,
+        media_value(record.media),
+        [asdict(box) for box in record.boxes],
     )
     for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

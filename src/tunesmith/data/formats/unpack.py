@@ -1,4 +1,4 @@
-"""What a compressed file or an archive holds, in memory and within limits: nothing is ever written to the disk.
+"""What a compressed file or an archive holds, within limits. Nothing here writes to the disk.
 
 A few kB can unpack to all the memory there is, so that both the size and the ratio are bounded while bytes come out,
 whatever the file says of itself. A file that ends early or goes on behind its end is refused as a whole: half of the
@@ -85,16 +85,25 @@ class _Counter:
 
 
 def unpressed(path: Path) -> bytes:
-    """The bytes that a .gz, .bz2, .xz or .zst file holds.
+    """The bytes that a .gz, .bz2, .xz or .zst file holds. Errors: those of `unpressed_chunks`."""
+    return b"".join(unpressed_chunks(path))
+
+
+def unpressed_chunks(path: Path) -> Iterator[bytes]:
+    """The same, some at a time. Nothing of it counts before the last: what is wrong may only be seen there.
 
     Errors: data.broken_packed where it ends early, goes on behind its end or fails its check, data.unpacks_too_far.
     """
     counter = _Counter(path, path.stat().st_size)
     chunks = _xz_chunks(path) if path.suffix.lower() == ".xz" else _arrow_chunks(path)
-    try:
-        return b"".join(counter.count(chunk, taken) for chunk, taken in chunks)
-    except _BROKEN as error:
-        raise TunesmithError("data.broken_packed", path=str(path), format=path.suffix[1:]) from error
+    while True:
+        try:
+            found = next(chunks, None)
+        except _BROKEN as error:
+            raise TunesmithError("data.broken_packed", path=str(path), format=path.suffix[1:]) from error
+        if found is None:
+            return
+        yield counter.count(*found)
 
 
 _Chunks = Iterator[tuple[bytes, int]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -32,12 +32,23 @@ class Finding:
     values: int
 
 
-class PersonalData:
-    """One run's search for personal data. Placeholders go on from table to table, so that they mean the same in all."""
+@dataclass(frozen=True)
+class Held:
+    """Numbers of the rows of a table that hold something, and what stands in each of their texts."""
 
-    def __init__(self, spec: PiiSpec, tagger: Tagger | None = None) -> None:
+    rows: tuple[int, ...] = ()
+    hits: Mapping[str, Sequence[Hit]] = field(default_factory=dict)
+
+
+class PersonalData:
+    """One run's search for personal data. Placeholders go on from table to table, so that they mean the same in all.
+
+    A `masker` that met values before goes on from there.
+    """
+
+    def __init__(self, spec: PiiSpec, tagger: Tagger | None = None, masker: Masker | None = None) -> None:
         self.spec = spec
-        self.masker = Masker()
+        self.masker = masker or Masker()
         self._finder = Finder(spec.types, tagger)
         self._rows: Counter[tuple[str, PiiType]] = Counter()
         self._values: Counter[tuple[str, PiiType]] = Counter()
@@ -47,44 +58,62 @@ class PersonalData:
         keys = sorted(self._values)
         return [Finding(source, kind, self._rows[source, kind], self._values[source, kind]) for source, kind in keys]
 
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Count what another search found, in other rows of the same sources."""
+        for each in findings:
+            self._rows[each.source, each.type] += each.rows
+            self._values[each.source, each.type] += each.values
+
     def apply(self, frame: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, int]:
         """The table after the recipe's action, and the number of rows that held something."""
-        flagged = frame.select(self._may_hold().alias("flagged"))["flagged"]
-        if not flagged.any():
-            return frame, 0
-        looked_at = to_examples(frame.filter(flagged))
+        frame, held = self.search(frame, ledger)
+        return self.mask(frame, held), len(held.rows)
+
+    def search(self, frame: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, Held]:
+        """Find, count, tell, and drop where the recipe says so; what is to be masked stands in the texts still."""
+        flagged = frame.select(self._may_hold(frame).alias("flagged"))["flagged"]
+        looked_at = to_examples(frame.filter(flagged)) if flagged.any() else []
         hits = self._find(looked_at)
         counts = {example.row: self._count(example, hits) for example in looked_at}
         held = {row: types for row, types in counts.items() if types}
-        if self.spec.action == "drop":
+        if held and self.spec.action == "drop":
             reason: Reason = "personal_data"
             ledger.decide(held, "dropped", reason)
-            return frame.filter(~frame["row"].is_in(list(held))), len(held)
+            frame = frame.filter(~frame["row"].is_in(list(held)))
         if self.spec.action == "mask":
             self._tell(held, ledger)
-            flagged = frame["row"].is_in(list(held))
-            frame = rewrite_rows(frame, flagged, lambda examples: [self._masked(each, hits) for each in examples])
-        return frame, len(held)
+        return frame, Held(tuple(held), hits)
 
-    def _may_hold(self) -> pl.Expr:
+    def mask(self, frame: pl.DataFrame, held: Held) -> pl.DataFrame:
+        """The table with placeholders in place of what `search` found in it, where the recipe says so."""
+        if self.spec.action != "mask" or not held.rows:
+            return frame
+        flagged = frame["row"].is_in(list(held.rows))
+        return rewrite_rows(frame, flagged, lambda examples: [self._masked(each, held.hits) for each in examples])
+
+    def _may_hold(self, frame: pl.DataFrame) -> pl.Expr:
+        """Whether any text of a row may hold something. Columns without a word are left out: looking costs the same."""
+        used = [name for name in (*TURN_COLUMNS, "tokens") if (frame[name].list.len() > 0).any()]
+        in_turns = [name for name in TURN_COLUMNS if name in used]
         turns = [
             pl.col(name).list.eval(self._finder.may_hold(pl.element().struct.field(field))).list.any()
-            for name in TURN_COLUMNS
+            for name in in_turns
             for field in ("tool_calls", "name")
         ]
         # Calls may spell letters as \u1234; whatever holds such a sign is looked at.
         spelt = [pl.col(name).list.eval(pl.element().struct.field("tool_calls").str.contains(r"\\u")).list.any()
-                 for name in TURN_COLUMNS]  # fmt: skip
-        tokens = [self._finder.may_hold(pl.col("tokens").list.join(between)) for between in (" ", "")]
-        others = [self._finder.may_hold(pl.col(name)) for name in ("group", "tools")]
-        return any_text(self._finder.may_hold) | pl.any_horizontal(*turns, *spelt, *tokens, *others).fill_null(False)
+                 for name in in_turns]  # fmt: skip
+        tokens = [self._finder.may_hold(pl.col("tokens").list.join(each)) for each in (" ", "") if "tokens" in used]
+        others = [self._finder.may_hold(pl.col(name)) for name in ("group", "tools") if (frame[name] != "").any()]
+        beside = pl.any_horizontal(pl.lit(False), *turns, *spelt, *tokens, *others)
+        return any_text(self._finder.may_hold, in_turns) | beside.fill_null(False)
 
     def _find(self, examples: Iterable[Example]) -> dict[str, list[Hit]]:
         """Hits by text, over all texts of the rows."""
         texts = list(dict.fromkeys(text for example in examples for text in _all_texts(example)))
         return dict(zip(texts, self._finder.find_all(texts), strict=True))
 
-    def _count(self, example: Example, hits: dict[str, list[Hit]]) -> Counter[PiiType]:
+    def _count(self, example: Example, hits: Mapping[str, Sequence[Hit]]) -> Counter[PiiType]:
         found = Counter(hit.type for text in _all_texts(example) for hit in hits[text])
         self._values.update({(example.origin.source, kind): count for kind, count in found.items()})
         self._rows.update((example.origin.source, kind) for kind in found)
@@ -95,7 +124,7 @@ class PersonalData:
             rows = {row: types[kind] for row, types in held.items() if types[kind]}
             ledger.change(rows, f"masked_{kind}", rows.values())
 
-    def _masked(self, example: Example, hits: dict[str, list[Hit]]) -> Example:
+    def _masked(self, example: Example, hits: Mapping[str, Sequence[Hit]]) -> Example:
         def mask(text: str) -> str:
             return self.masker.mask(text, hits[text])
 

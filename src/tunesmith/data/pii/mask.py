@@ -47,7 +47,7 @@ class Masker:
         parts: list[str] = []
         done = 0
         for hit in hits:
-            start, placeholder = hit.start, self._placeholder(hit.type, text[hit.start : hit.end])
+            start, placeholder = hit.start, self.placeholder(hit.type, text[hit.start : hit.end])
             if _is_bare(text, hit):
                 start -= text[start - 1] == "-"
                 placeholder = f'"{placeholder}"'
@@ -55,7 +55,8 @@ class Masker:
             done = hit.end
         return "".join([*parts, text[done:]])
 
-    def _placeholder(self, kind: PiiType, value: str) -> str:
+    def placeholder(self, kind: PiiType, value: str) -> str:
+        """What stands for a value; one that was not met before gets the next number of its type."""
         key = (kind, canonical(kind, value))
         if key not in self._placeholders:
             self._given[kind] += 1

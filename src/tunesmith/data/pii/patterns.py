@@ -87,7 +87,8 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "secret",
-        r"(?i:passwd|password|secret|api[_\- ]?key|access[_\- ]?token|bearer|密码|口令)",
+        r"(?i:passwd|password|secret(?:[_\- ]?key)?|api[_\- ]?key|access[_\- ]?token|密码|口令)"
+        r"[\"']?[\s\x1c-\x1f]?(?:[:=：]|是|is)",
         r"(?i:passwd|password|secret(?:[_\- ]?key)?|api[_\- ]?key|access[_\- ]?token|密码|口令)[\"']?\s?(?:[:=：]|是"
         r"|is)\s?[\"']?"
         r"([A-Za-z0-9!@#%^&*_+=.~\-]{8,128})(?![(\[])",
@@ -96,7 +97,7 @@ PATTERNS: tuple[Pattern, ...] = (
     _pattern("secret", r"(?i:bearer)", r"(?i:bearer) ([A-Za-z0-9._~+/\-]{20,}=*)", checks.is_secret),
     _pattern(
         "email",
-        r"[A-Za-z0-9_%+\-]@[A-Za-z0-9]",
+        r"[A-Za-z0-9._%+\-]@[A-Za-z0-9\-]",
         r"(?<![A-Za-z0-9._%+\-])(?!git@)[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.){1,8}"
         r"(?!png|jpg|jpeg|gif|svg|webp)[A-Za-z]{2,24}(?![A-Za-z0-9])",
     ),
@@ -119,13 +120,14 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "bank_account",
-        r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}",
+        r"[0-9]{2}(?: ?[A-Z0-9]){11}",  # 15 signs at least, of which two stand before; digits are found faster
         r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])",
         checks.is_iban,
     ),
     _pattern(
         "bank_account",
-        r"(?i:银行账|银行帐|银行卡|开户|收款账|对公账|卡号|account (?:number|no|#)|acct|routing|card (?:number|no|#))",
+        r"(?i:银行[账帐][号户]|银行卡|开户|收款[账帐]|对公[账帐]|卡号|account (?:number|no|#)|acct|routing number"
+        r"|card (?:number|no|#))[^0-9]{0,12}[0-9](?:[ \-]?[0-9]){7}",
         r"(?i:银行[账帐][号户]|银行卡号?|开户[账帐]?号|收款[账帐][号户]|对公[账帐]户|卡号|(?:bank )?account (?:number"
         r"|no|#)"
         r"|acct(?: no)?|routing number|card (?:number|no|#))[\s.:：#为是is]{0,6}([0-9](?:[ \-]?[0-9]){7,29})(?![0-9])",
@@ -136,7 +138,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "ssn",
-        "ssn|SSN|Ssn|ocial [Ss]ecurity|SOCIAL SEC",
+        "(?i:ssn|social sec)",
         r"(?i:ssn|social security(?: number| no)?)[\s.:：#is]{0,6}(\d{3}[ \-]?\d{2}[ \-]?\d{4})(?!\d)",
         checks.is_social_security,
     ),
@@ -149,7 +151,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "phone",
-        r"\+[ (]?[1-9]",
+        r"\+ ?\(?[1-9](?:[ .\-()]{0,3}\d){7}",
         r"(?<![0-9A-Za-z_+])\+ ?\(?[1-9]\d{0,2}\)?(?:[ .\-]?\(?\d{1,5}\)?){2,6}(?![0-9A-Za-z_])",
         checks.is_foreign_phone,
     ),
@@ -177,7 +179,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "phone",
-        rf"(?i:{_PHONE_WORD})[号码\s.:：#]{{0,6}}[+(（0-9]",
+        rf"(?i:{_PHONE_WORD})[号码\s\x1c-\x1f.:：#]{{0,6}}[+(（]?[0-9](?:[ .()（）\-]{{0,2}}[0-9]){{6}}",
         rf"(?i:{_PHONE_WORD})(?:号码"
         rf"|号)?[\s.:：#]{{0,4}}([+(（]?[0-9](?:[ .()（）\-]{{0,2}}[0-9]){{6,14}})(?![0-9A-Za-z_])",
     ),
@@ -203,7 +205,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "wechat",
-        "微信|薇信|[Ww]e[Cc]hat|WECHAT|vx|VX|Vx|wx|WX|Wx",
+        "(?i:微信|薇信|wechat|vx|wx)",
         r"(?i:微信|薇信|wechat|(?<![A-Za-z])vx|(?<![A-Za-z])wx)(?:号|id| id)?[\s:：是为]{0,3}"
         r"((?=[A-Za-z_\-]{0,19}\d|[A-Za-z]{1,18}_)[A-Za-z][A-Za-z0-9_\-]{5,19})(?![A-Za-z0-9_])",
     ),
@@ -229,7 +231,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "name",
-        r"(?i:contact|name|attn|recipient): ?[A-Z]",
+        r"(?i:tact|name|attn|ent): ?[A-Z][a-z]+ [A-Z]",  # so few letters that they can be jumped to
         r"(?i:contact|name|attn|recipient): ?([A-Z][a-z]+(?: [A-Z]\.)?(?: [A-Z][a-z]+){1,2})(?![A-Za-z])",
     ),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from tunesmith.recipe.specs.labels import LabelsSpec
 from tunesmith.recipe.specs.sources import Layout as Layout
 from tunesmith.recipe.specs.sources import SourceSpec as SourceSpec
 
-Task = Literal["chat", "text_class", "token_class"]
+Task = Literal["chat", "text_class", "token_class", "image_class", "detection", "audio_class", "audio_text"]
 _Split = TypeVar("_Split")
 ClassRows = Literal["text_class", "multi_label", "token_class"]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -75,11 +75,17 @@ class FoldSpec(Spec):
 class SplitSpec(Spec):
     """Shares of rows by split; rows of one group or with one prompt never part."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"stratify_by", "fold"})
+    unstated: ClassVar[frozenset[str]] = frozenset({"time_by", "stratify_by", "fold"})
     train: float = Field(0.7, gt=0, lt=1, description="Share of rows for training.")
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     test: float = Field(0.15, gt=0, lt=1, description="Share of rows seen only by the evaluation.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    time_by: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of times: the newest rows are test, those before them validation. ISO 8601 (without a zone "
+        "it is UTC), a day, or seconds since 1970.",
+    )
     stratify_by: Literal["class"] | None = Field(
         None, description="Keep the shares of the classes alike in all splits; none takes no heed of them."
     )
@@ -92,6 +98,12 @@ class SplitSpec(Spec):
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
         return _with_whole(self, self.shares)
+
+    @model_validator(mode="after")
+    def _time_decides_alone(self) -> Self:
+        if self.time_by is not None and (self.fold is not None or self.stratify_by is not None):
+            raise ValueError("time_alone")
+        return self
 
     @property
     def shares(self) -> dict[SplitName, float]:
@@ -128,8 +140,24 @@ class RowsSpec(Spec):
 
     unstated: ClassVar[frozenset[str]] = frozenset({"tasks"})
 
-    task: Task = Field("chat", description="What the rows mean: conversations, texts or tokens that have classes.")
-    rows: Literal["chat", "text", "preference", "kto", "text_class", "multi_label", "token_class"] = Field(
+    task: Task = Field(
+        "chat",
+        description="What the rows mean: conversations, texts or tokens that have classes; pictures and sounds, which "
+        "are read and not trained yet.",
+    )
+    rows: Literal[
+        "chat",
+        "text",
+        "preference",
+        "kto",
+        "text_class",
+        "multi_label",
+        "token_class",
+        "image_class",
+        "detection",
+        "audio_class",
+        "audio_text",
+    ] = Field(
         "chat",
         description="Kind of rows the stage learns from; unless stated, the one that the task is named after. Texts of "
         "multi_label have any number of classes.",

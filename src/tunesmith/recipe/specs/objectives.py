@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,6 +67,9 @@ class MultitaskSpec(Spec):
         le=1e6,
         description="Tasks come in proportion to rows^(1/T): 1 by size, more evens them out (1910.10683).",
     )
+    sampling_by: Literal["rows", "tokens"] = Field(
+        "rows", description="What is evened out: the rows of the tasks, or their tokens (tokens^(1/T))."
+    )
     weights: dict[str, float] = Field(
         {}, description="Weight of a task's loss by the name of its source; 1 if unstated."
     )
@@ -77,6 +82,34 @@ class MultitaskSpec(Spec):
         if any(not 0 < weight <= 1e6 for weight in self.weights.values()):
             raise ValueError("task_weights")
         return self
+
+    @model_validator(mode="after")
+    def _evens_out(self) -> Self:
+        if self.sampling_by == "tokens" and self.sampling_temperature == 1:
+            raise ValueError("sampling_by")  # every row comes once, whatever is counted
+        return self
+
+    def rows_by_task(self, sizes: Mapping[str, int], tokens: Mapping[str, int]) -> dict[str, int]:
+        """Rows of each task in an epoch; together as many as there are, each task at least one.
+
+        Args:
+            sizes: rows of each task.
+            tokens: of all its rows together.
+        """
+        measured = tokens if self.sampling_by == "tokens" else sizes
+        total = sum(sizes.values())
+        # a share of what is measured, over how much of it a row of the task has
+        powers = {
+            name: measured[name] ** (1 / self.sampling_temperature) * sizes[name] / measured[name] for name in sizes
+        }
+        wished = {name: total * power / sum(powers.values()) for name, power in powers.items()}
+        rows = {name: max(1, math.floor(wish)) for name, wish in wished.items()}
+        # What rounding left over goes where most is missing; what the least of one row took comes from the largest.
+        while sum(rows.values()) < total:
+            rows[max(rows, key=lambda name: wished[name] - rows[name])] += 1
+        while sum(rows.values()) > total:
+            rows[max(rows, key=lambda name: rows[name])] -= 1
+        return rows
 
 
 class ReversalSpec(Spec):

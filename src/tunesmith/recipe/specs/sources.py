@@ -24,6 +24,10 @@ Layout = Literal[
     "token_class",
     "request_log",
     "feedback",
+    "image_folder",
+    "audio_folder",
+    "coco",
+    "voc",
     "label_studio",
     "argilla",
 ]

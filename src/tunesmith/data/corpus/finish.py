@@ -1,0 +1,98 @@
+"""The end of the pass: shards, ledger, report and pages become one folder, whole or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import new_folder, write_atomic, write_json
+from tunesmith.core.ledger import STILL_USED
+from tunesmith.core.types import SPLITS
+from tunesmith.data.compliance import REPORT as COMPLIANCE
+from tunesmith.data.compliance import SourceRows, compliance_report
+from tunesmith.data.corpus.decide import Decision
+from tunesmith.data.corpus.part import Marks, read_cleaned, read_fates
+from tunesmith.data.corpus.plan import Plan
+from tunesmith.data.corpus.report import CorpusReport, changes, listed_of, personal_of
+from tunesmith.data.corpus.shards import LEDGER, PartCounts, PartPlace, write_shards
+from tunesmith.data.corpus.work import Build, in_threads
+from tunesmith.data.near import Rows
+from tunesmith.data.pii.mask import Masker
+from tunesmith.data.pii.sealed import FILE, seal, user_key
+
+REPORT = "report.json"
+
+
+def write_corpus(build: Build, plan: Plan, marks: Sequence[Marks], decision: Decision, masker: Masker) -> CorpusReport:
+    """The folder of the corpus. Errors: data.corpus_unbalanced, those of `new_folder` and `user_key`."""
+    places, numbers = _places(build)
+
+    def write(part: tuple[Path, PartPlace, Marks]) -> PartCounts:
+        return write_shards(aside, *part, decision, numbers, build.spec.split)
+
+    with new_folder(build.out, plan=plan) as aside:
+        for name in (*SPLITS, LEDGER):
+            (aside / name).mkdir()
+        counts = in_threads(write, zip(build.parts, places, marks, strict=True), build.workers)
+        report = _gathered(build, counts)
+        if sum(report.splits.values()) != sum(
+            rows for fate, rows in report.fates.items() if fate.split(":")[0] in STILL_USED
+        ):
+            raise TunesmithError("data.corpus_unbalanced", path=str(build.folder))
+        write_json(aside / REPORT, {**asdict(report), "seconds": {}})
+        _write_asked(build, aside, masker)
+    return report
+
+
+def _gathered(build: Build, counts: Sequence[PartCounts]) -> CorpusReport:
+    def total(each: Iterable[Counter[str]]) -> Counter[str]:
+        return sum(each, Counter())
+
+    fates, splits = total(part.fates for part in counts), total(part.splits for part in counts)
+    changed = changes(total(part.changed for part in counts), total(part.places for part in counts))
+    personal = personal_of(build.parts, build.spec.clean.pii)
+    return CorpusReport(
+        fates=dict(sorted(fates.items())),
+        splits={name: splits[name] for name in SPLITS},
+        bytes=sum(piece.bytes for piece in build.pieces),
+        changed=changed,
+        personal=[asdict(each) for each in personal.findings()] if personal else [],
+        listed=[asdict(each) for each in listed_of(build.parts)],
+    )
+
+
+def _write_asked(build: Build, folder: Path, masker: Masker) -> None:
+    """The page for the compliance officer and the values behind the masks, where the recipe asks for them."""
+    personal, listed = personal_of(build.parts, build.spec.clean.pii), listed_of(build.parts)
+    if personal is not None or listed or build.compliance is not None:
+        rows = Counter[int]()
+        for part, piece in zip(build.parts, build.pieces, strict=True):
+            rows[piece.source] += len(read_fates(part))
+        sources = [
+            SourceRows(each.title, "train", each.licence, rows[place]) for place, each in enumerate(build.spec.sources)
+        ]
+        write_atomic(folder / COMPLIANCE, compliance_report(sources, personal, listed, build.compliance))
+    if personal is not None and personal.spec.key is not None:
+        seal(masker.values, user_key(personal.spec.key), folder / FILE)
+
+
+def _places(build: Build) -> tuple[list[PartPlace], Rows]:
+    """Where each part stands among all, and the number among all rows read of each row that cleaning left."""
+    places: list[PartPlace] = []
+    numbers = [np.empty(0, np.int64)]
+    read = kept = 0
+    of_source: Counter[int] = Counter()
+    for number, (part, piece) in enumerate(zip(build.parts, build.pieces, strict=True)):
+        source = build.spec.sources[piece.source]
+        places.append(PartPlace(number, source.title, read, of_source[piece.source], kept))
+        rows = read_cleaned(part)["row"].to_numpy() + read
+        numbers.append(rows)
+        count = len(read_fates(part))
+        read, kept = read + count, kept + len(rows)
+        of_source[piece.source] += count
+    return places, np.concatenate(numbers)

@@ -1,0 +1,1 @@
+"""Rows about pictures and sounds: where their files lie, what they hold, and what is said of them."""

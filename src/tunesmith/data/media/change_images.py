@@ -1,0 +1,142 @@
+"""Pictures made from others, and where their boxes go: pure functions, chance is handed in as numbers.
+
+Shape letters: H height, W width, C channels. Pixels are [H, W, C] of any number type, which is kept; the picture stands
+upright. Boxes count pixels from the upper left corner, so that a box from 0 to W covers the whole width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.core.types import Box
+
+Pixels = NDArray[np.generic]
+_GREY = np.array([0.299, 0.587, 0.114])
+"""How bright red, green and blue look (ITU-R BT.601)."""
+VISIBLE = 0.3
+"""A box of which less than this share is left is taken away: nobody could say what it holds."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture and the boxes in it. `weight` is the share of its own labels, of pictures made from two."""
+
+    pixels_HWC: Pixels
+    boxes: tuple[Box, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def height(self) -> int:
+        """H."""
+        return int(self.pixels_HWC.shape[0])
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return int(self.pixels_HWC.shape[1])
+
+
+def flipped(seen: Seen) -> Seen:
+    """The picture in a mirror, left and right changed: x -> W - x - width."""
+    boxes = tuple(replace(box, x=seen.width - box.x - box.width) for box in seen.boxes)
+    return Seen(seen.pixels_HWC[:, ::-1], boxes)
+
+
+def turned(seen: Seen, quarters: int) -> Seen:
+    """The picture turned to the left by quarters of a circle, without loss: (x, y) -> (y, W - x - width) each."""
+    boxes, width, height = seen.boxes, seen.width, seen.height
+    for _ in range(quarters % 4):
+        boxes = tuple(
+            replace(box, x=box.y, y=width - box.x - box.width, width=box.height, height=box.width) for box in boxes
+        )
+        width, height = height, width
+    return Seen(np.rot90(seen.pixels_HWC, quarters), boxes)
+
+
+def rotated(seen: Seen, degrees: float) -> Seen:
+    """The picture turned to the left about its middle; size stays, corners come in black, nearest pixels are taken.
+
+    A box becomes the upright one around its four turned corners, cut at the edges.
+    """
+    angle, (height, width) = np.deg2rad(degrees), (seen.height, seen.width)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    rows_HW, columns_HW = np.mgrid[0:height, 0:width].astype(np.float64)
+    x_HW, y_HW = columns_HW + 0.5 - width / 2, rows_HW + 0.5 - height / 2
+    # where each pixel comes from: turned back, to the right; y points down
+    from_x = np.floor(cosine * x_HW - sine * y_HW + width / 2).astype(np.int64)
+    from_y = np.floor(sine * x_HW + cosine * y_HW + height / 2).astype(np.int64)
+    inside_HW = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    pixels_HWC = np.zeros_like(seen.pixels_HWC)
+    pixels_HWC[inside_HW] = seen.pixels_HWC[from_y[inside_HW], from_x[inside_HW]]
+    boxes = []
+    for box in seen.boxes:
+        x = np.array([box.x, box.x + box.width] * 2) - width / 2
+        y = np.array([box.y] * 2 + [box.y + box.height] * 2) - height / 2
+        to_x, to_y = cosine * x + sine * y + width / 2, cosine * y - sine * x + height / 2
+        low, high = (float(to_x.min()), float(to_y.min())), (float(to_x.max()), float(to_y.max()))
+        boxes.append(replace(box, x=low[0], y=low[1], width=high[0] - low[0], height=high[1] - low[1]))
+    return Seen(pixels_HWC, cut(boxes, 0, 0, width, height))
+
+
+def cropped(seen: Seen, left: int, top: int, width: int, height: int) -> Seen:
+    """The part of the picture that begins at (left, top)."""
+    part_HWC = seen.pixels_HWC[top : top + height, left : left + width]
+    return Seen(part_HWC, cut(seen.boxes, left, top, int(part_HWC.shape[1]), int(part_HWC.shape[0])))
+
+
+def cut(boxes: Sequence[Box], left: float, top: float, width: float, height: float) -> tuple[Box, ...]:
+    """Boxes as they stand in a part of their picture; those of which less than `VISIBLE` is left are taken away."""
+    found = []
+    for box in boxes:
+        x, y = max(box.x, left), max(box.y, top)
+        right, bottom = min(box.x + box.width, left + width), min(box.y + box.height, top + height)
+        if right > x and bottom > y and (right - x) * (bottom - y) >= VISIBLE * box.width * box.height:
+            found.append(replace(box, x=x - left, y=y - top, width=right - x, height=bottom - y))
+    return tuple(found)
+
+
+def coloured(seen: Seen, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0) -> Seen:
+    """Brightness, contrast (about the mean brightness) and saturation (about each pixel's) scaled, in this order.
+
+    Pixels are [H, W, 3] of 8 bits. 1 leaves them as they are; the result is cut at 0 and 255.
+    """
+    pixels_HWC = seen.pixels_HWC.astype(np.float64) * brightness
+    mean = float((pixels_HWC @ _GREY).mean())
+    pixels_HWC = mean + (pixels_HWC - mean) * contrast
+    grey_HWC = (pixels_HWC @ _GREY)[..., None]
+    pixels_HWC = grey_HWC + (pixels_HWC - grey_HWC) * saturation
+    return replace(seen, pixels_HWC=np.clip(np.rint(pixels_HWC), 0, 255).astype(np.uint8))
+
+
+def mixed_up(one: Seen, other: Seen, share: float) -> Seen:
+    """share x one + (1 - share) x other of two pictures of one size (MixUp, Zhang et al. 2017, 1710.09412).
+
+    The boxes of both stand in it; `weight` is that of the first one's labels. Pixels are float64.
+    """
+    pixels_HWC = share * one.pixels_HWC.astype(np.float64) + (1 - share) * other.pixels_HWC.astype(np.float64)
+    return Seen(pixels_HWC, (*one.boxes, *other.boxes), share)
+
+
+def cut_mixed(one: Seen, other: Seen, left: int, top: int, width: int, height: int) -> Seen:
+    """One picture with a part of another of the same size in its place (CutMix, Yun et al. 2019, 1905.04899).
+
+    Boxes of the other are cut at that part; boxes of the first are taken away where less than `VISIBLE` of them still
+    shows, and stay whole otherwise. `weight` is the share of the first one's pixels.
+    """
+    pixels_HWC = one.pixels_HWC.copy()
+    part = cropped(other, left, top, width, height)
+    pixels_HWC[top : top + part.height, left : left + part.width] = part.pixels_HWC
+    pasted = (replace(box, x=box.x + left, y=box.y + top) for box in part.boxes)
+    kept = (box for box in one.boxes if 1 - _covered(box, left, top, part.width, part.height) >= VISIBLE)
+    return Seen(pixels_HWC, (*kept, *pasted), 1 - part.width * part.height / (one.width * one.height))
+
+
+def _covered(box: Box, left: float, top: float, width: float, height: float) -> float:
+    """The share of a box that lies under a part of the picture."""
+    across = min(box.x + box.width, left + width) - max(box.x, left)
+    down = min(box.y + box.height, top + height) - max(box.y, top)
+    return max(0.0, across) * max(0.0, down) / (box.width * box.height)

@@ -1,0 +1,71 @@
+"""Sounds made from others: pure functions; chance is handed in.
+
+Shape letters: N samples, C channels, F frequencies, T times. Samples are [N, C] float32 between -1 and 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.core.seed import derive_seed
+
+Samples = NDArray[np.float32]
+
+
+def chance_of_media(seed: int, method: str, sha256: str, child: int) -> np.random.Generator:
+    """Chance that depends on the seed, the method, the file itself and the child's number, not on other rows."""
+    return np.random.default_rng(derive_seed(seed, f"augment {method}", int(sha256[:14], 16), child))
+
+
+def with_noise(samples_NC: Samples, decibels: float, chance: np.random.Generator) -> Samples:
+    """White noise beside the sound, so many decibels below it in power. Silence stays silence."""
+    power = float(np.mean(np.square(samples_NC, dtype=np.float64)))
+    deviation = np.sqrt(power / 10 ** (decibels / 10))
+    noise_NC = chance.standard_normal(samples_NC.shape) * deviation
+    noisy_NC: Samples = np.clip(samples_NC + noise_NC, -1, 1).astype(np.float32)
+    return noisy_NC
+
+
+def shifted(samples_NC: Samples, samples: int) -> Samples:
+    """The sound that many samples later (earlier below 0), with silence in place of what is not there."""
+    moved_NC = np.zeros_like(samples_NC)
+    count = len(samples_NC) - abs(samples)
+    if count > 0:
+        begin, origin = max(samples, 0), max(-samples, 0)
+        moved_NC[begin : begin + count] = samples_NC[origin : origin + count]
+    return moved_NC
+
+
+def sped(samples_NC: Samples, factor: float) -> Samples:
+    """The sound played so many times as fast, [round(N / factor), C]: its pitch rises with it.
+
+    Between samples a straight line is taken.
+    """
+    count = max(1, round(len(samples_NC) / factor))
+    places = np.minimum(np.arange(count) * factor, len(samples_NC) - 1)
+    known = np.arange(len(samples_NC))
+    channels = [np.interp(places, known, channel) for channel in samples_NC.T]
+    faster_NC: Samples = np.stack(channels, axis=1).astype(np.float32)
+    return faster_NC
+
+
+def masked(
+    spectrum_FT: NDArray[np.floating], frequencies: int, times: int, chance: np.random.Generator, masks: int = 1
+) -> NDArray[np.floating]:
+    """A spectrogram with bands of frequencies and stretches of time set to its mean (SpecAugment, 1904.08779).
+
+    Args:
+        frequencies: widest band; each is as wide as chance says, from 0 on.
+        times: longest stretch.
+        masks: bands, and as many stretches.
+    """
+    masked_FT = spectrum_FT.copy()
+    mean = spectrum_FT.mean()
+    for axis, widest in ((0, frequencies), (1, times)):
+        for _ in range(masks):
+            width = int(chance.integers(0, min(widest, spectrum_FT.shape[axis]) + 1))
+            first = int(chance.integers(0, spectrum_FT.shape[axis] - width + 1))
+            hidden = slice(first, first + width)
+            masked_FT[(hidden, slice(None)) if axis == 0 else (slice(None), hidden)] = mean
+    return masked_FT

@@ -1,0 +1,104 @@
+"""What a sound's file holds: WAV by the standard library, the rest through soundfile, decoded whole, within limits."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.core.files import sha256_file
+from tunesmith.core.types import Media
+from tunesmith.data.defects import RowDefect
+from tunesmith.data.formats.extras import needed
+
+MOST_BYTES = 2**30
+MOST_SECONDS = 6 * 3600
+MOST_RATE = 768_000
+MOST_CHANNELS = 64
+_AT_ONCE = 2**16
+"""Frames that stand in memory together."""
+_NOT_PLAIN = "unknown format"
+"""How the standard library begins its complaint about WAV files that hold no plain numbers."""
+
+
+def look_at_sound(path: Path, name: str) -> Media:
+    """The sound in a file. All of it is decoded, so that a file that was cut is noticed.
+
+    Raises RowDefect: media_too_large, media_broken. Errors: data.extra_missing.
+    """
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise RowDefect("media_too_large")
+    measured = _plain_wave(path) if path.suffix.lower() == ".wav" else None
+    frames, rate, channels = measured or _through_soundfile(path)
+    form = path.suffix.lower().lstrip(".")
+    return Media(name, sha256_file(path), size, form, seconds=frames / rate, sample_rate=rate, channels=channels)
+
+
+def _check(frames: int, rate: int, channels: int) -> None:
+    if rate > MOST_RATE or channels > MOST_CHANNELS or frames > MOST_SECONDS * rate:
+        raise RowDefect("media_too_large")
+    if rate < 1 or channels < 1 or frames < 1:
+        raise RowDefect("media_broken")
+
+
+def _plain_wave(path: Path) -> tuple[int, int, int] | None:
+    """Frames, frames a second and channels; None for a WAV file of another kind than plain numbers."""
+    try:
+        with wave.open(str(path), "rb") as sound:
+            frames, rate, channels = sound.getnframes(), sound.getframerate(), sound.getnchannels()
+            _check(frames, rate, channels)
+            width, read = channels * sound.getsampwidth(), 0
+            while block := sound.readframes(_AT_ONCE):
+                read += len(block)
+    except wave.Error as error:
+        if str(error).startswith(_NOT_PLAIN):
+            return None
+        raise RowDefect("media_broken") from None
+    except (EOFError, OSError, ValueError, RuntimeError):
+        raise RowDefect("media_broken") from None
+    if read != frames * width:
+        raise RowDefect("media_broken")
+    return frames, rate, channels
+
+
+def _through_soundfile(path: Path) -> tuple[int, int, int]:
+    library = needed("soundfile", "media", path.suffix.lower())
+    try:
+        with library.SoundFile(str(path)) as sound:
+            frames, rate, channels = int(sound.frames), int(sound.samplerate), int(sound.channels)
+            _check(frames, rate, channels)
+            read = 0
+            while count := len(sound.read(_AT_ONCE, dtype="int16")):
+                read += count
+    except (library.LibsndfileError, RuntimeError, OSError, ValueError):
+        raise RowDefect("media_broken") from None
+    if read != frames:
+        raise RowDefect("media_broken")
+    return frames, rate, channels
+
+
+def samples_of(path: Path) -> tuple[NDArray[np.float32], int]:
+    """The samples of a sound that was looked at, [frames, channels] between -1 and 1, and how many a second.
+
+    Errors: data.extra_missing; wave.Error and those of soundfile where the file was changed since.
+    """
+    if path.suffix.lower() == ".wav" and _plain_wave(path) is not None:
+        with wave.open(str(path), "rb") as sound:
+            content, width = sound.readframes(sound.getnframes()), sound.getsampwidth()
+            return _numbers(content, width).reshape(-1, sound.getnchannels()), sound.getframerate()
+    read, rate = needed("soundfile", "media", path.suffix.lower()).read(str(path), dtype="float32", always_2d=True)
+    return cast(NDArray[np.float32], read), int(rate)
+
+
+def _numbers(content: bytes, width: int) -> NDArray[np.float32]:
+    """Plain WAV numbers of 1 to 4 bytes as parts of the loudest one; those of one byte have no sign."""
+    if width == 1:
+        return (np.frombuffer(content, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
+    padded = np.zeros((len(content) // width, 4), np.uint8)
+    padded[:, 4 - width :] = np.frombuffer(content, np.uint8).reshape(-1, width)  # little end first: the low bytes
+    whole: NDArray[np.float32] = (padded.view("<i4")[:, 0] / 2**31).astype(np.float32)
+    return whole
