@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from class_rows import text_rows, write_rows
+from class_rows import text_rows, token_rows, write_rows
 from safetensors import safe_open
 
 from tunesmith import lifecycle, proof
@@ -71,5 +71,33 @@ def test_from_texts_to_proof(body: str, adapt: str, tmp_path: Path) -> None:
     for file in (work.path / "ship").glob("*/*.safetensors"):
         with safe_open(file, "pt") as tensors:
             assert not any("own." in name for name in tensors.keys())
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal
+
+
+def test_words_from_rows_to_proof(tmp_path: Path) -> None:
+    """Of the target's rows words alone are read: those of tagged rows, and those that a text is made of."""
+    write_rows(tmp_path / "train.jsonl", token_rows(40))
+    test = token_rows(12, "test")
+    write_rows(tmp_path / "test.jsonl", test)
+    tagged = token_rows(20, seed=7)
+    texts = [{"text": "Where is the Lamp-3, please?"}, {"tokens": test[0]["tokens"]}, {"tokens": []}, {"text": " "}]
+    write_rows(tmp_path / "target.jsonl", [*tagged, *texts])  # type: ignore[list-item]
+    recipe = tmp_path / "recipe.yaml"
+    base = tiny_encoder(tmp_path / "base", spread=0.1)
+    text = RECIPE.format(base=base, adapt="lora").replace("task: text_class", "task: token_class")
+    recipe.write_text(text, "utf-8")
+    work = lifecycle.start(recipe, (), tmp_path / "runs", ())
+    lifecycle.run_to_release(work)
+
+    table = pl.read_parquet(work.path / "data" / "classify-target.parquet")
+    asked = test[0]["tokens"]
+    wanted = [each["tokens"] for each in tagged if each["tokens"] != asked]
+    wanted.append(["Where", "is", "the", "Lamp", "-", "3", ",", "please", "?"])
+    found = [list(each) for each in table["tokens"]]
+    assert all(each in wanted for each in found) and asked not in found
+    assert wanted[-1] in found and table["labels"].list.len().sum() == 0
+    steps = [event.values for event in read_events(work.path / METRICS, "step")]
+    assert all({"task", "domain", "mmd", "lambda", "domain_accuracy"} <= set(each) for each in steps)
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal

@@ -61,8 +61,7 @@ def make_class_job(
     head = head_of(kind)
     task = class_task_of(base, head, 96, base)
     encoded = [task.encode(each).features for each in class_examples(kind)]
-    # only texts have domains: rows of tokens have no single feature
-    others = {"target": as_examples(_ROWS[kind](0 if kind == "token_class" else 10, seed=2), first=500)}
+    others = {"target": as_examples(_ROWS[kind](10, seed=2), first=500)}
     targets = with_stand_ins(others, {"target"}, head.labels)["target"]
     stage = StageSpec.model_validate(
         {

@@ -226,7 +226,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("adapt.no_experts", adapt=_EXPERTS, task=_ENCODERS),
     # objective x task
     Refusal("compat.rows", objective=_all(AIMS, "distill", "multitask"), task=_CLASSES - _HEADS),
-    Refusal("compat.rows", objective=_all(AIMS, "adversarial"), task=_all(TASKS, "chat", "token_class")),
+    Refusal("compat.rows", objective=_all(AIMS, "adversarial"), task=frozenset({"chat"})),
     Refusal("compat.heads_objective", objective=frozenset(AIMS) - _all(AIMS, "multitask"), task=_HEADS),
     Refusal("compat.embeddings_without_heads", objective=_VECTORS, task=frozenset({"chat"})),
     Refusal("adapt.no_experts", objective=frozenset({"router balance"}), task=_ENCODERS),

@@ -26,7 +26,7 @@ from tunesmith.objectives.alignment import gaussian_divergence, mean_discrepancy
 from tunesmith.objectives.domains import reversal_factor
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.specs.objectives import MmdSpec, ReversalSpec
-from tunesmith.train.checkpoint import checkpoint_paths
+from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import step_cost
 
@@ -50,10 +50,17 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def make(base: Path, folder: Path, aim: dict[str, object], layout: dict[str, object] | None = None) -> Job:
+def stopping(aim: dict[str, object]) -> dict[str, object]:
+    """Where the aim has a distance of the domains, that decides which state is kept."""
+    return {"early_stopping": {"metric": "adapted_loss"}} if {"kl", "mmd"} & set(aim) else {}
+
+
+def make(
+    base: Path, folder: Path, aim: dict[str, object], layout: dict[str, object] | None = None, kind: str = "text_class"
+) -> Job:
     return make_class_job(
-        base, folder, local(), "text_class", objective=objective(**aim), dtype=torch.float64, rows=21,
-        settings={**PLAIN, "batch_size": 8, **(layout or {})},
+        base, folder, local(), kind, objective=objective(**aim), dtype=torch.float64, rows=21,
+        settings={**PLAIN, **stopping(aim), "batch_size": 8, **(layout or {})},
     )  # fmt: skip
 
 
@@ -61,7 +68,7 @@ def begun(job: Job, step: int = 3) -> dict[str, Tensor]:
     """The terms of one step that is run in one pass."""
     window = job.source.window(step)
     (batch,) = job.passes.cut(step, window)
-    job.begin(step, window, [batch])
+    job.look_ahead.begin(step)
     return job.objective.loss(job.policy, batch)
 
 
@@ -95,13 +102,48 @@ def test_target_rows_give_the_domain_terms_alone(bases: dict[str, Path], tmp_pat
         assert float(found[name].detach()) == pytest.approx(float(value)), name
 
 
-def test_the_classes_that_stand_in_target_rows_mean_nothing(bases: dict[str, Path], tmp_path: Path) -> None:
-    job = make(bases["encoder"], tmp_path, REVERSAL)
+@pytest.mark.parametrize("body", ["encoder", "decoder"])
+def test_a_row_of_words_is_one_item_of_the_domain_terms(bases: dict[str, Path], body: str, tmp_path: Path) -> None:
+    """Its feature is the mean over its words; the task's loss is that of the source's words one by one."""
+    job = make(bases[body], tmp_path, ALL, kind="token_class")
+    window = job.source.window(3)
+    words = {row.row: int(sum(row.weights)) for row in window}
+    assert len(set(words.values())) > 2, "rows of several lengths"
+    (batch,) = job.passes.cut(3, window)
+    source = [count for row, count in words.items() if row < 500]
+    assert len(source) == 4
+    assert job.objective.count(batch) == {
+        "task": float(sum(source)), **dict.fromkeys(("domain", "domain_accuracy", "lambda", "kl", "mmd"), 8.0),
+    }  # fmt: skip
+    found = begun(job)
+    with torch.no_grad():
+        hidden, losses = job.policy.hidden(batch), job.policy(batch)
+        row_of_place = [int(batch.row[each]) for each in batch.document_of_kept()]
+        rows = list(dict.fromkeys(row_of_place))
+        places = {row: [place for place, each in enumerate(row_of_place) if each == row] for row in rows}
+        assert {row: len(each) for row, each in places.items()} == words
+        features = torch.stack([hidden[places[row]].sum(0) / len(places[row]) for row in rows])
+        is_target = torch.tensor([row >= 500 for row in rows])
+        scores = job.policy.own(features)
+    wanted = {
+        "task": sum(losses[places[row]].sum() for row in rows if row < 500),
+        "domain": binary_cross_entropy_with_logits(scores, is_target.double(), reduction="sum"),
+        "domain_accuracy": ((scores > 0) == is_target).sum().double(),
+        "lambda": torch.tensor(8 * reversal_factor(ReversalSpec(), 3 / job.total_steps)),
+        "kl": 8 * 0.3 * gaussian_divergence(features[~is_target], features[is_target]),
+        "mmd": 8 * 2.0 * mean_discrepancy(features[~is_target], features[is_target], MmdSpec()),
+    }
+    for name, value in wanted.items():
+        assert float(found[name].detach()) == pytest.approx(float(value)), name
+
+
+@pytest.mark.parametrize("kind", ["text_class", "token_class"])
+def test_the_classes_that_stand_in_target_rows_mean_nothing(bases: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    job = make(bases["encoder"], tmp_path, REVERSAL, kind=kind)
     job.objective.begin(0.5)  # type: ignore[attr-defined]
     (batch,) = job.passes.cut(0, job.source.window(0))
     plain = job.objective.loss(job.policy, batch)["task"]
-    document = torch.searchsorted(batch.offsets, batch.keep, right=True) - 1
-    batch.target[batch.row[document] >= 500] = 1
+    batch.target[batch.row[batch.document_of_kept()] >= 500] = 1
     assert torch.equal(job.objective.loss(job.policy, batch)["task"], plain)
 
 
@@ -156,11 +198,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("aim", AIMS)
-def test_the_layout_of_a_step_does_not_change_it(bases: dict[str, Path], aim: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("aim", "kind"), [*((aim, "text_class") for aim in AIMS), ("all", "token_class")])
+def test_the_layout_of_a_step_does_not_change_it(bases: dict[str, Path], aim: str, kind: str, tmp_path: Path) -> None:
     ends = []
     for name, layout in LAYOUTS.items():
-        job = make(bases["encoder"], tmp_path / name, AIMS[aim], layout)
+        job = make(bases["encoder"], tmp_path / name, AIMS[aim], layout, kind)
         fit(job)
         ends.append({key: each.detach().clone() for key, each in job.optimizer.masters.items()})
     for other in ends[1:]:
@@ -184,15 +226,18 @@ runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threa
 counts = [runtime.gather(torch.full((rows, 2), float(runtime.rank))) for rows in (runtime.rank, 3 - runtime.rank)]
 assert [each[:, 0].tolist() for each in counts] == [[1.0], [0.0] * 3 + [1.0] * 2], counts
 for name, objective in AIMS.items():
-    job = make_class_job(Path(sys.argv[1]), Path(sys.argv[2]) / name, runtime, "text_class", objective=objective,
-                         dtype=torch.float64, rows=21, settings={**PLAIN, "batch_size": 4})
+    kind = "token_class" if name == "words" else "text_class"
+    stopping = {"early_stopping": {"metric": "adapted_loss"}} if {"kl", "mmd"} & set(objective) else {}
+    job = make_class_job(Path(sys.argv[1]), Path(sys.argv[2]) / name, runtime, kind, objective=objective,
+                         dtype=torch.float64, rows=21, settings={**PLAIN, **stopping, "batch_size": 4})
     fit(job)
 runtime.close()
 """
 
 
 def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) -> None:
-    program = RANK_PROGRAM.replace("AIMS", repr({name: objective(**each) for name, each in AIMS.items()}))
+    aims = {**AIMS, "words": ALL}
+    program = RANK_PROGRAM.replace("AIMS", repr({name: objective(**each) for name, each in aims.items()}))
     program = program.replace("PLAIN", repr(PLAIN))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -202,15 +247,19 @@ def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) ->
     environment["PYTHONPATH"] = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", program, str(bases["encoder"]), str(tmp_path / "pair")]
     ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    for name, aim in AIMS.items():
-        fit(make(bases["encoder"], tmp_path / "alone" / name, aim))
+    for name, aim in aims.items():
+        kind = "token_class" if name == "words" else "text_class"
+        fit(make(bases["encoder"], tmp_path / "alone" / name, aim, kind=kind))
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
-    for name in AIMS:
-        found, wanted = (
-            load_file(checkpoint_paths(tmp_path / each / name)[-1] / "masters.safetensors")
-            for each in ("pair", "alone")
-        )
+    for name in aims:
+        ends = [checkpoint_paths(tmp_path / each / name)[-1] for each in ("pair", "alone")]
+        found, wanted = (load_file(each / "masters.safetensors") for each in ends)
         near(found, wanted)
+        told, expected = (checkpoint_facts(each)["stopper"] for each in ends)
+        assert isinstance(told, dict) and isinstance(expected, dict)
+        assert told["best_value"] == pytest.approx(expected["best_value"], rel=1e-9), (
+            "the distance is of both ranks' rows"
+        )
 
 
 # ------------------------------------------------------------------------------------------ what is kept
@@ -288,7 +337,7 @@ RECIPE = json.dumps(
     }
 )
 REFUSED = {
-    "compat.rows": ["data.task=token_class"],
+    "compat.rows": ["data.task=chat"],
     "compat.adversarial_replay": ["stages.0.replay={sources: [{path: o.jsonl}]}"],
     "compat.window_dropout": ["stages.0.adapt={kind: lora, lora_dropout: 0.1}"],
     "recipe.bad_value": ["stages.0.objective={kind: adversarial, target_sources: [{path: o.jsonl}]}"],
@@ -306,11 +355,6 @@ def test_what_cannot_be_is_refused(code: str) -> None:
         check(parse_recipe(RECIPE, ["model.dropout=own"]))
     alone = {"kind": "adversarial", **TARGETS, "reversal": {}}
     check(parse_recipe(RECIPE, [f"stages.0.objective={json.dumps(alone)}", *REFUSED["compat.window_dropout"]]))
-
-
-def test_a_chat_has_no_place_of_answer_for_a_domain() -> None:
-    with pytest.raises(TunesmithError, match=r"compat\.rows"):
-        check(parse_recipe(RECIPE, ["data.task=chat"]))
 
 
 @pytest.mark.parametrize(("aim", "rows"), [(REVERSAL, 1), ({"kl": 1.0}, 3), ({"mmd": {}}, 2)])

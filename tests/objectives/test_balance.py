@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from tunesmith.models.experts import balance, watching_routers
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.tiny import tiny_chat_model, tiny_moe_model
 from tunesmith.objectives.balance import BALANCE, Balanced
-from tunesmith.objectives.base import WindowObjective
 from tunesmith.objectives.supervised import Supervised
 from tunesmith.recipe.specs.objectives import SupervisedSpec
+from tunesmith.train.look_ahead import WindowTerm
 from tunesmith.train.loop import fit
 
 ROUTED = {"kind": "experts", "experts": [1, 2], "router": True}
@@ -52,12 +53,12 @@ def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> Non
     policy, items = job.policy, rows(6)
     moving = [each for each in policy.parameters() if each.requires_grad]
     judge = Balanced(Supervised(SupervisedSpec()), 0.7)
-    assert isinstance(judge, WindowObjective)
+    assert isinstance(judge, WindowTerm)
 
     def term(parts: list[list[Features]], share: bool) -> tuple[Tensor, list[Tensor]]:
         batches = [pack(each, share=share) for each in parts]
         seen = [judge.look(policy, batch) for batch in batches]
-        judge.begin([sum(column) for column in zip(*seen, strict=True)])
+        judge.know(*(torch.cat(found) for found in zip(*seen, strict=True)))
         total = sum(judge.loss(policy, batch)[BALANCE] for batch in batches) / sum(
             judge.count(batch)[BALANCE] for batch in batches
         )
@@ -75,7 +76,7 @@ def test_parts_of_a_window_add_up_to_the_whole(name: str, tmp_path: Path) -> Non
             torch.testing.assert_close(found, wanted, rtol=near, atol=0)
             for each, other in zip(gradients, others, strict=True):
                 assert (other - each).norm() <= near * each.norm().clamp_min(1e-9)
-    judge.begin(None)
+    judge.begin(0.0)
     alone = judge.loss(policy, whole)[BALANCE] / judge.count(whole)[BALANCE]
     torch.testing.assert_close(alone.detach(), wanted, rtol=near, atol=0)
 
@@ -86,6 +87,8 @@ def test_tokens_stand_for_the_rows_that_share_them() -> None:
     assert shared.num_tokens < apart.num_tokens
     assert int(shared.rows_by_token().sum()) == apart.num_tokens
     assert set(shared.rows_by_token().tolist()) == {1, 3} and set(apart.rows_by_token().tolist()) == {1}
+    repeated = replace(items[0], weights=(0.0,) * len(items[0].weights))
+    assert pack([repeated]).rows_by_token().sum() == 0, "a rank repeats it to have something to compute"
 
 
 def test_with_dropout_the_window_is_read_as_it_is_run(tmp_path: Path) -> None:

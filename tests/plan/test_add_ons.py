@@ -7,7 +7,13 @@ import torch
 
 from tunesmith.models.packed import Features
 from tunesmith.objectives.domains import DomainClassifier
-from tunesmith.plan.add_ons import domain_classifier_numbers, held_bytes, looks_twice, measured_tokens, rows_of_an_epoch
+from tunesmith.plan.add_ons import (
+    domain_classifier_numbers,
+    held_bytes,
+    measured_tokens,
+    reads_ahead,
+    rows_of_an_epoch,
+)
 from tunesmith.plan.sizes import ModelSize, adapted_numbers
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
@@ -97,18 +103,27 @@ def test_what_a_domain_classifier_holds_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "train", "twice"),
+    ("objective", "train", "at_once", "times"),
     [
-        ({"kl": 1.0}, {}, False),
-        ({"kl": 1.0}, {"gradient_accumulation_steps": 2}, True),
-        ({"mmd": {}}, {"batch_size": "auto"}, True),
-        ({"mmd": {}}, {"packing": False}, True),
-        ({"reversal": {}}, {"batch_size": "auto"}, False),
+        ({"kl": 1.0}, {}, 80, 0),
+        ({"kl": 1.0}, {"gradient_accumulation_steps": 2}, 80, 1),
+        ({"kl": 1.0, "mmd": {}}, {"packing": False}, 80, 1),
+        ({"mmd": {}}, {"batch_size": "auto"}, 80, 0),
+        ({"mmd": {}}, {"batch_size": "auto"}, 79, 1),
+        ({"reversal": {}}, {"batch_size": "auto"}, 40, 0),
     ],
 )
-def test_a_step_in_parts_is_looked_at_twice(objective: dict[str, object], train: object, twice: bool) -> None:
-    assert looks_twice(stage(objective={**DOMAINS, **objective}, train=train)) is twice
-    assert not looks_twice(stage(train=train))
+def test_a_step_in_parts_is_read_ahead(objective: dict[str, object], train: object, at_once: int, times: int) -> None:
+    """Rows of ten tokens, eight a step, so that up to eighty tokens meet in a pass."""
+    load = (100, 1000, at_once)
+    balance = {"router_balance": 0.01}
+    assert reads_ahead(stage(objective={**DOMAINS, **objective}, train=train), *load) == times
+    in_parts = times > 0 or objective.keys() == {"reversal"}
+    assert reads_ahead(stage(train=train, penalties=balance), *load) == in_parts
+    assert reads_ahead(stage(objective={**DOMAINS, **objective}, train=train, penalties=balance), *load) == (
+        times + in_parts
+    )
+    assert reads_ahead(stage(train=train), *load) == 0
 
 
 def test_bytes_of_penalties() -> None:

@@ -325,7 +325,7 @@ def test_other_errors_are_not_taken_for_memory(base: Path, tmp_path: Path) -> No
 
         window = job.source.window(0)
         with pytest.raises(RuntimeError, match="shapes"):
-            job.passes.run(0, window, job.passes.cut(0, window), broken)
+            job.passes.run(0, window, job.passes.cut(0, window), broken, job.look_ahead)
 
 
 def test_validation_goes_on_in_halves(base: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import nn
+
 from tunesmith.adapt.base import Attached
 from tunesmith.adapt.beginnings import Encode, attach_beginning
 from tunesmith.adapt.bottleneck import attach_bottleneck
 from tunesmith.adapt.experts import Load, attach_experts
 from tunesmith.adapt.full import attach_full
-from tunesmith.adapt.lora import attach_lora
+from tunesmith.adapt.lora import attach_lora, no_dense
 from tunesmith.adapt.lora_experts import attach_lora_experts
 from tunesmith.adapt.subset import attach_subset
 from tunesmith.models.policy import Policy
@@ -36,6 +38,7 @@ def attach(
     encode: Encode = no_tokenizer,
     new: frozenset[str] = frozenset(),
     load: Callable[[], Load] = no_rows,
+    dense: Callable[[], nn.Module] = no_dense,
 ) -> Attached:
     """Put an adaptation on a policy; what it names moves, everything else is frozen.
 
@@ -44,6 +47,8 @@ def attach(
         seed: draws the initial values of what is added.
         base_name: name of the base, written into the adapter's own config.
         encode: token ids of a text, for virtual tokens that begin as one.
+        load: how often each expert is used by the training rows.
+        dense: the model in its unquantised form, for additions that begin out of the weights of a base in codes.
     """
     if isinstance(spec, FullSpec):
         return attach_full(policy)
@@ -57,4 +62,4 @@ def attach(
         return attach_experts(policy, spec, base_name, load, new)
     if isinstance(spec, BottleneckSpec):
         return attach_bottleneck(policy, spec, seed, base_name, new)
-    return attach_lora(policy, spec, seed, base_name, new)
+    return attach_lora(policy, spec, seed, base_name, new, dense)

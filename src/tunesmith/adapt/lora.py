@@ -6,8 +6,9 @@ and OLoRA begin with the main directions of W, which they take out of it:
 
     W = (W - s B0 A0) + s B0 A0     and on disk, for the untouched W:  s (B A - B0 A0) = s [B, B0] [A; -A0]
 
-so what is written fits the base that everybody has, at twice the rank. Of a base in codes W is what the codes stand
-for, and what is left of it is quantised anew (as PEFT does for OLoRA); the error of that is told.
+so what is written fits the base that everybody has, at twice the rank. Of a base in codes W is its own weights, and not
+what the codes stand for: what is left of them is quantised in the place of the whole (as the authors of PiSSA do), so
+that there is one error instead of two; how large it is is told.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -32,7 +34,7 @@ from tunesmith.adapt.base import Attached, copy_into, named_trainable
 from tunesmith.adapt.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TASK_TYPES
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.policy import Policy
-from tunesmith.models.quantized import QuantizedLinear
+from tunesmith.models.quantized import QuantizedLinear, form_of, own_weights
 from tunesmith.models.safetensors_header import read_header
 from tunesmith.models.sites import check_names, count_layers, first_layer, linear_names
 from tunesmith.recipe.specs.adapt import LoraSpec
@@ -64,7 +66,7 @@ class LoraAttached:
         self._began = {}
         self.error: float | None = None
         """Of a base in codes that has given something up: the norm of what quantising the rest has changed, as a share
-        of the norm of the weights."""
+        of the norm of the base's own weights."""
         if out_of_the_base:
             of_additions = self._parameters.keys() - new
             self._began = {name: self._parameters[name].detach().float().clone() for name in of_additions}
@@ -100,7 +102,10 @@ class LoraAttached:
 
 
 def _quantise_the_rest(model: nn.Module) -> float | None:
-    """Take what the additions begin with out of the layers in codes, which PEFT cannot; None where there are none."""
+    """Take what the additions begin with out of the layers in codes, which PEFT cannot; None where there are none.
+
+    To be called where the layers say their own weights.
+    """
     changed = whole = 0.0
     for layer in model.modules():
         base = layer.base_layer if isinstance(layer, LoraLayer) else None
@@ -110,10 +115,10 @@ def _quantise_the_rest(model: nn.Module) -> float | None:
         low_RI, high_OR = (each[name].get_parameter("weight").detach() for each in (layer.lora_A, layer.lora_B))
         scaling = cast(dict[str, float], layer.scaling)
         part_OI = scaling[name] * (high_OR.float() @ low_RI.float())
-        before_OI = base.weight.float()
+        own_OI = base.weight.float()
         base.give_up(part_OI)
-        changed += float((base.weight.float() + part_OI - before_OI).square().sum())
-        whole += float(before_OI.square().sum())
+        changed += float((base.packed.dense().float() + part_OI - own_OI).square().sum())
+        whole += float(own_OI.square().sum())
     return math.sqrt(changed / whole) if whole else None
 
 
@@ -146,6 +151,11 @@ def _beside_its_start(name: str, now: Tensor, start: Tensor) -> Tensor:
     return torch.cat([now, -start], dim=0) if ".lora_A." in name else torch.cat([now, start], dim=1)
 
 
+def no_dense() -> nn.Module:
+    """Where nobody has the model in its unquantised form, no addition may begin out of its weights."""
+    raise ValueError("additions that begin out of a base in codes need its own weights")
+
+
 def _layers_from(policy: Policy, first: int | None) -> list[int] | None:
     """The blocks that get additions, for PEFT; None for all of them."""
     if first is None:
@@ -159,9 +169,17 @@ def _layers(policy: Policy, wanted: str | list[str]) -> list[str]:
 
 
 def attach_lora(
-    policy: Policy, spec: LoraSpec, seed: int, base_name: str, new: frozenset[str] = frozenset()
+    policy: Policy,
+    spec: LoraSpec,
+    seed: int,
+    base_name: str,
+    new: frozenset[str] = frozenset(),
+    dense: Callable[[], nn.Module] = no_dense,
 ) -> LoraAttached:
     """Put LoRA on a policy. A is drawn from `seed`, B is 0: before the first step nothing has changed.
+
+    Args:
+        dense: the model in its unquantised form, for additions that begin out of the weights of a base in codes.
 
     Errors: packed.unknown_architecture where the recipe leaves the layers to us, packed.no_such_module,
         adapt.no_such_layer.
@@ -179,17 +197,18 @@ def attach_lora(
         layers_to_transform=_layers_from(policy, spec.first_layer),
         task_type=None if new else "CAUSAL_LM",  # told of a head PEFT would put a copy of it in its place
     )
-    with torch.random.fork_rng(devices=[]):
+    in_codes = spec.out_of_the_base and form_of(policy.model) != "none"
+    with torch.random.fork_rng(devices=[]), own_weights(policy.model, dense()) if in_codes else nullcontext():
         torch.manual_seed(seed)
         # PEFT reads a property of the model that transformers has renamed; the notice is for PEFT's authors.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = get_peft_model(policy.model, config, autocast_adapter_dtype=False)
-    dtype = policy.model.dtype
-    for name, parameter in policy.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.to(dtype)  # PiSSA and OLoRA come in float32
-    attached = LoraAttached(policy, wrapped, base_name, new, spec.out_of_the_base)
+        dtype = policy.model.dtype
+        for name, parameter in policy.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.to(dtype)  # PiSSA and OLoRA come in float32
+        attached = LoraAttached(policy, wrapped, base_name, new, spec.out_of_the_base)
     named_trainable(policy, attached.trainable)
     return attached
 

@@ -13,12 +13,13 @@ from tunesmith.recipe.specs.evaluate import METRICS_OF_ROWS
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.recipe.specs.objectives import AdversarialSpec, MultitaskSpec
 from tunesmith.recipe.specs.ship import BESIDE, WITHOUT_GGUF
+from tunesmith.recipe.specs.train import ADAPTED_LOSS, LOSSES
 
 ROWS_OF_OBJECTIVE = {
     "supervised": ("chat", "text_class", "multi_label", "token_class"),
     "distill": ("chat",),
     "multitask": ("chat",),
-    "adversarial": ("text_class", "multi_label"),
+    "adversarial": ("text_class", "multi_label", "token_class"),
 }
 """Kinds of rows that an objective learns from and the evaluation can ask about."""
 
@@ -37,9 +38,9 @@ def check(recipe: Recipe) -> None:
 
     Errors: compat.untrained_task, compat.rows, compat.rows_of_task, compat.metric_of_task, compat.format_of_task,
     compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed,
-    compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights, compat.window_term,
-    compat.dropout_of_task, compat.one_task, compat.unknown_task, compat.curriculum_order, compat.curriculum_loss,
-    compat.forgetting_of_task, compat.adversarial_replay, compat.window_dropout, and those of `check_quantized`,
+    compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights, compat.dropout_of_task,
+    compat.one_task, compat.unknown_task, compat.curriculum_order, compat.curriculum_loss, compat.forgetting_of_task,
+    compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`,
     `check_heads` and `check_chain`.
     """
     _check_trained(recipe)
@@ -55,7 +56,6 @@ def check(recipe: Recipe) -> None:
         _check_unfreezing(recipe, stage, place)
         _check_penalties(stage, place)
         check_quantized(stage, recipe.model.quantize)
-        _check_balance(stage, place)
         _check_tasks(recipe, stage, place)
         check_heads(recipe, stage, place)
         _check_curriculum(recipe, stage, place)
@@ -109,13 +109,6 @@ def _check_formats(recipe: Recipe) -> None:
 def _check_dropout(recipe: Recipe) -> None:
     if recipe.model.dropout is not None and all(data_of(recipe, stage).task == "chat" for stage in recipe.stages):
         raise TunesmithError("compat.dropout_of_task", task=recipe.data.task, share=str(recipe.model.dropout))
-
-
-def _check_balance(stage: StageSpec, place: int) -> None:
-    """Balance is a figure of a whole step, which is looked at first: the step may not be cut otherwise afterwards."""
-    balance = stage.penalties.router_balance if stage.penalties is not None else None
-    if balance is not None and stage.train.batch_size == "auto":
-        raise TunesmithError("compat.window_term", place=place, term="router_balance")
 
 
 def _check_forgetting(recipe: Recipe) -> None:
@@ -177,8 +170,11 @@ def _check_rows(recipe: Recipe, stage: StageSpec) -> None:
 
 
 def _check_stopping(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    known = ("loss", *_known_metrics(data_of(recipe, stage)))
-    metric = stage.train.early_stopping.metric
+    """A figure that decides is one that validation gives; a classifier that is trained against measures no distance."""
+    metric, spec = stage.train.early_stopping.metric, stage.objective
+    if metric == ADAPTED_LOSS and not (isinstance(spec, AdversarialSpec) and spec.has_distance):
+        raise TunesmithError("compat.no_domain_distance", place=place, metric=metric)
+    known = (*LOSSES, *_known_metrics(data_of(recipe, stage)))
     if metric not in known:
         raise TunesmithError("compat.stopping_metric", metric=metric, place=place, known=", ".join(known))
 

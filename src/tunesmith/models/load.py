@@ -342,6 +342,13 @@ def load_with_head(
     return Loaded(model.eval(), tokenizer, "", (), pad if isinstance(pad, int) else 0, head, new)
 
 
+def load_base(base: BaseFolder, dtype: torch.dtype, head: Head | None, quantize: Quantize = "none") -> Loaded:
+    """A base in memory on the CPU, with a task head where there is one. Errors: those of loading."""
+    if head is None:
+        return load_model(base.path, dtype=dtype, quantize=quantize)
+    return load_with_head(base.path, head, dtype=dtype, quantize=quantize)
+
+
 def _quantize(model: PreTrainedModel, quantize: Quantize) -> None:
     """Hold the blocks' weights in codes, if wanted: before they go to a device, which never need hold them whole."""
     if quantize != "none":

@@ -67,9 +67,16 @@ class Packed:
         """T."""
         return int(self.token_ids.numel())
 
+    def counted_rows(self) -> Tensor:
+        """Which documents are rows with a place that carries loss, [D]: one that a rank repeats without weight, so that
+        it has something to compute, is none."""
+        places_D = torch.bincount(self.document_of_kept(), minlength=len(self.row))
+        return (self.row >= 0) & (places_D > 0)
+
     def rows_by_token(self) -> Tensor:
-        """How many rows each token stands for, [T]: one, or all that share the beginning it is part of."""
-        parents, rows = self.parent.tolist(), [int(row >= 0) for row in self.row.tolist()]
+        """How many rows each token stands for, [T]: its own, or all that share the beginning it is part of; none where
+        the row does not count."""
+        parents, rows = self.parent.tolist(), self.counted_rows().int().tolist()
         for document in reversed(range(len(parents))):
             if parents[document] >= 0:
                 rows[parents[document]] += rows[document]

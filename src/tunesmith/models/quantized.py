@@ -14,6 +14,8 @@ Shape letters: T tokens, W inputs, O outputs of a layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -107,6 +109,7 @@ class QuantizedLinear(nn.Linear):
         self.form: Form = form
         self.register_parameter("bias", layer.bias)
         self._hold(layer.weight)
+        self._own: Tensor | None = None
         # Empty: it goes where the module is cast to, and so says in which format the weight is wanted.
         self.register_buffer("wanted", torch.empty(0, dtype=layer.weight.dtype), persistent=False)
 
@@ -132,11 +135,28 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # what others read of a linear layer
         """The weight, made anew at every call, [O, W]; writing to it changes nothing."""
-        return self.packed.dense()
+        if self._own is None:
+            return self.packed.dense()
+        wanted = self.get_buffer("wanted")
+        return self._own.to(wanted.device, wanted.dtype, copy=True)
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b."""
         return product(input, self.packed, self.bias)
+
+
+@contextmanager
+def own_weights(model: nn.Module, dense: nn.Module) -> Iterator[None]:
+    """Inside the block the quantised layers of a model say the weights that were quantised, which another form of the
+    model still has, and not what the codes stand for. They compute with the codes all the same."""
+    layers = quantized_layers(model)
+    for name, layer in layers.items():
+        layer._own = dense.get_parameter(f"{name}.weight").detach()
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer._own = None
 
 
 def weight_of(layer: nn.Linear) -> Tensor | QuantizedWeight:

@@ -116,7 +116,11 @@ class FeatureTerm:
         wide_NW, targets = _wide(features_NW), int(is_target_N.sum())
         if min(targets, len(is_target_N) - targets) < LEAST_ROWS:
             return 0.0 * wide_NW.sum()
-        return self._weight * self._distance(wide_NW[~is_target_N], wide_NW[is_target_N])
+        return self.between(wide_NW[~is_target_N], wide_NW[is_target_N])
+
+    def between(self, source_SW: Tensor, target_TW: Tensor) -> Tensor:
+        """The weighted distance of the features of two domains."""
+        return self._weight * self._distance(_wide(source_SW), _wide(target_TW))
 
 
 def _wide(features: Tensor) -> Tensor:

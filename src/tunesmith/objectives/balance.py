@@ -2,18 +2,18 @@
 
 Its unit is the window: E sum_e f_e P_e holds two means over all tokens of an optimizer step, and the product of means
 over parts of a window is not that of the whole. But f has no gradient. Once it is known of the whole window, what is
-left is a sum over tokens that may be cut anywhere. So a step that is run in parts, or by several processes, first reads
-its whole window without gradients and adds up how often each expert is chosen.
+left is a sum over tokens that may be cut anywhere. So a step that is run in parts, or by several processes, is read
+first (`train/look_ahead.py`), to add up how often each expert is chosen.
 
 A token counts once for every row that it stands for: a beginning that rows share weighs what it would weigh in each of
-them, so that it does not matter which rows meet in a pass.
+them, so that it does not matter which rows meet in a pass. A row that a process repeats without weight counts nowhere.
 
 Shape letters: T tokens, P places of a learned beginning, K kept positions, E experts of a block, C choices of a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tunesmith.models.experts import load_of, uneven, watching_routers
 from tunesmith.models.packed import Packed
+from tunesmith.models.policy import Policy
 from tunesmith.objectives.base import Objective
 
 BALANCE = "router_balance"
@@ -44,7 +45,7 @@ class Balanced:
         self._objective = objective
         self._weight = weight
         self._window: _Window | None = None
-        self._experts: dict[int, int] = {}
+        self._layers: tuple[int, ...] = ()
 
     def count(self, batch: Packed) -> dict[str, float]:
         """Those of the objective, and tokens, each as often as it stands for a row."""
@@ -62,20 +63,28 @@ class Balanced:
             parts.append(uneven(logits_TE, _rows(batch, len(logits_TE)), load_E) / asked)
         return {**terms, BALANCE: self._weight * window.tokens * torch.stack(parts).mean()}
 
-    def look(self, policy: nn.Module, batch: Packed) -> list[float]:
-        """What a window must know of one of its micro-batches: numbers to be added up."""
-        with torch.no_grad(), _listening(policy) as said:
-            policy(batch)
-        found = _window_of(said, batch)
-        self._experts = {layer: len(load_E) for layer, load_E in found.loads.items()}
-        return [found.tokens, *(share for load_E in found.loads.values() for share in load_E.tolist())]
+    @property
+    def looks_ahead(self) -> bool:
+        """Loads are those of the whole step."""
+        return True
 
-    def begin(self, window: Sequence[float] | None) -> None:
-        """Take what `look` gave, summed over a window; None where the next pass is the whole of it."""
+    def begin(self, progress: float) -> None:
+        """The next pass is taken for a whole step."""
         self._window = None
-        if window is not None:
-            loads = torch.tensor(window[1:], dtype=torch.float64).split(list(self._experts.values()))
-            self._window = _Window(window[0], dict(zip(self._experts, loads, strict=True)))
+
+    def look(self, policy: Policy, batch: Packed) -> tuple[Tensor, ...]:
+        """Tokens of a pass [1], and by block how often each expert is chosen [1, E]; numbers to be added up."""
+        with _listening(policy) as said:
+            policy.hidden(batch)
+        found = _window_of(said, batch)
+        self._layers = tuple(found.loads)
+        tokens_1 = torch.tensor([found.tokens], dtype=torch.float64, device=batch.keep.device)
+        return tokens_1, *(load_E[None] for load_E in found.loads.values())
+
+    def know(self, *seen: Tensor) -> None:
+        """Add up what `look` gave for every pass."""
+        tokens, *loads = (each.sum(0) for each in seen)
+        self._window = _Window(float(tokens), dict(zip(self._layers, loads, strict=True)))
 
     def state(self) -> dict[str, object]:
         """That of the objective."""
@@ -116,7 +125,7 @@ def _rows(batch: Packed, asked: int) -> Tensor:
     if asked == len(batch.keep):
         return torch.ones(asked, device=batch.keep.device)
     rows_T = batch.rows_by_token()
-    return torch.cat([(batch.row >= 0).sum().expand(asked - len(rows_T)), rows_T])
+    return torch.cat([batch.counted_rows().sum().expand(asked - len(rows_T)), rows_T])
 
 
 def router_load(policy: nn.Module, batch: Packed) -> Mapping[int, Tensor]:

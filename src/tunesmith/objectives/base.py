@@ -3,13 +3,12 @@
 For each optimizer step the loop draws the whole accumulation window, sums the counts of every term over
 micro-batches and ranks, and divides each term by its own count. So the layout of a batch cannot change the loss.
 
-A term whose unit is the window looks at all of it first (`WindowObjective`), so that what is left is such a sum too.
+A term whose unit is the window sees all of it first (`train/look_ahead.py`), so that what is left is such a sum too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -40,14 +39,3 @@ class Objective(Protocol):
 
     def restore(self, state: dict[str, object]) -> None:
         """Take the state back."""
-
-
-@runtime_checkable
-class WindowObjective(Objective, Protocol):
-    """An objective with a term of the whole window."""
-
-    def look(self, policy: nn.Module, batch: Packed) -> list[float]:
-        """What the window must know of one of its micro-batches: numbers to be added up over passes and ranks."""
-
-    def begin(self, window: Sequence[float] | None) -> None:
-        """Take their sums before the window's first pass; None where one pass is the whole window."""

@@ -5,7 +5,7 @@
 
 So one backward pass makes the classifier better at telling the domains apart, and the model below it worse to tell.
 
-Shape letters: K rows of a batch, W width of their features, H width of the inner layer.
+Shape letters: R rows of a batch, W width of their features, H width of the inner layer.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class _Reversed(torch.autograd.Function):
     """What comes back through it is turned round and scaled."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, features_KW: Tensor, factor: float) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, features_RW: Tensor, factor: float) -> Tensor:
         ctx.factor = factor  # type: ignore[attr-defined]
-        return features_KW.view_as(features_KW)
+        return features_RW.view_as(features_RW)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         return -ctx.factor * gradients[0], None  # type: ignore[attr-defined]
 
 
-def reverse_gradient(features_KW: Tensor, factor: float) -> Tensor:
+def reverse_gradient(features_RW: Tensor, factor: float) -> Tensor:
     """The features themselves; their gradient is -`factor` times what flows back."""
-    return cast(Tensor, _Reversed.apply(features_KW, factor))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Reversed.apply(features_RW, factor))  # type: ignore[no-untyped-call]
 
 
 class DomainClassifier(nn.Module):
@@ -64,7 +64,7 @@ class DomainClassifier(nn.Module):
                 layer.weight.copy_(drawn)
                 layer.bias.zero_()
 
-    def forward(self, features_KW: Tensor) -> Tensor:
-        """Scores [K], above 0 where it guesses the target domain."""
-        scores_K1: Tensor = self.output(torch.relu(self.hidden(features_KW.to(self.hidden.weight.dtype))))
-        return scores_K1[:, 0]
+    def forward(self, features_RW: Tensor) -> Tensor:
+        """Scores [R], above 0 where it guesses the target domain."""
+        scores_R1: Tensor = self.output(torch.relu(self.hidden(features_RW.to(self.hidden.weight.dtype))))
+        return scores_R1[:, 0]

@@ -1,5 +1,5 @@
-"""What the add-ons of a stage cost beside its adaptation: rows that stand beside the new ones, a second look at a
-step's features, bytes of penalties, teachers and domain classifiers.
+"""What the add-ons of a stage cost beside its adaptation: rows that stand beside the new ones, passes that read a step
+before it is run, bytes of penalties, teachers and domain classifiers.
 
 Penalties take no forward pass; what they compute once a step (for EWC over LoRA 6 R FLOPs a number of the layers it
 holds, R the rank) is in the probe's seconds and not in the formula's.
@@ -70,14 +70,22 @@ def measured_tokens(stage: StageSpec, rows: Sequence[Row]) -> int:
     return sum(len(row.token_ids) for row in rows) if by_loss else 0
 
 
-def looks_twice(stage: StageSpec) -> bool:
-    """Whether the features of a step are read once more before its passes: where a term looks at all of them and the
-    step is run in parts. How many processes there are is not known here."""
-    spec = stage.objective
-    if not isinstance(spec, AdversarialSpec) or (spec.kl is None and spec.mmd is None):
-        return False
-    train = stage.train
-    return train.batch_size == "auto" or not train.packing or train.gradient_accumulation_steps > 1
+def reads_ahead(stage: StageSpec, rows: int, tokens: int, tokens_at_once: int) -> int:
+    """How often the rows of a step are read before its passes: once for KL and MMD of domains and once for the balance
+    of routers, where the step is run in parts. How many processes there are is not known here.
+
+    Args:
+        rows, tokens: of an epoch.
+        tokens_at_once: of the largest micro-batch.
+    """
+    train, spec, penalties = stage.train, stage.objective, stage.penalties
+    if train.batch_size == "auto":
+        in_parts = tokens * train.rows_per_step > tokens_at_once * rows
+    else:
+        in_parts = not train.packing or train.gradient_accumulation_steps > 1
+    of_domains = isinstance(spec, AdversarialSpec) and spec.has_distance
+    of_routers = penalties is not None and penalties.router_balance is not None
+    return in_parts * (of_domains + of_routers)
 
 
 def domain_classifier_numbers(size: ModelSize, stage: StageSpec) -> int:

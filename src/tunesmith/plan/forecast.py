@@ -52,7 +52,7 @@ class Workload:
 
     `tokens` are those that are computed: a beginning that all rows share stands once in a micro-batch.
     `tokens_at_once` are those of the largest micro-batch; `held_bytes` stand beside the model all the time.
-    `looks_twice` says that every step takes a forward pass more; `measured_tokens` are read once before the first.
+    `reads_ahead` are forward passes that every step takes besides; `measured_tokens` are read once before the first.
     """
 
     rows: int
@@ -62,7 +62,7 @@ class Workload:
     tokens_at_once: int
     validation_tokens: int = 0
     held_bytes: int = 0
-    looks_twice: bool = False
+    reads_ahead: int = 0
     measured_tokens: int = 0
 
 
@@ -229,7 +229,7 @@ def forecast(
     step_flops = flops_per_token(size, adapt, load.seen_length, load.loss_share, train.gradient_checkpointing, kept)
     step_flops += beginning_flops(size, adapt, train.gradient_checkpointing) / max(1, load.tokens_at_once)
     forward = forward_flops_per_token(size, load.seen_length + 2 * places_before(adapt), load.loss_share)
-    step_flops += forward if load.looks_twice else 0.0
+    step_flops += load.reads_ahead * forward
     validations = max(1, steps // train.eval_steps) if train.eval_steps else max(1, math.ceil(epochs))
     validation_flops = (validations * load.validation_tokens + load.measured_tokens) * forward
     parts = memory_parts(size, adapt, load.tokens_at_once, load.loss_share, machine.dtype, train.gradient_checkpointing)

@@ -14,7 +14,7 @@ from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
-from tunesmith.plan.add_ons import held_bytes, looks_twice, measured_tokens, rows_of_an_epoch
+from tunesmith.plan.add_ons import held_bytes, measured_tokens, reads_ahead, rows_of_an_epoch
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
 from tunesmith.plan.chain import together
@@ -123,9 +123,9 @@ def _plan_stage(
     epoch_lengths = [len(row.token_ids) for row in epoch_rows]
     load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
     held = held_bytes(size, stage, teacher, machine.dtype)
-    measured = measured_tokens(stage, train_rows)
-    load = replace(load, held_bytes=held, looks_twice=looks_twice(stage), measured_tokens=measured)
+    load = replace(load, held_bytes=held, measured_tokens=measured_tokens(stage, train_rows))
     load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))
+    load = replace(load, reads_ahead=reads_ahead(stage, load.rows, load.tokens, load.tokens_at_once))
     texts = [text for each in prepared.examples[:_TEXTS_LOOKED_AT] for text in _texts(each)]
     facts = RowFacts(len(lengths), max(lengths, default=0), _count(prepared.fates, "truncated"), chinese_share(texts))
     known = base.known

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from tunesmith.core.seed import derive_seed
 from tunesmith.models.policy import Policy
 
 
@@ -57,3 +58,8 @@ def seed_draws(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def seed_pass(runtime: Runtime, seed: int, step: int, place: int) -> None:
+    """Seed what is drawn in a pass by where it stands, so that it can be drawn again."""
+    seed_draws(runtime.device, derive_seed(seed, "dropout", step, place, runtime.rank))

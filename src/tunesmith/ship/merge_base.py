@@ -23,8 +23,8 @@ from tunesmith.adapt.adapter_file import read_adapter
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json, write_json
 from tunesmith.models.heads import Head
-from tunesmith.models.load import BaseFolder, Loaded, load_model, load_with_head
-from tunesmith.models.quantized import dequantized_weights, quantized_layers
+from tunesmith.models.load import BaseFolder, Loaded, load_base
+from tunesmith.models.quantized import dequantized_weights, own_weights, quantized_layers
 from tunesmith.recipe.specs.model import Quantize
 from tunesmith.ship.merge import merge_into
 
@@ -68,17 +68,19 @@ def weights_beside(
     """
     if quantize == "none":
         return {}
-    if head is None:
-        loaded = load_model(base.path, dtype=dtype, quantize=quantize)
-    else:
-        loaded = load_with_head(base.path, head, dtype=dtype, quantize=quantize)
+    loaded = load_base(base, dtype, head, quantize)
     if start is None:
         return dequantized_weights(loaded.model)
-    return _without_and_with(start, loaded)
+    with own_weights(loaded.model, load_base(base, dtype, head).model):
+        taken = _take_out(start, loaded)
+    return {
+        name: weight.float() + taken[name] if name in taken else weight
+        for name, weight in dequantized_weights(loaded.model).items()
+    }
 
 
-def _without_and_with(start: Path, loaded: Loaded) -> dict[str, Tensor]:
-    """The weights in codes once more without what a change took out of them, and then with it.
+def _take_out(start: Path, loaded: Loaded) -> dict[str, Tensor]:
+    """Take out of the weights what a change began with, so that the rest stands in codes; returns what that was.
 
     A change is saved as [B, B0] [A; -A0], so half of its ranks say what it began with.
     """
@@ -91,10 +93,7 @@ def _without_and_with(start: Path, loaded: Loaded) -> dict[str, Tensor]:
     for name, layer in quantized_layers(model).items():
         if f"{name}.weight" in taken:
             layer.give_up(taken[f"{name}.weight"])
-    return {
-        name: weight.float() + taken[name] if name in taken else weight
-        for name, weight in dequantized_weights(model).items()
-    }
+    return taken
 
 
 def better_base(

@@ -11,11 +11,15 @@ from tunesmith.core.types import Example
 def with_stand_ins(
     examples: Mapping[str, Sequence[Example]], unlabelled: Collection[str], labels: Sequence[str]
 ) -> dict[str, Sequence[Example]]:
-    """The tables; rows of those that are unlabelled get the first of the labels in place of one of their own.
+    """The tables; rows that are unlabelled get the first of the labels in place of their own, rows of tokens for each.
 
     They are then encoded and cut like all others; whoever trains on them knows their numbers and never looks at it.
     """
     return {
-        name: [replace(each, labels=tuple(labels[:1])) for each in rows] if name in unlabelled else rows
+        name: [_with(labels[0], each) for each in rows] if name in unlabelled else rows
         for name, rows in examples.items()
     }
+
+
+def _with(label: str, example: Example) -> Example:
+    return replace(example, labels=(label,) * max(1, len(example.tokens)))

@@ -28,7 +28,7 @@ from tunesmith.models.blocks import use_blocks
 from tunesmith.models.experts import routers
 from tunesmith.models.heads import draw_head
 from tunesmith.models.linear_loss import CHUNK
-from tunesmith.models.load import BaseFolder, Loaded
+from tunesmith.models.load import BaseFolder, Loaded, load_base
 from tunesmith.models.low_rank import LowRank
 from tunesmith.models.packed import Features
 from tunesmith.models.policy import Policy
@@ -55,9 +55,10 @@ from tunesmith.train.batching import Source, Windows
 from tunesmith.train.budget import Budget, most_at_once
 from tunesmith.train.checkpoint import Checkpoints
 from tunesmith.train.curriculum import CURRICULUM, curriculum_source, kept_losses
+from tunesmith.train.domain_validation import Validate, with_distance
 from tunesmith.train.domains import adversarial_objective, classifier_rate, domain_source
 from tunesmith.train.efficiency import Meter
-from tunesmith.train.look_ahead import ahead_of
+from tunesmith.train.look_ahead import LookAhead, WindowTerm
 from tunesmith.train.loop import Job
 from tunesmith.train.memory import reader, release
 from tunesmith.train.mixing import MixedSource
@@ -132,7 +133,10 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         kept_load, policy, inputs.train_rows, inputs.task.pack, inputs.kept or inputs.folder, inputs.base.sha256,
         runtime, emitter,
     )  # fmt: skip
-    attached = attach(policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load)
+    dense = partial(_dense, inputs)
+    attached = attach(
+        policy, stage.adapt, seed=seed, base_name=inputs.base.name, encode=encode, new=new, load=load, dense=dense
+    )
     if isinstance(attached, LoraAttached) and attached.error is not None:
         emitter.emit("note", code="train.requantized", quantize=form, percent=round(100 * attached.error, 2))
     if form != "none":
@@ -164,7 +168,9 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
     placed = policy.to(runtime.device) if spec.batch_size == "auto" else runtime.place(policy)
     _say_what_trains(policy, {**moving, **own}, emitter)
     judge = _objective(stage, inputs, policy, runtime, emitter)
-    objective = _with_balance(domains or _told_apart(judge, stage, inputs), stage, policy)
+    aim = domains or _told_apart(judge, stage, inputs)
+    objective = _with_balance(aim, stage, policy)  # the aim itself, where no balance stands beside it
+    terms = [each for each in dict.fromkeys((aim, objective)) if isinstance(each, WindowTerm)]
     peak = spec.learning_rate or default_learning_rate(stage.adapt)
     factors = rate_factors(policy.model, moving, groups)
     factors |= dict.fromkeys(own, classifier_rate(stage.objective) / peak)
@@ -179,6 +185,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         objective=objective,
         runtime=runtime,
         source=source,
+        look_ahead=LookAhead(terms, policy, runtime, spec.seed, total_steps),
         passes=passes,
         optimizer=optimizer,
         stopper=Stopper.of(spec.early_stopping),
@@ -193,7 +200,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
             inputs.accept_machine,
             inputs.continued,
         ),
-        validate=Validator(policy, judge, runtime, inputs.validation_rows, passes, inputs.task_metric),
+        validate=_validation(stage, inputs, policy, judge, domains, passes, runtime),
         emitter=emitter,
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
@@ -202,8 +209,27 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         spec=spec,
         peak_learning_rate=peak,
         total_steps=total_steps,
-        begin=ahead_of(domains, policy, passes, runtime, spec, total_steps),
     )
+
+
+def _dense(inputs: StageInputs) -> nn.Module:
+    """The base of a stage with its own weights, in the number format of the one that trains."""
+    return load_base(inputs.base, inputs.loaded.model.dtype, inputs.loaded.head).model
+
+
+def _validation(
+    stage: StageSpec,
+    inputs: StageInputs,
+    policy: Policy,
+    judge: Objective,
+    domains: Adversarial | None,
+    passes: Passes,
+    runtime: Runtime,
+) -> Validate:
+    """What the stage is judged by. Errors: train.domains_too_few."""
+    rows, targets = inputs.validation_rows, inputs.old_rows.get(TARGET, ())
+    validate = Validator(policy, judge, runtime, rows, passes, inputs.task_metric)
+    return with_distance(validate, domains, stage.train, policy, passes, runtime, rows, targets)
 
 
 def _domains(stage: StageSpec, inputs: StageInputs, policy: Policy, emitter: Emitter) -> Adversarial | None:

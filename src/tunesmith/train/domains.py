@@ -43,7 +43,7 @@ def domain_source(
     Errors: train.domains_no_room.
     """
     beside = spec.target_rows(window)
-    least = 1 if spec.kl is None and spec.mmd is None else LEAST_ROWS
+    least = LEAST_ROWS if spec.has_distance else 1
     if min(beside, window - beside) < least:
         raise TunesmithError("train.domains_no_room", rows=window, target=beside, least=least)
     return ReplaySource(rows, targets, window, beside, seed)

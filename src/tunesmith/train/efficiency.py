@@ -127,10 +127,10 @@ class Meter:
             both_ways=is_encoder(policy.model),
         )
 
-    def of_batches(self, batches: Sequence[Packed], *, looked: bool = False) -> Work:
-        """What the micro-batches of a step cost together; `looked` where each was read once before they ran."""
+    def of_batches(self, batches: Sequence[Packed], *, reads: int = 0) -> Work:
+        """What the micro-batches of a step cost together, each of them read so often before it ran."""
         found = Work(*map(sum, zip(*(self.of_batch(each) for each in batches), strict=True)))
-        return found._replace(executed=found.executed + sum(map(self._read, batches))) if looked else found
+        return found._replace(executed=found.executed + reads * sum(map(self._read, batches)))
 
     def _read(self, batch: Packed) -> float:
         """FLOPs of a forward pass alone."""

@@ -1,94 +1,86 @@
-"""What happens before the passes of a step: nothing, unless a term of the loss looks at all rows of the step together.
+"""What is done about a term that is a figure of all rows of a step together: it sees them before the first pass.
 
-Such a term gets the features of the whole window, of all micro-batches on all ranks, before the first of them is run
-(`objectives/alignment.py`). That takes one more forward pass. Where the window is run in one pass of one process, the
-pass itself holds them all.
-
-Shape letters: K rows of a batch, N rows of a window, W width.
+Such a term (the routers' balance, KL and MMD of features) is no sum over rows. Where a step is run in several passes,
+by one process or by several, every pass is therefore read beforehand, without gradients, and the terms are told what
+was found in all passes on all ranks; what is left of each term is a sum over rows, which may be cut anywhere. Passes
+are read as they will be run, with the same dropout. Where the step is one pass of one process, that pass holds it all.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from tunesmith.models.packed import Features, Packed
+from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
-from tunesmith.objectives.adversarial import Adversarial, rows_of
-from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.base import Runtime
-from tunesmith.train.batching import micro_batches
-from tunesmith.train.passes import Passes
+from tunesmith.runtime.base import Runtime, seed_pass
 
 
-class Begin(Protocol):
-    """Called before the passes of a step."""
+@runtime_checkable
+class WindowTerm(Protocol):
+    """A term of the loss that is a figure of the whole window of a step."""
 
-    def __call__(self, step: int, window: Sequence[Features], batches: Sequence[Packed]) -> None:
-        """`window` are the rows on all ranks, `batches` those of this one as they will be run."""
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it must see a step that is run in several passes; else it is only told where the training is."""
 
+    def begin(self, progress: float) -> None:
+        """A step begins after this share of all steps, 0 to 1. The next pass is all of it, unless `know` is called."""
 
-def nothing_ahead(step: int, window: Sequence[Features], batches: Sequence[Packed]) -> None:
-    """The null object of `Begin`."""
+    def look(self, policy: Policy, batch: Packed) -> tuple[Tensor, ...]:
+        """What is to be known of one pass; of each tensor the first dimension may differ from pass to pass."""
 
-
-def ahead_of(
-    objective: Adversarial | None, policy: Policy, passes: Passes, runtime: Runtime, spec: TrainSpec, total_steps: int
-) -> Begin:
-    """What is to be called before every step; nothing where no objective has to be told anything."""
-    if objective is None:
-        return nothing_ahead
-    return LookAhead(objective, policy, passes, runtime, total_steps, may_cut=spec.batch_size == "auto")
+    def know(self, *seen: Tensor) -> None:
+        """Take what `look` gave for all passes of the step: each tensor joined along its first dimension."""
 
 
 class LookAhead:
-    """Tells an adversarial objective where the training is, and what a step's features are.
+    """Tells terms of the whole window where the training is, and shows them a step before it is run.
 
     Args:
+        terms: none where every term of the loss is a sum over rows.
         policy: without what shares its gradients; nothing flows back here.
-        may_cut: whether memory may cut the passes further once they have begun.
+        seed: of the stage.
     """
 
     def __init__(
-        self,
-        objective: Adversarial,
-        policy: Policy,
-        passes: Passes,
-        runtime: Runtime,
-        total_steps: int,
-        *,
-        may_cut: bool,
+        self, terms: Sequence[WindowTerm], policy: Policy, runtime: Runtime, seed: int, total_steps: int
     ) -> None:
-        self._objective = objective
+        self._terms = terms
+        self._looking = [term for term in terms if term.looks_ahead]
         self._policy = policy
-        self._passes = passes
         self._runtime = runtime
+        self._seed = seed
         self._total_steps = total_steps
-        self._may_cut = may_cut
+        self._step = 0
+        self._found: list[list[tuple[Tensor, ...]]] = []
 
-    def __call__(self, step: int, window: Sequence[Features], batches: Sequence[Packed]) -> None:
-        """See `Begin`."""
-        self._objective.begin(step / self._total_steps)
-        in_one_pass = self._runtime.size == 1 and len(batches) == 1 and not self._may_cut
-        if self._objective.looks_at_steps and not in_one_pass:
-            self._gather(window)
+    def begin(self, step: int) -> None:
+        """A step begins, counted from 0."""
+        self._step = step
+        for term in self._terms:
+            term.begin(step / self._total_steps)
 
-    def _gather(self, window: Sequence[Features]) -> None:
-        """Show the objective the features of the window's rows, in the order of the window on every rank."""
-        size = self._runtime.size
-        (share,) = micro_batches(window, math.ceil(len(window) / size), self._runtime.rank, size)
+    def reads(self, batches: Sequence[Packed]) -> int:
+        """How often each of a step's passes on this rank is read before it is run; the same on every rank."""
+        is_whole = self._runtime.size == 1 and len(batches) == 1
+        return 0 if is_whole else len(self._looking)
+
+    def look(self, batches: Sequence[Packed]) -> None:
+        """Read the step's passes on this rank, in their order."""
+        passes = list(enumerate(batches))
+        self._found = [[self._seen(term, batch, place) for place, batch in passes] for term in self._looking]
+
+    def _seen(self, term: WindowTerm, batch: Packed, place: int) -> tuple[Tensor, ...]:
+        seed_pass(self._runtime, self._seed, self._step, place)
         with torch.no_grad():
-            seen = list(self._passes.each(share, self._look))
-        rows_K = torch.tensor([row for rows, _ in seen for row in rows], device=self._runtime.device)
-        rows = self._runtime.gather(rows_K).tolist()
-        features_NW = self._runtime.gather(torch.cat([features for _, features in seen]))
-        place = {row: at for at, row in enumerate(rows)}
-        wanted = [each.row for each in window]
-        self._objective.gathered(wanted, features_NW[[place[row] for row in wanted]])
+            return term.look(self._policy, batch.to(self._runtime.device))
 
-    def _look(self, batch: Packed) -> tuple[list[int], Tensor]:
-        return rows_of(batch), self._policy.hidden(batch.to(self._runtime.device))
+    def tell(self) -> None:
+        """Tell the terms what was found on all ranks; every rank has looked."""
+        for term, found in zip(self._looking, self._found, strict=True):
+            term.know(*(self._runtime.gather(torch.cat(parts)) for parts in zip(*found, strict=True)))
+        self._found = []

@@ -1,8 +1,8 @@
 """fit(): the only training loop.
 
 One optimizer step: draw the window, cut it into micro-batches (`passes.py`), count what it holds, forward and backward
-each micro-batch with every term divided by the count of the whole window on all ranks, then update. Nothing here knows
-which method or objective runs.
+each micro-batch with every term divided by the count of the whole window on all ranks, then update. What must see the
+whole window first does (`look_ahead.py`). Nothing here knows which method or objective runs.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from torch import nn
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Emitter, Value
-from tunesmith.core.seed import derive_seed
 from tunesmith.messages import say
 from tunesmith.models.packed import Packed
-from tunesmith.objectives.base import Objective, WindowObjective, is_told
+from tunesmith.objectives.base import Objective, is_told
 from tunesmith.objectives.penalties import Penalties
 from tunesmith.recipe.specs.train import TrainSpec
-from tunesmith.runtime.base import Runtime, seed_draws
+from tunesmith.runtime.base import Runtime, seed_pass
 from tunesmith.train.batching import Windows
 from tunesmith.train.checkpoint import Checkpoints, Snapshot
 from tunesmith.train.efficiency import Meter, Work
-from tunesmith.train.look_ahead import Begin, nothing_ahead
+from tunesmith.train.look_ahead import LookAhead
 from tunesmith.train.optim import MasterOptimizer, step_size
 from tunesmith.train.passes import Passes
 from tunesmith.train.signals import StopRequest, listening
@@ -46,6 +45,7 @@ class Job:
     objective: Objective
     runtime: Runtime
     source: Windows
+    look_ahead: LookAhead
     passes: Passes
     optimizer: MasterOptimizer
     stopper: Stopper
@@ -58,7 +58,6 @@ class Job:
     spec: TrainSpec
     peak_learning_rate: float
     total_steps: int
-    begin: Begin = nothing_ahead
 
 
 @dataclass
@@ -158,11 +157,10 @@ def _step(job: Job, progress: Progress) -> _Update:
     window = job.source.window(progress.step)
     batches = job.passes.cut(progress.step, window)
     counts = _total_counts(job, batches)
-    job.begin(progress.step, window, batches)
-    looked = _look_ahead(job, progress.step, batches)
+    job.look_ahead.begin(progress.step)
 
     def one_pass(batch: Packed, place: int, last: bool) -> dict[str, float]:
-        _seed_pass(job, progress.step, place)
+        seed_pass(runtime, spec.seed, progress.step, place)
         with runtime.accumulate(last):
             terms = job.objective.loss(job.policy, batch.to(runtime.device))
             job.passes.forward_done()
@@ -174,35 +172,14 @@ def _step(job: Job, progress: Progress) -> _Update:
             job.optimizer.collect()
         return {name: float(terms[name].detach()) for name in counts}
 
-    ran = job.passes.run(progress.step, window, batches, one_pass)
+    ran = job.passes.run(progress.step, window, batches, one_pass, job.look_ahead)
     # What the weights cost is the same on every rank and in every micro-batch: once a step.
     losses = {**_mean_terms(job, ran.sums, counts), **job.penalties.add()}
     rate = step_size(spec, job.peak_learning_rate, progress.step, job.total_steps)
     usable = all(math.isfinite(loss) for loss in losses.values())
     norm = job.optimizer.step(rate, spec.max_grad_norm, usable=usable)
-    work = job.meter(job.unfreezing.turn).of_batches(ran.batches, looked=looked)
+    work = job.meter(job.unfreezing.turn).of_batches(ran.batches, reads=job.look_ahead.reads(ran.batches))
     return _Update(losses, norm, rate, Work(*job.runtime.sum(work)))
-
-
-def _seed_pass(job: Job, step: int, place: int) -> None:
-    """What is drawn in a pass depends on where it stands, so that it can be drawn again."""
-    seed_draws(job.runtime.device, derive_seed(job.spec.seed, "dropout", step, place, job.runtime.rank))
-
-
-def _look_ahead(job: Job, step: int, batches: Sequence[Packed]) -> bool:
-    """Let a term of the whole window see it before anything flows back; whether that took passes of its own."""
-    objective, runtime = job.objective, job.runtime
-    if not isinstance(objective, WindowObjective):
-        return False
-    if len(batches) == 1 and runtime.size == 1:
-        objective.begin(None)
-        return False
-    found: list[list[float]] = []
-    for place, batch in enumerate(batches):
-        _seed_pass(job, step, place)
-        found.append(objective.look(job.policy, batch.to(runtime.device)))
-    objective.begin(runtime.sum([sum(column) for column in zip(*found, strict=True)]))
-    return True
 
 
 def _total_counts(job: Job, batches: Sequence[Packed]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from tunesmith.recipe.specs.train import AUTO_ROWS
 from tunesmith.runtime.base import Runtime
 from tunesmith.train.batching import micro_batches
 from tunesmith.train.budget import Budget, Reading
+from tunesmith.train.look_ahead import LookAhead
 from tunesmith.train.memory import Read, is_out_of_memory, release
 from tunesmith.train.optim import MasterOptimizer
 
@@ -60,8 +61,18 @@ class Passes(Protocol):
     def cut(self, step: int, window: Sequence[Features]) -> Sequence[Packed]:
         """This rank's micro-batches of a window, as they will be run if memory allows."""
 
-    def run(self, step: int, window: Sequence[Features], batches: Sequence[Packed], one_pass: OnePass) -> Ran:
-        """Run every micro-batch; afterwards the gradients of the whole step stand. Errors: train.out_of_memory..."""
+    def run(
+        self,
+        step: int,
+        window: Sequence[Features],
+        batches: Sequence[Packed],
+        one_pass: OnePass,
+        ahead: LookAhead,
+    ) -> Ran:
+        """Run every micro-batch, after `ahead` has seen them all; then the gradients of the whole step stand.
+
+        Errors: train.out_of_memory...
+        """
 
     def forward_done(self) -> None:
         """To be called between the forward and the backward half of a pass, when the most is held."""
@@ -96,8 +107,18 @@ class FixedPasses:
         cut = micro_batches(window, self._rows, self._runtime.rank, self._runtime.size)
         return [self._pack(rows) for rows in cut]
 
-    def run(self, step: int, window: Sequence[Features], batches: Sequence[Packed], one_pass: OnePass) -> Ran:
+    def run(
+        self,
+        step: int,
+        window: Sequence[Features],
+        batches: Sequence[Packed],
+        one_pass: OnePass,
+        ahead: LookAhead,
+    ) -> Ran:
         """One after the other. Errors: train.out_of_memory_fixed."""
+        if ahead.reads(batches):
+            _or_refused(_largest(batches), lambda _: ahead.look(batches))
+            ahead.tell()
         last = len(batches) - 1
         found = [
             _or_refused(batch, partial(one_pass, place=place, last=place == last))
@@ -256,8 +277,15 @@ class FittedPasses:
 
     # -------------------------------------------------------------------------------------------- running
 
-    def run(self, step: int, window: Sequence[Features], batches: Sequence[Packed], one_pass: OnePass) -> Ran:
-        """Run them; where memory is refused, halve the limit and run the whole step again.
+    def run(
+        self,
+        step: int,
+        window: Sequence[Features],
+        batches: Sequence[Packed],
+        one_pass: OnePass,
+        ahead: LookAhead,
+    ) -> Ran:
+        """Run them; where memory is refused, halve the limit and run the whole step again, which is seen anew.
 
         Errors: train.out_of_memory where a single row does not fit, train.out_of_memory_again in a replay.
         """
@@ -265,7 +293,7 @@ class FittedPasses:
             self._measure(window, one_pass)
             batches = self.cut(step, window)
         while True:
-            found = self._attempt(batches, one_pass)
+            found = self._look_ahead(batches, ahead) or self._attempt(batches, one_pass)
             short = self._runtime.agree(isinstance(found, str))
             if not short and not isinstance(found, str):
                 break
@@ -285,6 +313,28 @@ class FittedPasses:
         if refused:
             self._most = self._limit
         return self.cut(step, window)
+
+    def _look_ahead(self, batches: Sequence[Packed], ahead: LookAhead) -> Shortage | None:
+        """Show the micro-batches beforehand; on every rank why that was not done, if any was refused its memory.
+
+        Errors: train.out_of_memory where a single row has no room, train.out_of_memory_again in a replay.
+        """
+        if not ahead.reads(batches):
+            return None
+        before, refused = self._now(), False
+        try:
+            ahead.look(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            largest = _largest(batches)
+            if _rows(largest) == 1 or self._recorded:
+                raise self._refusal(largest, before) from None
+            refused = True
+        if self._runtime.agree(refused):
+            return "refused"
+        ahead.tell()
+        return None
 
     def _measure(self, window: Sequence[Features], one_pass: OnePass) -> None:
         """Run the longest row alone, twice, and drop its gradients: from then on bytes are told, not guessed.
@@ -432,6 +482,10 @@ def _halves(rows: Sequence[Features]) -> tuple[Sequence[Features], Sequence[Feat
 
     place = min(range(1, len(rows)), key=cost)
     return rows[:place], rows[place:]
+
+
+def _largest(batches: Sequence[Packed]) -> Packed:
+    return max(batches, key=lambda batch: batch.num_tokens)
 
 
 def _rows(batch: Packed) -> int:

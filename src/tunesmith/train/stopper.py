@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from tunesmith.recipe.specs.train import EarlyStoppingSpec
+from tunesmith.recipe.specs.train import LOSSES, EarlyStoppingSpec
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Stopper:
     @property
     def lower_is_better(self) -> bool:
         """Losses fall, metrics rise."""
-        return self.metric == "loss"
+        return self.metric in LOSSES
 
     def see(self, value: float, step: int) -> bool:
         """Take a validation; True when it is the best so far."""

@@ -15,7 +15,7 @@ from tunesmith.models.packed import Features, Packed
 from tunesmith.models.policy import Policy
 from tunesmith.objectives.base import Objective
 from tunesmith.recipe.specs.evaluate import EvaluateSpec
-from tunesmith.recipe.specs.train import EarlyStoppingSpec
+from tunesmith.recipe.specs.train import LOSSES, EarlyStoppingSpec
 from tunesmith.runtime.base import Runtime
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classes import ClassTask
@@ -42,7 +42,7 @@ def answered_metric(
     """
     if isinstance(task, SideBySideTask):
         return _of_every_task(task, examples, stopping, spec, emitter)
-    if stopping.metric == "loss":
+    if stopping.metric in LOSSES:
         return no_task_metric
     several = isinstance(task, ClassTask) and task.head.several
     questions = questions_of(examples[: stopping.rows], several=several)

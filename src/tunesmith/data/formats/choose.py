@@ -70,10 +70,13 @@ def _question(
     return question_of(items_of(rows, layout), wanted, source.question, path)
 
 
-def layout_of_texts(source: SourceSpec, raw: RawFile) -> LaidOut:
-    """Of a file of which texts alone are read. Errors: data.wrong_kind where the recipe states what holds none."""
-    if source.layout not in ("auto", "text", "text_class"):
-        kind = kind_of(source.layout, "text_class")
+def layout_without_labels(source: SourceSpec, raw: RawFile, wanted: RowKind) -> LaidOut:
+    """Of a file of which texts or tokens alone are read.
+
+    Errors: data.missing_columns, data.wrong_kind where the recipe states what holds none.
+    """
+    if source.layout not in ("auto", "text", wanted):
+        kind = kind_of(source.layout, wanted)
         raise TunesmithError("data.wrong_kind", path=str(raw.path), layout=source.layout, kind=kind, wanted="text")
     _require(frozenset(source.columns.values()), _present(raw, source.columns), raw.path)
     return LaidOut("text", source.columns, False, USUAL_KEYS)

@@ -47,9 +47,18 @@ def read_text_class(row: Row, _keys: TurnKeys) -> Record:
     return Record("text_class", text=_text(row), labels=tuple(dict.fromkeys(label_name(each) for each in listed)))
 
 
-def read_unlabelled(row: Row, _keys: TurnKeys) -> Record:
+def read_unlabelled_text(row: Row, _keys: TurnKeys) -> Record:
     """A text without its labels, should it have any. Raises RowDefect."""
     return Record("text_class", text=_text(row))
+
+
+def read_unlabelled_tokens(row: Row, _keys: TurnKeys) -> Record:
+    """Tokens without their tags, or the words of a text. Raises RowDefect."""
+    named = first_of(row, TOKENS)
+    if named is not None:
+        return Record("token_class", tokens=tokens_of(row[named]))
+    text = _text(row)
+    return Record("token_class", tokens=tuple(text[first:last] for first, last in word_places(text)))
 
 
 def _text(row: Row) -> str:
@@ -148,3 +157,7 @@ def _places(value: object, length: int) -> Iterable[tuple[int, int, str]]:
 
 
 LABELLED_READERS: Mapping[str, Converter] = {"text_class": read_text_class, "token_class": read_token_class}
+UNLABELLED_READERS: Mapping[str, Converter] = {
+    "text_class": read_unlabelled_text,
+    "token_class": read_unlabelled_tokens,
+}

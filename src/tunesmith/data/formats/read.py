@@ -17,10 +17,10 @@ from tunesmith.core.types import Message, RowKind
 from tunesmith.data.annotations.rows import READ, record_of
 from tunesmith.data.collect.lineage import lineage_notes, lineage_of_source
 from tunesmith.data.defects import Reason, RowDefect
-from tunesmith.data.formats.choose import LaidOut, choose_layout, layout_of_texts, rename
+from tunesmith.data.formats.choose import LaidOut, choose_layout, layout_without_labels, rename
 from tunesmith.data.formats.detect import kind_of, reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
-from tunesmith.data.formats.labelled import read_unlabelled
+from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
 from tunesmith.data.formats.terms import refused_by
@@ -68,7 +68,7 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class Reading:
-    """What all sources of one run have in common; of rows that are not `labelled` the text alone is read."""
+    """What all sources of one run have in common; of rows that are not `labelled` text or tokens alone are read."""
 
     wanted: RowKind
     group_by: str | None
@@ -168,9 +168,10 @@ def read_raw(
     Args:
         document: what its rows are cut from, where they must not part.
 
-    Errors: those of `choose_layout` and `layout_of_texts`.
+    Errors: those of `choose_layout` and `layout_without_labels`.
     """
-    layout = choose_layout(source, raw, reading.wanted) if reading.labelled else layout_of_texts(source, raw)
+    choose = choose_layout if reading.labelled else layout_without_labels
+    layout = choose(source, raw, reading.wanted)
     part = _Part(name, document, source.terms)
     return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
 
@@ -245,7 +246,7 @@ def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tup
 def _record(row: Mapping[str, object], layout: LaidOut, reading: Reading) -> Record:
     """What a row says. Raises RowDefect."""
     if not reading.labelled:
-        return read_unlabelled(row, layout.keys)
+        return UNLABELLED_READERS[reading.wanted](row, layout.keys)
     if layout.question is not None and (layout.layout == "label_studio" or layout.layout == "argilla"):
         return record_of(READ[layout.layout](row), layout.question, reading.wanted, layout.keys)
     return reader_of(layout.layout, reading.wanted)(row, layout.keys)

@@ -179,6 +179,11 @@ class AdversarialSpec(Spec):
             raise ValueError("domains_apart")
         return self
 
+    @property
+    def has_distance(self) -> bool:
+        """Whether a figure of the features alone says how far the domains lie apart."""
+        return self.kl is not None or self.mmd is not None
+
     def target_rows(self, window: int) -> int:
         """Target rows of a step of so many rows; at least one row of either domain stays where there is room."""
         return max(0, min(window - 1, max(1, round(window * self.target_share))))

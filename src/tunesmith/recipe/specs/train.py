@@ -12,6 +12,12 @@ AUTO_ROWS = 8
 """Rows that `batch_size: auto` stands for in the mathematics of a step; memory decides only how they are run."""
 
 
+ADAPTED_LOSS = "adapted_loss"
+"""Validation figure of two domains: the loss of the validation rows, and how far the target lies from them."""
+LOSSES = ("loss", ADAPTED_LOSS)
+"""Validation figures of which less is better; of a task's metrics more is."""
+
+
 class EarlyStoppingSpec(Spec):
     """When to stop before the last epoch, and what the best checkpoint is."""
 
@@ -20,9 +26,15 @@ class EarlyStoppingSpec(Spec):
     )
     metric: str = Field(
         "loss",
-        description="Validation figure that decides: loss, or a metric of the task such as json_exact.",
+        description="Validation figure that decides: loss, adapted_loss (of two domains: loss, KL and MMD), or a "
+        "metric of the task such as json_exact.",
     )
-    rows: int = Field(64, ge=1, le=MOST, description="Validation rows used for a task metric; the loss uses all.")
+    rows: int = Field(
+        64,
+        ge=1,
+        le=MOST,
+        description="Validation rows used for a task metric, and of either domain for KL and MMD; the loss uses all.",
+    )
 
 
 class TrainSpec(Spec):
