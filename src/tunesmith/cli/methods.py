@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from tunesmith.cli.manner import answer, tell
+from tunesmith.compat.check import TASK_METRICS
 from tunesmith.compat.matrix import MARKS, TABLES, Matrix, support_matrix
 from tunesmith.messages import say
 from tunesmith.recipe.load import recipe_schema
@@ -32,7 +33,7 @@ def methods(schema: SchemaOption = False) -> None:
         "quantize": _choices(ModelSpec, "quantize"),
         "objective": _kinds(StageSpec, "objective"),
         "runtime": _choices(RuntimeSpec, "kind"),
-        "task": _choices(DataSpec, "task"),
+        "task": [each for each in _choices(DataSpec, "task") if each in TASK_METRICS],
         "layout": _choices(SourceSpec, "layout"),
         "metric": _choices(EvaluateSpec, "metrics"),
         "format": _choices(ShipSpec, "formats"),
