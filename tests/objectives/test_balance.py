@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fits import local, make_job
+from router_choices import watch_choices
 from torch import Tensor
 
 from tunesmith.models.experts import balance, watching_routers
@@ -100,27 +100,7 @@ def test_with_dropout_the_window_is_read_as_it_is_run(tmp_path: Path) -> None:
         settings={"batch_size": 2, "gradient_accumulation_steps": 3, "epochs": 1.0},
         add_ons={"penalties": {"router_balance": 0.5}}, rows=12,
     )  # fmt: skip
-    with torch.no_grad():  # additions of zero would hide what is dropped
-        for name, each in job.policy.named_parameters():
-            if "lora_B" in name:
-                job.optimizer.masters[name].copy_(each.add_(0.3))
-    judge = job.objective
-    assert isinstance(judge, Balanced)
-    chosen: dict[str, list[dict[int, list[int]]]] = {"look": [], "loss": []}
-
-    def watched(kind: str) -> Callable[[torch.nn.Module, Packed], object]:
-        plain = getattr(judge, kind)
-
-        def call(policy: torch.nn.Module, batch: Packed) -> object:
-            said: dict[int, list[int]] = {}
-            with watching_routers(policy, lambda layer, _, choices: said.update({layer: choices.flatten().tolist()})):
-                found: object = plain(policy, batch)
-            chosen[kind].append(said)
-            return found
-
-        return call
-
-    judge.look, judge.loss = watched("look"), watched("loss")  # type: ignore[assignment, method-assign]
+    chosen = watch_choices(job)
     fit(job, until=2)
     assert chosen["look"] == chosen["loss"] and len(chosen["look"]) == 6
     assert chosen["look"][0] != chosen["look"][1]

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ import torch
 from children import python_path
 from class_fits import make_class_job
 from fits import local, make_job
+from router_choices import watch_choices
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
-from tunesmith.models.experts import watching_routers
 from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
 from tunesmith.models.tiny import tiny_chat_model, tiny_moe_model
@@ -263,27 +263,7 @@ def test_with_dropout_passes_of_auto_are_read_as_they_are_run(models: Mapping[st
     adapt = {"kind": "lora", "rank": 2, "lora_dropout": 0.5, "init_lora_weights": "gaussian"}
     job = make_job(models["moe"], tmp_path, local(), adapt=adapt, settings=AUTO, add_ons=BALANCED, rows=16)
     job.passes.replay({"limits": [[0, 150]]})
-    with torch.no_grad():  # additions of zero would hide what is dropped
-        for name, each in job.policy.named_parameters():
-            if "lora_B" in name:
-                job.optimizer.masters[name].copy_(each.add_(0.3))
-    judge = job.objective
-    assert isinstance(judge, Balanced)
-    chosen: dict[str, list[dict[int, list[int]]]] = {"look": [], "loss": []}
-
-    def watched(kind: str) -> Callable[[torch.nn.Module, Packed], object]:
-        plain = getattr(judge, kind)
-
-        def call(policy: torch.nn.Module, batch: Packed) -> object:
-            said: dict[int, list[int]] = {}
-            with watching_routers(policy, lambda layer, _, choices: said.update({layer: choices.flatten().tolist()})):
-                found: object = plain(policy, batch)
-            chosen[kind].append(said)
-            return found
-
-        return call
-
-    judge.look, judge.loss = watched("look"), watched("loss")  # type: ignore[assignment, method-assign]
+    chosen = watch_choices(job)
     fit(job, until=1)
     assert chosen["look"] == chosen["loss"] and len(chosen["look"]) > 2
 
