@@ -23,6 +23,7 @@ from tunesmith.core.files import (
     remove_folder,
     remove_rubbish,
     sha256_file,
+    verify_file,
     verify_folder,
     write_atomic,
     write_json,
@@ -346,3 +347,20 @@ def test_a_folder_is_removed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     remove_folder(tmp_path / "checkpoint-1")
     assert not (tmp_path / "checkpoint-1").exists()
     remove_folder(tmp_path / "never there")
+
+
+def test_one_file_is_held_to_its_manifest(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "config.json").write_text("{}", "utf-8")
+    made = tmp_path / "a"
+    verify_file(made, "config.json")
+    for change, code in ((b"{ }", "core.hash_differs"), (None, "core.missing_file")):
+        path = made / "config.json"
+        path.write_bytes(change) if change is not None else path.unlink()
+        with pytest.raises(TunesmithError) as error:
+            verify_file(made, "config.json")
+        assert error.value.code == code
+    (made / "other.json").write_text("{}", "utf-8")
+    with pytest.raises(TunesmithError) as error:
+        verify_file(made, "other.json")
+    assert error.value.code == "core.unknown_file"

@@ -313,6 +313,20 @@ def verify_folder(folder: Path) -> dict[str, object]:
     return manifest
 
 
+def verify_file(folder: Path, name: str) -> None:
+    """Check one file against its folder's manifest, for what is read before the whole folder is checked.
+
+    Errors: those of `read_manifest`, core.missing_file, core.hash_differs, core.unknown_file.
+    """
+    stated = cast(dict[str, str], read_manifest(folder)["files"])
+    if name not in stated:
+        raise TunesmithError("core.unknown_file", path=str(folder / name))
+    if not (folder / name).is_file():
+        raise TunesmithError("core.missing_file", path=str(folder / name))
+    if sha256_file(folder / name) != stated[name]:
+        raise TunesmithError("core.hash_differs", path=str(folder / name))
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a folder is there and every byte of it is as it was written."""
     try:
