@@ -35,7 +35,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     texts += [*texts[10:20], *(f"{each} and more" for each in texts[20:30])]
     (folder / "rows.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in texts), "utf-8")
     (folder / "latin.jsonl").write_bytes(b'{"text": "ok"}\n{"text": "caf\xe9"}\n')
-    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=280)
+    home = {**os.environ, "HOME": str(folder)}  # where Ray keeps its token
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)], env=home, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(found, dict)

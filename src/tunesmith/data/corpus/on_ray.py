@@ -130,7 +130,7 @@ def _guarded() -> Callable[[tuple[dict[str, str], str], list[ObjectRef[object]]]
     def guarded(about: tuple[dict[str, str], str], sent: list[ObjectRef[object]]) -> Outcome:
         import os
         from importlib.metadata import PackageNotFoundError, version
-        from socket import gethostname
+        from platform import node
 
         import ray
 
@@ -141,10 +141,10 @@ def _guarded() -> Callable[[tuple[dict[str, str], str], list[ObjectRef[object]]]
             except PackageNotFoundError:
                 found = "-"
             if found != stated:
-                facts = {"node": gethostname(), "package": name, "found": found, "wanted": stated}
+                facts = {"node": node(), "package": name, "found": found, "wanted": stated}
                 return "corpus.node_version", facts
         if token and not os.path.exists(token):
-            return "corpus.node_folder", {"node": gethostname(), "path": os.path.dirname(token)}
+            return "corpus.node_folder", {"node": node(), "path": os.path.dirname(token)}
         from tunesmith.core.errors import TunesmithError
 
         work, item = ray.get(sent)
@@ -153,6 +153,6 @@ def _guarded() -> Callable[[tuple[dict[str, str], str], list[ObjectRef[object]]]
         except TunesmithError as error:
             return error.code, error.facts
         except FileNotFoundError as error:
-            return "corpus.node_file", {"node": gethostname(), "path": str(error.filename)}
+            return "corpus.node_file", {"node": node(), "path": str(error.filename)}
 
     return guarded
