@@ -23,6 +23,8 @@ FORMS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _ORIENTATION = 0x0112
 _TURNED = range(5, 9)
 """EXIF orientations in which rows of the file are columns of the picture."""
+_PRESSED = 3
+"""How much work a PNG is made with, of 9: three times as fast as Pillow's own 6, and a tenth larger."""
 _OF_8_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 """Pillow's modes that become red, green and blue of 8 bits without a choice of scale."""
 
@@ -75,7 +77,9 @@ def pixels_of(content: bytes) -> NDArray[np.uint8] | None:
 def as_png(pixels_HWC: NDArray[np.uint8]) -> bytes:
     """The file of a picture, without loss. Its bytes are the same wherever Pillow is of one version."""
     content = io.BytesIO()
-    needed("PIL.Image", "media", "pictures").fromarray(np.ascontiguousarray(pixels_HWC)).save(content, "PNG")
+    needed("PIL.Image", "media", "pictures").fromarray(np.ascontiguousarray(pixels_HWC)).save(
+        content, "PNG", compress_level=_PRESSED
+    )
     return content.getvalue()
 
 
