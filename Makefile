@@ -12,7 +12,7 @@ SUDO   ?= $(if $(filter 0,$(shell id -u)),,sudo)
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-databases test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
+.PHONY: help demo test test-databases test-annotators test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -39,6 +39,12 @@ test-matrix: $(VENV)/.installed-dev ## what goes with what, every pair tried, lo
 test-databases: $(VENV)/.installed-dev ## rows of real servers, which apt-get installs / 用真实数据库服务器测试（由 apt-get 安装）
 	@$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq postgresql mariadb-server
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data/collect $(ARGS)
+
+test-annotators: $(VENV)/.installed-dev ## rows to a real Label Studio and back, installed apart / 与真实的 Label Studio 往返（单独安装）
+	@test -x .cache/label-studio/bin/label-studio || { $(PYTHON) -m venv .cache/label-studio && \
+		.cache/label-studio/bin/python -m pip --disable-pip-version-check install -q label-studio==1.23.2; }
+	@TUNESMITH_LABEL_STUDIO="$(CURDIR)/.cache/label-studio/bin/label-studio" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/data/test_label_studio_server.py $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."
