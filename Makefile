@@ -12,7 +12,7 @@ SUDO   ?= $(if $(filter 0,$(shell id -u)),,sudo)
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-databases test-annotators test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
+.PHONY: help demo test test-databases test-annotators test-ray test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -45,6 +45,10 @@ test-annotators: $(VENV)/.installed-dev ## rows to a real Label Studio and back,
 		.cache/label-studio/bin/python -m pip --disable-pip-version-check install -q label-studio==1.23.2; }
 	@TUNESMITH_LABEL_STUDIO="$(CURDIR)/.cache/label-studio/bin/label-studio" OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests/data/test_label_studio_server.py $(ARGS)
+
+test-ray: $(VENV)/.installed-dev ## the pass over a corpus on a Ray cluster of this machine / 在本机的 Ray 集群上测试语料处理
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev,ray]'
+	@TUNESMITH_TEST_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 tests/data/corpus/test_on_ray.py $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, who imports whom / 格式、规范、类型、导入规则
 	@echo "Static checks / 静态检查 ..."

@@ -142,6 +142,27 @@ def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
     assert again.code == 0 and "30" in again.out
     refused = call("data", "corpus", recipe, "--out", tmp_path, "--json")
     assert (refused.code, refused.error) == (2, "data.corpus_exists")
+    alone = call("data", "corpus", recipe, "--out", tmp_path / "other", "--address", "head:6379", "--json")
+    assert (alone.code, alone.error) == (2, "corpus.address") and not (tmp_path / "other").exists()
+    _look_at_corpus(call, tmp_path / "out", str(told.json["version"]), recipe)
+
+
+def _look_at_corpus(call: Program, out: Path, version: str, recipe: Path) -> None:
+    """Every verb that looks at rows either knows a corpus or refuses it by name."""
+    checked = call("data", "check", out, "--json").json
+    assert (checked["version"], checked["checked"]) == (version, "corpus") and len(list(checked["proved"])) == 4  # type: ignore[call-overload]
+    assert call("data", "check", out, "--strict", "--json").error == "versions.rows_refused"
+    shown = call("data", "sample", out, "--rows", "2", "--json").json["rows"]
+    assert len(list(shown)) == 2 and "word" in str(shown)  # type: ignore[call-overload]
+    assert call("data", "sample", out, "--split", "dev", "--json").error == "versions.no_table"
+    card = call("data", "card", out, "--json").json
+    assert card["version"] == version and len(dict(card["card"])) == 2  # type: ignore[call-overload]
+    changes = out.with_name("changes.jsonl")
+    same = call("data", "diff", out, recipe, "--out", changes, "--json").json
+    assert same["same"] + len(changes.read_text("utf-8").splitlines()) == 30  # type: ignore[operator]
+    assert {each["change"] for each in same["changes"]} <= {"moved"}  # type: ignore[attr-defined]
+    for verb in ("xray", "rejected"):
+        assert call("data", verb, out, "--json").error == "corpus.verb"
 
 
 def test_pictures_are_checked_shown_told_of_and_compared(

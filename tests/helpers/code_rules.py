@@ -382,6 +382,7 @@ CONNECTIONS: dict[str, dict[str, str]] = {
     },
     "openai": {"cli/demo_service.py": "the demo's own service, on loopback"},
     "http.client": {"ship/formats/llama_cpp.py": "llama.cpp in a child process, on loopback"},
+    "ray": {"data/corpus/on_ray.py": "the cluster that somebody names for the pass over a corpus"},
     "socket": {
         "serve/access.py": "the port that is served",
         "serve/server.py": "the port that is served",

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 from tunesmith.data.corpus.build import build_corpus
+from tunesmith.data.corpus.executors import InThreads
 from tunesmith.recipe.specs.data import DataSpec
 
 CORPUS = "corpus"
@@ -44,7 +45,7 @@ class Corpus:
         self._live.mkdir()
 
     def work(self) -> None:
-        build_corpus(self._spec, self._folder, self._live / CORPUS, workers=1, piece_bytes=self._piece)
+        build_corpus(self._spec, self._folder, self._live / CORPUS, executor=InThreads(1), piece_bytes=self._piece)
 
     def recover(self) -> None:
         self.work()

@@ -41,6 +41,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 CLOSE = {torch.float64: 5e-6, torch.float32: 2e-5}
 """Norms of the plain blocks are float32 even in a float64 model."""
+ADAPTED: dict[str, dict[str, object] | None] = {"lora": {}, "dora": {"use_dora": True}, "full": None}
 
 
 def batch() -> Packed:
@@ -59,6 +60,8 @@ def policy(name: str, dtype: torch.dtype, lora: bool, seed: int = 5, **settings:
             parameter.requires_grad_("lora_" in parameter_name)
             if "lora_B" in parameter_name:
                 nn.init.normal_(parameter, std=0.2)
+            if "lora_magnitude" in parameter_name:
+                parameter.data *= 0.5 + torch.rand_like(parameter)
     return made.train()
 
 
@@ -73,10 +76,11 @@ def losses_and_gradients(made: Policy) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("kind", ADAPTED)
 @pytest.mark.parametrize("name", MODELS)
-def test_fast_blocks_are_the_plain_ones(name: str, lora: bool, dtype: torch.dtype) -> None:
-    made = policy(name, dtype, lora)
+def test_fast_blocks_are_the_plain_ones(name: str, kind: str, dtype: torch.dtype) -> None:
+    settings = ADAPTED[kind]
+    made = policy(name, dtype, settings is not None, **settings or {})
     names = [each for each, _ in made.named_parameters()]
     plain_losses, plain_gradients = losses_and_gradients(made)
     assert use_blocks(made.model, "fast") == 2
@@ -117,7 +121,9 @@ def test_checkpointed_activations_give_the_same_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}], ids=lambda each: next(iter(each))
+    "settings",
+    [{"lora_dropout": 0.5}, {"lora_dropout": 0.5, "use_dora": True}, {"lora_bias": True}],
+    ids=["dropout", "dropout, DoRA", "bias"],
 )
 def test_layers_of_other_kinds_go_the_plain_way(settings: dict[str, object]) -> None:
     made = policy("llama", torch.float32, lora=True, **settings).eval()

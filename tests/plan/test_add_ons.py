@@ -13,6 +13,7 @@ from tunesmith.plan.add_ons import (
     measured_tokens,
     reads_ahead,
     rows_of_an_epoch,
+    validated_tokens,
 )
 from tunesmith.plan.sizes import ModelSize, adapted_numbers
 from tunesmith.recipe.recipe import StageSpec
@@ -91,6 +92,19 @@ def test_a_pass_over_two_domains_has_the_steps_of_the_source(rows: int, batch: i
     found = rows_of_an_epoch(spec, new, {"target": others})
     assert -(-len(found) // batch) == source.windows_per_epoch
     assert 0 <= len(found) - (rows + source.old_per_epoch) < batch
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows", "tokens"), [("loss", 4, 30), ("adapted_loss", 64, 90), ("adapted_loss", 5, 70)]
+)
+def test_a_distance_that_decides_is_looked_at_in_every_validation(metric: str, rows: int, tokens: int) -> None:
+    """Ten rows of three tokens, six of five of the target: the loss takes 30, all of both 60, five of both 15 + 25."""
+    stopping = {"early_stopping": {"metric": metric, "rows": rows}}
+    spec = stage(objective={**DOMAINS, "kl": 1.0}, train=stopping)
+    source = [Features(place, (1, 2, 3), (0.0, 1.0, 1.0)) for place in range(10)]
+    target = [Features(place, (1, 2, 3, 4, 5), (0.0,) * 5) for place in range(6)]
+    assert validated_tokens(spec, source, {"target": target}) == tokens
+    assert validated_tokens(stage(), source, {}) == 30
 
 
 def test_what_a_domain_classifier_holds_is_counted() -> None:

@@ -82,7 +82,7 @@ def test_flops_of_an_encoder_by_hand() -> None:
 def test_a_forecast_of_an_encoder() -> None:
     size, train = size_from_config(MINILM, "none", 77), TrainSpec(epochs=4.0, batch_size=16)
     machine = Machine("cpu", "float32", 100e9, 8 * 2**30)
-    load = workload([20] * 1600, 1600, [20] * 160, train)
+    load = workload([20] * 1600, 1600, 3_200, train)
     full, lora = (forecast(size, adapt, train, load, machine) for adapt in (FullSpec(), LoraSpec(rank=8)))
     assert full.steps == 400 and full.tokens == 128_000
     assert full.trained_parameters == size.parameters == 22_713_216 + 77 * 385

@@ -36,7 +36,7 @@ from tunesmith.train.batching import Source, micro_batches
 SMOL = ModelSize(30, 576, 576, 192, 1536, 49_152, True)
 MACHINE = Machine("cpu", "bfloat16", 600e9, 20 * 2**30, cost_per_hour=0.4)
 TRAIN = TrainSpec(epochs=2.0, batch_size=8)
-LOAD = workload([100] * 80, 2_400, [100] * 16, TRAIN)
+LOAD = workload([100] * 80, 2_400, 1_600, TRAIN)
 
 
 def test_seconds_are_the_work_over_the_rate() -> None:
@@ -76,7 +76,7 @@ def test_tokens_are_those_that_packing_computes() -> None:
     rows = [beginning + tuple(50 + (7 * row + place) % 30 for place in range(5 + row)) for row in range(11)]
     features = [Features(number, ids, (0.0,) * 20 + (1.0,) * (len(ids) - 20)) for number, ids in enumerate(rows)]
     train = TrainSpec(batch_size=4)
-    load = workload([len(ids) for ids in rows], 0, [], train, common_beginning(features))
+    load = workload([len(ids) for ids in rows], 0, 0, train, common_beginning(features))
     source = Source(features, train.batch_size, seed=1)
     windows = [source.window(step) for step in range(source.windows_per_epoch)]
     batches = [pack(batch) for window in windows for batch in micro_batches(window, train.batch_size, 0, 1)]
@@ -103,17 +103,17 @@ def test_common_beginning(rows: list[list[int]], learned_from: int, common: int)
 
 
 def test_rows_one_at_a_time_share_nothing() -> None:
-    load = workload([30, 40], 10, [], TrainSpec(packing=False), shared=20)
+    load = workload([30, 40], 10, 0, TrainSpec(packing=False), shared=20)
     assert (load.tokens, load.tokens_at_once) == (70, 40)
 
 
 def test_auto_is_planned_as_it_will_begin() -> None:
     auto = TrainSpec(batch_size="auto", epochs=2.0)
     lengths = [1000] * 40 + [3000]
-    load = workload(lengths, 9_000, [], auto)
+    load = workload(lengths, 9_000, 0, auto)
     assert load.tokens_at_once == 4000, "8 and 4 of the longest rows are too many tokens at once, 2 are not"
-    assert workload([100] * 40, 900, [], auto) == workload([100] * 40, 900, [], TrainSpec())
-    accelerated = workload(lengths, 9_000, [], auto, device="cuda")
+    assert workload([100] * 40, 900, 0, auto) == workload([100] * 40, 900, 0, TrainSpec())
+    accelerated = workload(lengths, 9_000, 0, auto, device="cuda")
     assert accelerated.tokens_at_once == 3000 + 7 * 1000
     plenty = with_room(load, SMOL, LoraSpec(), auto, MACHINE, max(lengths))
     found = forecast(SMOL, LoraSpec(), auto, plenty, MACHINE)
@@ -127,7 +127,7 @@ def test_auto_is_planned_as_it_will_begin() -> None:
 
 
 def test_no_rows_are_no_tokens() -> None:
-    assert workload([], 0, [], TRAIN) == Workload(0, 0, 0.0, 0.0, 0)
+    assert workload([], 0, 0, TRAIN) == Workload(0, 0, 0.0, 0.0, 0)
 
 
 # --------------------------------------------------------------------------------------------- record

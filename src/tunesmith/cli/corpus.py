@@ -1,28 +1,53 @@
-"""`tunesmith data corpus RECIPE --out FOLDER`: texts that do not fit into memory, cleaned and split in one pass."""
+"""`tunesmith data corpus RECIPE --out FOLDER [--on ray]`: texts that do not fit into memory, cleaned and split in one
+pass, by this machine or by a cluster.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RecipeArgument
+from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from tunesmith.data.corpus.executors import Executor
 
 CorpusOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="cli.opt_corpus_out")]
 CORPUS = Path("corpus")
 
 
-def corpus(recipe: RecipeArgument, out: CorpusOption = CORPUS) -> None:
+class Place(StrEnum):
+    """Where the parts of a corpus are worked on."""
+
+    HERE = "here"
+    RAY = "ray"
+
+
+OnOption = Annotated[Place, typer.Option("--on", help="cli.opt_on")]
+AddressOption = Annotated[
+    str, typer.Option("--address", metavar="HOST:PORT", help="cli.opt_address", show_default=False)
+]
+
+
+def corpus(
+    recipe: RecipeArgument, out: CorpusOption = CORPUS, on: OnOption = Place.HERE, address: AddressOption = ""
+) -> None:
     """Clean the texts of a recipe, drop duplicates and split, a piece at a time; goes on where it was stopped."""
     from tunesmith.data.corpus.build import build_corpus
 
     stated = load_recipe(recipe)
-    report = build_corpus(stated.data, recipe.resolve().parent, out, compliance=stated.goal.compliance)
+    with _executor(on, address) as executor:
+        report = build_corpus(stated.data, recipe.resolve().parent, out, executor, compliance=stated.goal.compliance)
     for label, rows in (*report.fates.items(), *report.splits.items()):
         tell(f"    {label}: {rows:,}")
     for rule, counts in report.changed.items():
@@ -31,5 +56,22 @@ def corpus(recipe: RecipeArgument, out: CorpusOption = CORPUS) -> None:
         tell(say("cli.corpus_personal", kind=say(f"data.pii_type_{each['type']}"), **each))
     for each in report.listed:
         tell(say("cli.corpus_listed", **each))
+    tell(say("versions.version", version=report.version))
     tell(say("cli.corpus_written", path=str(out), megabytes=report.bytes // 10**6))
     answer({"out": str(out), **asdict(report)})
+
+
+@contextmanager
+def _executor(on: Place, address: str) -> Iterator[Executor]:
+    """Errors: corpus.address, those of `on_ray`."""
+    if on is Place.RAY:
+        from tunesmith.data.corpus.on_ray import on_ray
+
+        with on_ray(address) as executor:
+            yield executor
+        return
+    if address:
+        raise TunesmithError("corpus.address", address=address)
+    from tunesmith.data.corpus.executors import InThreads
+
+    yield InThreads()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_corpus import refuse_corpus
 from tunesmith.cli.data_media import holds_media, page_of_media
 from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
@@ -63,6 +64,7 @@ def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> Non
     if holds_media(run):
         page_of_media(run, rows)
         return
+    refuse_corpus(run, "xray")
     path = run_until(run, "data", runs)
     with Terminal() as listener, opened(path, listener) as work:
         shown = _show(work, rows)
@@ -75,6 +77,7 @@ def rejected(run: RunArgument, out: OutOption = REJECTED) -> None:
     """Write every dropped and merged row of a run into a file, with its reason, as its own file has it."""
     from tunesmith.data.rejected import rejected_rows
 
+    refuse_corpus(run, "rejected")
     if out.exists():
         raise TunesmithError("recipe.exists", path=str(out))
     found = Run.open(find_run(run))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_corpus import check_corpus, holds_corpus, sample_corpus
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.rows import looked_at, side_of, visible
+from tunesmith.cli.rows import fate_words, looked_at, refuse_dropped, side_of, visible
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import LOCK, Run
@@ -29,6 +30,9 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="cli
 
 def check(rows: WhatArgument, strict: StrictOption = False) -> None:
     """Say what would become of rows, or hold what a run holds against its hashes, ledger and sources."""
+    if holds_corpus(rows):
+        check_corpus(rows, strict)
+        return
     what, side, prepared = looked_at(rows)
     tell(say(f"versions.checked_{what}", path=side.name), "bold")
     tell(f"    {say('versions.version', version=side.version.id)}")
@@ -36,23 +40,24 @@ def check(rows: WhatArgument, strict: StrictOption = False) -> None:
         tell(f"    {say('versions.table_rows', name=name or say('versions.all_rows'), rows=f'{count:,}')}")
     fates = dict(side.ledger.totals())
     for label, count in fates.items():
-        tell(f"    {_fate(label)}: {count:,}")
+        tell(f"    {fate_words(label)}: {count:,}")
     notes = _notes(prepared)
     for note in notes:
         tell(f"    - {note}")
     passed = _prove(side) if what == "run" else []
     for name in passed:
         tell(f"    ✓ {say(f'versions.proved_{name}')}")
-    gone = {label: count for label, count in fates.items() if label.startswith("dropped")}
-    if strict and gone:
-        most = max(gone, key=lambda label: gone[label])
-        raise TunesmithError("versions.rows_refused", path=side.name, rows=sum(gone.values()), reason=_fate(most))
+    if strict:
+        refuse_dropped(side.name, fates)
     facts = {**side.version.facts(), "rows": dict(side.version.rows), "fates": fates}
     answer({"checked": what, "path": side.name, **facts, "notes": notes, "proved": passed})
 
 
 def sample(rows: WhatArgument, count: RowsOption = 3, split: SplitOption = "", seed: SeedOption = 0) -> None:
     """Show rows drawn at random, as they will be learned."""
+    if holds_corpus(rows):
+        sample_corpus(rows, count, split, seed)
+        return
     from tunesmith.data.readable import readable
 
     side = side_of(rows)
@@ -94,17 +99,6 @@ def _prove(side: Side) -> list[str]:
     manifest = run.manifest()
     refuse_changed_sources(load_recipe(run.path / LOCK), Path(str(manifest["recipe_folder"])), manifest.get("sources"))
     return ["hashes", "leaks", "version", "ledger", "sources"]
-
-
-def _fate(label: str) -> str:
-    fate, _, reason = label.partition(": ")
-    words = say(f"data.fate_{fate}")
-    if not reason:
-        return words
-    try:
-        return f"{words}: {say(f'data.reason_{reason}')}"
-    except KeyError:
-        return f"{words}: {reason}"
 
 
 def _tell_row(content: Mapping[str, object]) -> None:

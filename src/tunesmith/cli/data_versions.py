@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_corpus import card_of_corpus, holds_corpus
 from tunesmith.cli.data_media import card_of_media, holds_media
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
-from tunesmith.cli.rows import side_of
+from tunesmith.cli.rows import compared_of
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
@@ -23,7 +24,7 @@ from tunesmith.core.run import Run
 from tunesmith.messages import say
 
 if TYPE_CHECKING:
-    from tunesmith.data.diff import Difference, Side
+    from tunesmith.data.diff import Compared, Difference
 
 OneArgument = Annotated[Path, typer.Argument(metavar="ONE", help="cli.arg_rows", show_default=False)]
 OtherArgument = Annotated[Path, typer.Argument(metavar="OTHER", help="cli.arg_other_rows", show_default=False)]
@@ -38,7 +39,7 @@ def diff(one: OneArgument, other: OtherArgument, out: OutOption = None, runs: Ru
 
     if out is not None and out.exists():
         raise TunesmithError("recipe.exists", path=str(out))
-    before, after = (side_of(_of_version(each, runs)) for each in (one, other))
+    before, after = (compared_of(_of_version(each, runs)) for each in (one, other))
     found = compare(before, after)
     for side in (before, after):
         tell(say("versions.side", name=side.name, version=side.version.id[:_SHORT], rows=_rows(side)), "bold")
@@ -61,6 +62,9 @@ def card(run: RunArgument, runs: RunsOption = RUNS) -> None:
     """Name the data card of a run, its version, and the runs that learned from the same rows."""
     if holds_media(run):
         card_of_media(run)
+        return
+    if holds_corpus(run):
+        card_of_corpus(run)
         return
     path = _with_data(run, runs)
     version = str(Run.open(path).manifest()[DATA_VERSION])
@@ -116,7 +120,7 @@ def _root(run: Path) -> Path:
     return run.resolve().parent.parent
 
 
-def _rows(side: Side) -> str:
+def _rows(side: Compared) -> str:
     return ", ".join(f"{name} {rows:,}".strip() for name, rows in side.version.rows.items())
 
 
@@ -144,18 +148,13 @@ def _shown(value: object) -> str:
     return "-" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _lines(found: Difference, before: Side, after: Side) -> Iterator[str]:
+def _lines(found: Difference, before: Compared, after: Compared) -> Iterator[str]:
     """A line of JSON for every change: where, why, and what the row says on either side."""
-    from tunesmith.data.readable import readable
-
-    rows = [
-        {row["row"]: row for frame in side.tables.values() for row in frame.iter_rows(named=True)}
-        for side in (before, after)
-    ]
+    numbers = ([change.row_before for change in found.changes], [change.row_after for change in found.changes])
+    rows = [side.contents(each) for side, each in zip((before, after), numbers, strict=True)]
     for change in found.changes:
         facts: dict[str, object] = dict(vars(change))
         for name, number, known in zip(("before", "after"), (change.row_before, change.row_after), rows, strict=True):
             if number >= 0:
-                row = known[number]
-                facts[name] = {"source": row["source"], "index": row["index"], "content": readable(row)}
+                facts[name] = known[number]
         yield json.dumps(facts, ensure_ascii=False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
+from tunesmith.messages import say
 
 if TYPE_CHECKING:
-    from tunesmith.data.diff import Side
+    from tunesmith.data.diff import Compared, Side
     from tunesmith.data.prepared import Prepared
 
 What = Literal["run", "recipe", "file"]
@@ -37,6 +39,14 @@ def side_of(path: Path) -> Side:
     return looked_at(path)[1]
 
 
+def compared_of(path: Path) -> Compared:
+    """The same, or a corpus, for a comparison. Errors: those of `looked_at` and `side_of_corpus`."""
+    from tunesmith.data.corpus.side import side_of_corpus
+    from tunesmith.data.corpus.stated import is_corpus
+
+    return side_of_corpus(path) if is_corpus(path) else side_of(path)
+
+
 def _run_in(path: Path) -> Path | None:
     if not path.is_dir():
         return None
@@ -44,6 +54,26 @@ def _run_in(path: Path) -> Path | None:
         return find_run(path)
     except TunesmithError:
         return None
+
+
+def fate_words(label: str) -> str:
+    """A fate with its reason, as the ledger sums them up, in words."""
+    fate, _, reason = label.partition(": ")
+    words = say(f"data.fate_{fate}")
+    if not reason:
+        return words
+    try:
+        return f"{words}: {say(f'data.reason_{reason}')}"
+    except KeyError:
+        return f"{words}: {reason}"
+
+
+def refuse_dropped(name: str, fates: Mapping[str, int]) -> None:
+    """Errors: versions.rows_refused where any row would be dropped."""
+    gone = {label: count for label, count in fates.items() if label.startswith("dropped")}
+    if gone:
+        most = fate_words(max(gone, key=lambda label: gone[label]))
+        raise TunesmithError("versions.rows_refused", path=name, rows=sum(gone.values()), reason=most)
 
 
 def visible(text: str) -> str:

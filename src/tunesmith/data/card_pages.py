@@ -60,16 +60,16 @@ $sections
 """)
 
 
-def as_markdown(sections: Sequence[Section]) -> str:
-    """The card as Markdown, without pictures."""
-    parts = [f"# {_both(both('data.card_title'))}", _both(both("data.card_intro"))]
+def as_markdown(sections: Sequence[Section], intro: Words | None = None) -> str:
+    """The card as Markdown, without pictures. `intro` takes the place of what is said of a run's."""
+    parts = [f"# {_both(both('data.card_title'))}", _both(intro or both("data.card_intro"))]
     for section in sections:
         parts.append(f"## {_both(section.title)}")
         parts += [text for text in map(_markdown, section.parts) if text]
     return "\n\n".join(parts) + "\n"
 
 
-def as_page(sections: Sequence[Section]) -> str:
+def as_page(sections: Sequence[Section], intro: Words | None = None) -> str:
     """The card as one HTML page; the language in force is the one shown first."""
     title, first = both("data.card_title"), language()
     return _PAGE.substitute(
@@ -78,7 +78,7 @@ def as_page(sections: Sequence[Section]) -> str:
         style=_STYLE,
         inputs="".join(_input(each, checked=each == first) for each in LANGUAGES),
         heading=_shown(title),
-        intro=_shown(both("data.card_intro")),
+        intro=_shown(intro or both("data.card_intro")),
         switch="".join(f'<label for="language-{each}">{_NAMES[each]}</label>' for each in LANGUAGES),
         sections="\n".join(map(_section, sections)),
     )

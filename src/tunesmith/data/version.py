@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import polars as pl
 
 from tunesmith.data.keys import seen
-from tunesmith.data.table import TURN_COLUMNS
+from tunesmith.data.table import SCHEMA, TURN_COLUMNS
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, StageDataSpec
 
@@ -42,13 +43,18 @@ class Version:
 
 def version_of(tables: Mapping[str, pl.DataFrame], settings: Mapping[str, object]) -> Version:
     """The version of tables (splits, and those that stages name) that these settings made."""
+    return version_of_digests({name: list(row_digests(frame)) for name, frame in tables.items()}, settings)
+
+
+def version_of_digests(tables: Mapping[str, Sequence[bytes]], settings: Mapping[str, object]) -> Version:
+    """The version of tables of which nothing is at hand but the digest of every row, in any order."""
     content = hashlib.sha256(f"rows {_FORMAT}".encode())
     for name in sorted(tables):
         content.update(_line(name, len(tables[name])))
-        for digest in sorted(row_digests(tables[name])):
+        for digest in sorted(tables[name]):
             content.update(digest)
     text = json.dumps([_FORMAT, content.hexdigest(), settings], sort_keys=True, ensure_ascii=False)
-    rows = {name: len(frame) for name, frame in tables.items()}
+    rows = {name: len(digests) for name, digests in tables.items()}
     return Version(hashlib.sha256(text.encode()).hexdigest(), content.hexdigest(), rows)
 
 
@@ -72,6 +78,22 @@ def row_digests(frame: pl.DataFrame) -> Iterable[bytes]:
     for first in range(0, len(frame), _AT_ONCE):
         for text in frame[first : first + _AT_ONCE].select(row_text=_whole_row())["row_text"]:
             yield hashlib.sha256(text.encode()).digest()
+
+
+def text_digests(texts: pl.Series) -> Iterator[bytes]:
+    """The same for rows that are nothing but texts, without their table: 32 bytes a row."""
+    before, after = _around_a_text()
+    for content in texts.cast(pl.Binary):
+        yield hashlib.sha256(b"%b%d:%b%b" % (before, len(content), content, after)).digest()
+
+
+@cache
+def _around_a_text() -> tuple[bytes, bytes]:
+    """What stands around the text of a row that has nothing else."""
+    row = pl.DataFrame({"kind": ["text"]}, {"kind": pl.String})
+    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name != "kind"]
+    before, after = row.with_columns(absent).select(row_text=_whole_row())["row_text"][0].encode().split(b"0:", 1)
+    return before, after
 
 
 def _line(name: str, rows: int) -> bytes:

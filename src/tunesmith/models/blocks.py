@@ -8,9 +8,11 @@ Shape letters as in fused.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import PreTrainedModel
@@ -25,8 +27,9 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import behind_learned, check_window, document_attention
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
+from tunesmith.models.dora import Lengths, factors
 from tunesmith.models.encoder_blocks import ENCODER_BLOCKS, LastEncoderBlock
-from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate
+from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate, with_lengths
 from tunesmith.models.lora_experts import mixture_of
 from tunesmith.models.packed import Documents
 from tunesmith.models.quantized import QuantizedLinear, weight_of
@@ -58,15 +61,20 @@ def projection_of(layer: nn.Module) -> Projection | None:
     name = layer.active_adapters[0]
     low, high = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
     dropout: nn.Module = layer.lora_dropout[name]
+    lengths = layer.lora_magnitude_vector[name] if name in layer.lora_magnitude_vector else None
     if (
         len(layer.active_adapters) > 1
-        or name in layer.lora_variant  # DoRA and its kind
+        or (name in layer.lora_variant and type(lengths) is not DoraLinearLayer)  # other kinds of PEFT's
         or not isinstance(dropout, nn.Identity)
         or layer.lora_bias[name]
         or low.weight.dtype != weight.dtype
     ):
         return None
-    return Projection(weight, base.bias, low.weight, high.weight, float(layer.scaling[name]))
+    found = Projection(weight, base.bias, low.weight, high.weight, float(layer.scaling[name]))
+    if lengths is None:
+        return found
+    turned_O = factors(found.dense, low.weight, high.weight, found.scale, lengths.get_parameter("weight"))
+    return replace(found, bias=None, lengths=Lengths(turned_O, base.bias))
 
 
 class FastBlock(GradientCheckpointingLayer):
@@ -130,12 +138,7 @@ class FastBlock(GradientCheckpointingLayer):
         attention, first_norm = self.self_attn, self.input_layernorm
         check_window(documents, getattr(attention, "sliding_window", None))
         size = attention.head_dim
-        query, key, value = normed_projections(
-            input_TW,
-            first_norm.weight,
-            first_norm.variance_epsilon,
-            [linear["q_proj"], linear["k_proj"], linear["v_proj"]],
-        )
+        query, key, value = _read(first_norm, input_TW, linear["q_proj"], linear["k_proj"], linear["v_proj"])
         groups = key.shape[1] // size
         query_TGRS, key_TGRS = query.unflatten(1, (groups, -1, size)), key.unflatten(1, (groups, 1, size))
         if isinstance(attention, Qwen3Attention):
@@ -153,10 +156,10 @@ class FastBlock(GradientCheckpointingLayer):
 
     def _after_attention(self, input_TW: Tensor, attended_TW: Tensor, out: Projection) -> Tensor:
         adapter = adapter_of(self.self_attn.o_proj)
-        if adapter is None:
+        if adapter is None and out.lengths is None:
             return add_projection(input_TW, attended_TW, out)
         output_TW = project(attended_TW, out)
-        return adapter.added_to(input_TW + output_TW, output_TW)
+        return input_TW + output_TW if adapter is None else adapter.added_to(input_TW + output_TW, output_TW)
 
     def _after_mlp(self, input_TW: Tensor, gate: Projection, up: Projection, down: Projection) -> Tensor:
         norm_W, eps = self.post_attention_layernorm.weight, self.post_attention_layernorm.variance_epsilon
@@ -167,15 +170,21 @@ class FastBlock(GradientCheckpointingLayer):
             gate_TO, up_TO, shares_T = mixture.mixed(read_T, gate_TO, up_TO)
             inner_TO = silu(gate_TO) * up_TO
             return add_projection(input_TW + mixture.down(inner_TO, shares_T), inner_TO, down)
-        if after is not None:
-            gate_TO, up_TO = normed_projections(input_TW, norm_W, eps, [gate, up])
+        if after is not None or any(each.lengths is not None for each in (gate, up, down)):
+            gate_TO, up_TO = _read(self.post_attention_layernorm, input_TW, gate, up)
             output_TW = project(silu(gate_TO) * up_TO, down)
-            return after.added_to(input_TW + output_TW, output_TW)
+            return input_TW + output_TW if after is None else after.added_to(input_TW + output_TW, output_TW)
         output_TW = gated_mlp(input_TW, norm_W, eps, gate, up, down)
         if beside is None:
             return output_TW
         (middle_TN,) = normed_projections(input_TW, norm_W, eps, [Projection(beside.down.weight, beside.down.bias)])
         return beside.finished(output_TW, middle_TN)
+
+
+def _read(norm: LlamaRMSNorm, input_TW: Tensor, *projections: Projection) -> list[Tensor]:
+    """The normed input through each projection, [T, O] each."""
+    outputs = normed_projections(input_TW, norm.weight, norm.variance_epsilon, projections)
+    return [with_lengths(output_TO, each) for output_TO, each in zip(outputs, projections, strict=True)]
 
 
 def _fits(layer: nn.Module) -> bool:

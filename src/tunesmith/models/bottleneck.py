@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu, silu
 from transformers import PreTrainedModel
 
-from tunesmith.models.fused import Projection, add_projection
+from tunesmith.models.fused import Projection, add_projection, with_lengths
 from tunesmith.models.quantized import product
 from tunesmith.models.sites import count_layers, find_sites, is_encoder, layer_of
 
@@ -98,9 +98,9 @@ class BesideMlp(nn.Module):
 def project(input_TW: Tensor, projection: Projection) -> Tensor:
     """projection(x), [T, O], by torch's own products: of a frozen layer nothing is kept for the backward pass."""
     output_TO = product(input_TW, projection.weight, projection.bias)
-    if projection.low is None or projection.high is None:
-        return output_TO
-    return output_TO + projection.scale * linear(linear(input_TW, projection.low), projection.high)
+    if projection.low is not None and projection.high is not None:
+        output_TO = output_TO + projection.scale * linear(linear(input_TW, projection.low), projection.high)
+    return with_lengths(output_TO, projection)
 
 
 def adapter_of(module: object) -> Bottleneck | None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from tunesmith.models.dora import Lengths
 from tunesmith.models.quantized import QuantizedWeight
 
 _Fixed = tuple[float, QuantizedWeight | None]
@@ -49,6 +50,7 @@ class Projection:
     low: Tensor | None = None  # [N, W]
     high: Tensor | None = None  # [O, N]
     scale: float = 1.0
+    lengths: Lengths | None = None  # of DoRA; the functions of this file know them not: `with_lengths`
 
     @property
     def dense(self) -> Tensor:
@@ -321,6 +323,11 @@ def gated_mlp(
     tensors = (*gate.tensors(), *up.tensors(), *down.tensors())
     output: Tensor = _GatedMlp.apply(input_TW, norm_W, eps, fixed, *tensors)  # type: ignore[no-untyped-call]
     return output
+
+
+def with_lengths(output_TO: Tensor, projection: Projection) -> Tensor:
+    """A projection's output from that of its products, [T, O]: the same, but where it has lengths of its own."""
+    return output_TO if projection.lengths is None else projection.lengths.given_to(output_TO)
 
 
 def rotate(heads_TGRS: Tensor, cos_TS: Tensor, sin_TS: Tensor) -> Tensor:

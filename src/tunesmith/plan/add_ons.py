@@ -17,6 +17,7 @@ from tunesmith.plan.sizes import BYTES_OF_DTYPE, ModelSize, adapted_numbers, tra
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.adapt import LoraSpec
 from tunesmith.recipe.specs.objectives import TARGET, AdversarialSpec, MultitaskSpec
+from tunesmith.recipe.specs.train import ADAPTED_LOSS
 
 
 class Sized(Protocol):
@@ -68,6 +69,20 @@ def measured_tokens(stage: StageSpec, rows: Sequence[Row]) -> int:
     """Tokens that are read once before the first step, where rows are put in the order of their loss."""
     by_loss = stage.curriculum is not None and stage.curriculum.by == "loss"
     return sum(len(row.token_ids) for row in rows) if by_loss else 0
+
+
+def validated_tokens(stage: StageSpec, rows: Sequence[Row], old: Mapping[str, Sequence[Row]]) -> int:
+    """Tokens that every validation reads: of its rows, and once more of some of them and of the target's where the
+    distance of the domains decides. Which ones is drawn later, so rows of mean length stand for them.
+    """
+    tokens = sum(len(row.token_ids) for row in rows)
+    stopping = stage.train.early_stopping
+    if not isinstance(stage.objective, AdversarialSpec) or stopping.metric != ADAPTED_LOSS:
+        return tokens
+    for domain in (rows, old[TARGET]):
+        share = min(1.0, stopping.rows / max(1, len(domain)))
+        tokens += round(share * sum(len(row.token_ids) for row in domain))
+    return tokens
 
 
 def reads_ahead(stage: StageSpec, rows: int, tokens: int, tokens_at_once: int) -> int:

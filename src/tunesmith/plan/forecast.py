@@ -141,7 +141,7 @@ class ForecastRecord:
 def workload(
     lengths: Sequence[int],
     loss_tokens: int,
-    validation_lengths: Sequence[int],
+    validation_tokens: int,
     train: TrainSpec,
     shared: int = 0,
     device: str = "cpu",
@@ -149,6 +149,7 @@ def workload(
     """The workload of rows by their lengths. The largest micro-batch is taken as that of the longest rows.
 
     Args:
+        validation_tokens: of one validation (`validated_tokens`).
         shared: tokens with which all rows begin; packed rows hold them once a micro-batch.
         device: says how many tokens at once gain nothing more (`batch_size: auto`).
     """
@@ -166,7 +167,7 @@ def workload(
         seen_length=sum(length * length for length in lengths) / sum(lengths) if lengths else 0.0,
         loss_share=loss_tokens / tokens if tokens else 0.0,
         tokens_at_once=sum(longest) - shared * max(0, len(longest) - 1),
-        validation_tokens=sum(validation_lengths),
+        validation_tokens=validation_tokens,
     )
 
 

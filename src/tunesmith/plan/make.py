@@ -14,7 +14,7 @@ from tunesmith.core.run import Run
 from tunesmith.core.types import Example, SplitName
 from tunesmith.messages import language
 from tunesmith.models.catalog import KnownModel
-from tunesmith.plan.add_ons import held_bytes, measured_tokens, reads_ahead, rows_of_an_epoch
+from tunesmith.plan.add_ons import held_bytes, measured_tokens, reads_ahead, rows_of_an_epoch, validated_tokens
 from tunesmith.plan.advise import Situation
 from tunesmith.plan.cautions import BaseFacts, RowFacts, chinese_share
 from tunesmith.plan.chain import together
@@ -119,9 +119,9 @@ def _plan_stage(
     epoch_rows = rows_of_an_epoch(stage, train_rows, prepared.old, tasks)
     loss_tokens = sum(row.learned for row in epoch_rows)
     shared = common_beginning(epoch_rows)
-    validation_lengths = [len(row.token_ids) for row in validation_rows]
     epoch_lengths = [len(row.token_ids) for row in epoch_rows]
-    load = workload(epoch_lengths, loss_tokens, validation_lengths, stage.train, shared, machine.device)
+    validated = validated_tokens(stage, validation_rows, prepared.old)
+    load = workload(epoch_lengths, loss_tokens, validated, stage.train, shared, machine.device)
     held = held_bytes(size, stage, teacher, machine.dtype)
     load = replace(load, held_bytes=held, measured_tokens=measured_tokens(stage, train_rows))
     load = with_room(load, size, stage.adapt, stage.train, machine, max(epoch_lengths, default=1))

@@ -110,9 +110,12 @@ def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:
 
 def hash_of_source(path: Path) -> str:
     """SHA-256 of a file; of a folder, of the list of its files with theirs."""
-    if os.path.isdir(path):
-        return hashlib.sha256(repr(sorted(folder_hashes(path).items())).encode()).hexdigest()
-    return sha256_file(path)
+    return hash_of_files(folder_hashes(path)) if os.path.isdir(path) else sha256_file(path)
+
+
+def hash_of_files(hashes: Mapping[str, str]) -> str:
+    """SHA-256 of a folder, from that of each file by its path in it."""
+    return hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()
 
 
 def _starts(recipe: Recipe) -> list[SourceSpec]:

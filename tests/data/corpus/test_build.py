@@ -14,6 +14,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS
 from tunesmith.data.corpus import build as builder
 from tunesmith.data.corpus.build import CorpusReport, build_corpus
+from tunesmith.data.corpus.executors import InThreads
 from tunesmith.data.prepare import prepare
 from tunesmith.recipe.specs.data import DataSpec
 
@@ -91,8 +92,8 @@ def test_the_pass_decides_as_the_table_in_memory_does(folder: Path) -> None:
 
 
 def test_pieces_and_threads_make_no_difference(folder: Path) -> None:
-    build_corpus(spec(), folder, folder / "one", workers=1, piece_bytes=1 << 25)
-    build_corpus(spec(), folder, folder / "many", workers=3, piece_bytes=700)
+    build_corpus(spec(), folder, folder / "one", executor=InThreads(1), piece_bytes=1 << 25)
+    build_corpus(spec(), folder, folder / "many", executor=InThreads(3), piece_bytes=700)
     assert len(list((folder / "many" / "train").iterdir())) > 5
     for split in (*SPLITS, "ledger"):
         assert shards(folder / "one", split).equals(shards(folder / "many", split))
@@ -138,12 +139,12 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, monkey
 
     monkeypatch.setattr(builder, "make_part", stops)
     with pytest.raises(KeyboardInterrupt):
-        build_corpus(spec(), folder, folder / "out", workers=1, piece_bytes=PIECE)
+        build_corpus(spec(), folder, folder / "out", executor=InThreads(1), piece_bytes=PIECE)
     assert not (folder / "out").exists()
     assert {each.name for each in (folder / "out.building").glob("part-*")} == set(made)
     killed[0] = False
     (folder / "out.building" / "part-00001" / "keys.u64").write_bytes(b"damaged")
-    build_corpus(spec(), folder, folder / "out", workers=1, piece_bytes=PIECE)
+    build_corpus(spec(), folder, folder / "out", executor=InThreads(1), piece_bytes=PIECE)
     assert made.count("part-00001") == 2 and len(made) == len(set(made)) + 1, "what is whole is not made again"
     assert files_of(folder / "out") == files_of(folder / "whole")
 
@@ -164,7 +165,7 @@ def test_a_corpus_that_is_there_is_told_again_and_never_replaced(folder: Path) -
     first = build_corpus(spec(), folder, folder / "out", piece_bytes=PIECE)
     before = files_of(folder / "out")
     again = build_corpus(spec(), folder, folder / "out", piece_bytes=PIECE)
-    assert again == CorpusReport(first.fates, first.splits, first.bytes)
+    assert again == CorpusReport(first.fates, first.splits, first.bytes, version=first.version)
     with pytest.raises(TunesmithError) as caught:
         build_corpus(spec(clean={}), folder, folder / "out", piece_bytes=PIECE)
     assert caught.value.code == "data.corpus_exists"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import random
+import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from tunesmith.core.types import SPLITS
 from tunesmith.data.compliance import REPORT as COMPLIANCE
 from tunesmith.data.corpus import build as builder
 from tunesmith.data.corpus.build import CorpusReport, build_corpus
+from tunesmith.data.corpus.executors import InThreads
 from tunesmith.data.corpus.lock import held
 from tunesmith.data.pii.sealed import FILE, unseal
 from tunesmith.data.prepare import prepare
@@ -77,7 +82,7 @@ def spec(clean: dict[str, object], **source: object) -> DataSpec:
     return DataSpec.model_validate({"rows": "text", "sources": sources, "clean": clean, "split": {"group_by": "who"}})
 
 
-def built(folder: Path, clean: dict[str, object], name: str = "out", **more: int) -> CorpusReport:
+def built(folder: Path, clean: dict[str, object], name: str = "out", **more: object) -> CorpusReport:
     return build_corpus(spec(clean), folder, folder / name, **{"piece_bytes": PIECE, **more})
 
 
@@ -117,7 +122,7 @@ def test_every_rule_does_what_it_does_to_one_table(folder: Path, action: str) ->
 
 
 def test_masks_mean_the_same_in_all_pieces_and_nothing_is_left_behind(folder: Path) -> None:
-    report = built(folder, EVERYTHING, workers=2)
+    report = built(folder, EVERYTHING, executor=InThreads(2))
     texts_of = shards(folder / "out", *SPLITS)
     joined = "\n".join([*texts_of["text"], *texts_of["group"]])
     assert "example.org" not in joined and "1390000" not in joined and "<EMAIL_5>" in joined and "<PHONE_2>" in joined
@@ -150,7 +155,7 @@ def test_a_build_that_was_stopped_at_any_step_ends_with_the_same_bytes(
 
     monkeypatch.setattr(builder, step, stops)
     with pytest.raises(KeyboardInterrupt):
-        built(folder, EVERYTHING, workers=1)
+        built(folder, EVERYTHING, executor=InThreads(1))
     monkeypatch.undo()
     assert not (folder / "out").exists() and (folder / "out.building").is_dir()
     for masked in sorted((folder / "out.building").glob("*-masked"))[:1]:
@@ -248,3 +253,21 @@ def test_an_empty_file_is_no_corpus(folder: Path) -> None:
     with pytest.raises(TunesmithError) as caught:
         built(folder, {})
     assert caught.value.code == "data.empty_file"
+
+
+def test_where_a_folder_cannot_be_locked_a_file_in_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS locks what is open for writing, which no folder ever is."""
+    flock = fcntl.flock
+
+    def of_nfs(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    built(folder, EVERYTHING, "whole")
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    with held(folder / "out.building"), pytest.raises(TunesmithError) as caught:
+        built(folder, EVERYTHING)
+    assert caught.value.code == "data.corpus_busy"
+    built(folder, EVERYTHING)
+    assert files_of(folder / "out") == files_of(folder / "whole")

@@ -14,8 +14,8 @@ there, if recipe, files and versions are the same, and else begins anew; the res
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -32,22 +32,23 @@ from tunesmith.core.files import (
     write_json,
 )
 from tunesmith.core.ledger import Ledger
-from tunesmith.core.process import available_cores
 from tunesmith.data.corpus.decide import decide
+from tunesmith.data.corpus.executors import Executor, InThreads
 from tunesmith.data.corpus.finish import REPORT, write_corpus
 from tunesmith.data.corpus.inputs import Input, inputs_of, unpacked
-from tunesmith.data.corpus.lock import held
-from tunesmith.data.corpus.masks import mask_part, number_values
+from tunesmith.data.corpus.lock import LOCK_FILE, held
+from tunesmith.data.corpus.masks import mask_part, number_values, with_own_values
 from tunesmith.data.corpus.part import Cleaned, make_part, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
-from tunesmith.data.corpus.work import Build, in_threads
+from tunesmith.data.corpus.work import Build
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.licences import check_licences
 from tunesmith.data.pii.apply import Held
 from tunesmith.data.pii.mask import Masker
 from tunesmith.data.tidy import Cleaner, Needs
+from tunesmith.recipe.specs.clean import PiiSpec
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
@@ -58,25 +59,26 @@ def build_corpus(
     spec: DataSpec,
     recipe_folder: Path,
     out: Path,
-    workers: int = 0,
+    executor: Executor | None = None,
     piece_bytes: int = PIECE_BYTES,
     compliance: ComplianceSpec | None = None,
 ) -> CorpusReport:
     """Build `out` from the sources of a recipe: a folder of shards for each split, and the ledger.
 
     Args:
-        workers: pieces that are worked on at a time; 0 is one a core.
+        executor: where the parts are worked on; a thread a core where none is given.
         compliance: licences that count.
 
     Errors: data.corpus_exists, data.source_changed; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
-    `unpacked`, `pieces_of`, `read_piece`, `held` and `new_folder`.
+    `unpacked`, `pieces_of`, `read_piece`, `held`, `new_folder` and the executor.
     """
+    out, recipe_folder = out.absolute(), recipe_folder.absolute()  # other processes start elsewhere
     refuse(spec)
     check_licences(spec.sources, compliance)
     Cleaner(spec.clean, recipe_folder, Ledger(), Needs())  # what it lacks is said before anything is read
     inputs = inputs_of(spec.sources, recipe_folder)
     folder = out.with_name(f"{out.name}.building")
-    build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, workers or available_cores())
+    build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, executor or InThreads())
     plan = build.plan()
     if out.exists():
         return _report_of(build, plan)
@@ -99,10 +101,9 @@ def _pass(build: Build, plan: Plan) -> CorpusReport:
     clock.lap("masks")
     _refuse_changed(build, plan)
     marks = [read_marks(part) for part in build.parts]
-    with ThreadPoolExecutor(build.workers) as pool:
-        decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, pool.map)
+    decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, build.executor)
     clock.lap("decision")
-    report = write_corpus(build, plan, marks, decision, masker)
+    report = write_corpus(build, plan, decision, masker)
     clock.lap("shards")
     return replace(report, seconds=clock.seconds)
 
@@ -125,9 +126,10 @@ def _start(build: Build, plan: Plan) -> None:
         remove_rubbish(folder)
         if not _same_plan(folder, plan):
             (folder / PLAN).unlink(missing_ok=True)  # first: without it nothing here counts
-            for part in sorted(folder.iterdir()):
+            for part in sorted(path for path in folder.iterdir() if path.name != LOCK_FILE):
                 remove_folder(part)
             write_json(folder / PLAN, plan)
+    build.executor.share(folder)
 
 
 def _same_plan(folder: Path, plan: Plan) -> bool:
@@ -139,37 +141,46 @@ def _same_plan(folder: Path, plan: Plan) -> bool:
 
 def _cut(build: Build) -> tuple[Piece, ...]:
     """The pieces of all files; compressed ones are unpacked for that."""
+    opened = build.executor.map(partial(_open, build.folder), enumerate(build.inputs))
+    return tuple(pieces_of(opened, build.piece_bytes))
 
-    def opened(numbered: tuple[int, Input]) -> Input:
-        number, each = numbered
-        return unpacked(each, build.folder / f"unpacked-{number:05d}")
 
-    return tuple(pieces_of(in_threads(opened, enumerate(build.inputs), build.workers), build.piece_bytes))
+def _open(folder: Path, numbered: tuple[int, Input]) -> Input:
+    number, each = numbered
+    return unpacked(each, folder / f"unpacked-{number:05d}")
 
 
 def _make_parts(build: Build) -> None:
-    reading = Reading("text", build.spec.split.group_by, build.spec.split.seed)
+    make = partial(_make, build.spec, build.recipe_folder)
+    build.executor.map(make, zip(build.parts, build.pieces, strict=True))
 
-    def make(part: tuple[Path, Piece]) -> None:
-        folder, piece = part
-        if not is_whole(folder):
-            make_part(folder, piece, build.spec.sources[piece.source], reading, clean)
+
+def _make(spec: DataSpec, recipe_folder: Path, part: tuple[Path, Piece]) -> None:
+    """One part, unless it is there. What it takes can be sent to another machine."""
+    folder, piece = part
 
     def clean(frame: pl.DataFrame, ledger: Ledger) -> Cleaned:
-        cleaner = Cleaner(build.spec.clean, build.recipe_folder, ledger, Needs())
+        cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
         frame, found, _ = cleaner.before_masks("train", frame)
         masks = cleaner.personal is not None and cleaner.personal.spec.action == "mask"
         return Cleaned(frame, found if masks else Held(), facts_of(cleaner))
 
-    in_threads(make, zip(build.parts, build.pieces, strict=True), build.workers)
+    if not is_whole(folder):
+        reading = Reading("text", spec.split.group_by, spec.split.seed)
+        make_part(folder, piece, spec.sources[piece.source], reading, clean)
 
 
 def _mask(build: Build) -> Masker:
     """Every part with its masks; who put them in knows what they stand for."""
     masker, wanted = number_values(build.parts), build.spec.clean.pii
     if wanted is not None:
-        in_threads(lambda part: mask_part(part, wanted, masker), build.parts, build.workers)
+        build.executor.map(partial(_mask_part, wanted), with_own_values(build.parts, masker))
     return masker
+
+
+def _mask_part(spec: PiiSpec, part: tuple[Path, Masker]) -> None:
+    folder, masker = part
+    mask_part(folder, spec, masker)
 
 
 def _refuse_changed(build: Build, plan: Plan) -> None:

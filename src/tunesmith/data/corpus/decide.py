@@ -5,8 +5,9 @@ Numbers of rows here count the rows that cleaning left, over all parts in their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tunesmith.data.corpus.executors import Executor
 from tunesmith.data.corpus.part import Marks, read_rows
 from tunesmith.data.minhash import NO_SHINGLES, Bands, Signatures, band_keys
 from tunesmith.data.near import Pairs, Rows, candidates, jaccard, leaders, likely
@@ -23,9 +25,6 @@ _PAIRS_AT_ONCE = 1 << 12
 
 EXACT, NEAR = "exact_duplicate_of_row", "near_duplicate_of_row"
 
-Run = Callable[[Callable[[Rows], NDArray[np.float64]], Iterable[Rows]], Iterable[NDArray[np.float64]]]
-"""Maps a function over blocks of pairs, in several threads perhaps."""
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -34,8 +33,27 @@ class Decision:
     partner: Rows
     exact: NDArray[np.bool_]
 
+    def of_part(self, first: int, rows: int, numbers: Rows) -> PartDecision:
+        """What it says of the rows of one part. `numbers` are those among all rows read. [N]"""
+        own = slice(first, first + rows)
+        partner = self.partner[own]
+        return PartDecision(partner == np.arange(own.start, own.stop), self.exact[own], numbers[partner])
 
-def decide(folders: Sequence[Path], marks: Sequence[Marks], exact: bool, threshold: float | None, run: Run) -> Decision:
+
+@dataclass(frozen=True)
+class PartDecision:
+    """Of the rows that cleaning left of a part: which stay, which say exactly what another one does, and the number of
+    the one that stays among all rows read. [n], [n], [n]
+    """
+
+    stays: NDArray[np.bool_]
+    exact: NDArray[np.bool_]
+    partner: Rows
+
+
+def decide(
+    folders: Sequence[Path], marks: Sequence[Marks], exact: bool, threshold: float | None, executor: Executor
+) -> Decision:
     """Equal rows become the first of them; of near ones the longest stays, of equally long ones the first."""
     sizes = np.concatenate([each.sizes for each in marks])
     keys = np.concatenate([each.keys for each in marks])
@@ -43,11 +61,12 @@ def decide(folders: Sequence[Path], marks: Sequence[Marks], exact: bool, thresho
     if threshold is None:
         return Decision(same, same != np.arange(len(sizes)))
     starts = np.cumsum([0, *(len(each.sizes) for each in marks)])
-    found = _Rows(folders, starts, [each.signatures for each in marks])
+    found = _Rows(tuple(folders), starts)
     rank = np.empty(len(sizes), np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     open_rows = np.flatnonzero(same == np.arange(len(sizes)))
-    partner = _near(found, open_rows, keys[open_rows, 1], rank, threshold, run)
+    of_rows = found.signatures(open_rows, [each.signatures for each in marks])
+    partner = _near(found, open_rows, of_rows, keys[open_rows, 1], rank, threshold, executor)
     # What equals a row that went goes to the row that stands for that one.
     return Decision(partner[same], same != np.arange(len(sizes)))
 
@@ -59,46 +78,61 @@ def _first_of(keys: NDArray[np.uint64], rank: Rows) -> Rows:
     return np.array(table.select(pl.col("row").sort_by("rank").first().over(*columns))["row"])
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """Signatures and texts of rows by their number, wherever their part is."""
+    """Rows by their number, wherever their part is: how many came before each part, and its folder."""
 
-    def __init__(self, folders: Sequence[Path], starts: Rows, parts: Sequence[Signatures]) -> None:
-        self._folders, self._starts, self._parts = folders, starts, parts
+    folders: tuple[Path, ...]
+    starts: Rows
 
-    def signatures(self, rows: Rows) -> Signatures:
+    def signatures(self, rows: Rows, parts: Sequence[Signatures]) -> Signatures:
         """The signatures of rows in ascending order. [n, K]"""
-        return np.concatenate([self._parts[part][places] for part, places in self._by_part(rows)])
+        return np.concatenate([parts[part][places] for part, places in self._by_part(rows)])
 
     def texts(self, rows: Rows) -> pl.Series:
         """The texts of rows in ascending order."""
-        return pl.concat(read_rows(self._folders[part], places)["text"] for part, places in self._by_part(rows))
+        return pl.concat(read_rows(self.folders[part], places)["text"] for part, places in self._by_part(rows))
 
     def _by_part(self, rows: Rows) -> list[tuple[int, Rows]]:
-        ends = np.searchsorted(rows, self._starts)
+        ends = np.searchsorted(rows, self.starts)
         return [
-            (part, rows[first:last] - self._starts[part])
+            (part, rows[first:last] - self.starts[part])
             for part, (first, last) in enumerate(pairwise(ends.tolist()))
             if last > first
         ]
 
 
-def _near(found: _Rows, rows: Rows, folded: NDArray[np.uint64], rank: Rows, threshold: float, run: Run) -> Rows:
+def _near(
+    found: _Rows,
+    rows: Rows,
+    marks: Signatures,
+    folded: NDArray[np.uint64],
+    rank: Rows,
+    threshold: float,
+    executor: Executor,
+) -> Rows:
     """The row that stands for each of all rows, after looking at some of them for near ones."""
-    marks = found.signatures(rows)
     usable = marks[:, 0] != NO_SHINGLES
     alike = _first_of(np.stack([folded, marks[:, 0]], axis=1), rank[rows])  # the same but for form
     alike[~usable] = np.flatnonzero(~usable)
     usable &= alike == np.arange(len(rows))
     left, right = likely(marks, *candidates(band_keys(marks, Bands.for_threshold(threshold)), usable), threshold)
-
-    def measured(block: Rows) -> NDArray[np.float64]:
-        both, places = np.unique(np.concatenate([left[block], right[block]]), return_inverse=True)
-        return jaccard(shingle(found.texts(rows[both])), places[: len(block)], places[len(block) :])
-
-    places = np.arange(len(left))
-    blocks = [places[first : first + _PAIRS_AT_ONCE] for first in range(0, len(left), _PAIRS_AT_ONCE)]
-    similarity = np.concatenate([np.empty(0), *run(measured, blocks)])
+    measured = executor.map(partial(_similarity, found), _blocks(rows[left], rows[right]))
+    similarity = np.concatenate([np.empty(0), *measured])
     pairs = Pairs(left, right, similarity).where(similarity >= threshold)
     partner = np.arange(len(rank))
     partner[rows] = rows[leaders(pairs, rank[rows])[alike]]
     return partner
+
+
+def _blocks(left: Rows, right: Rows) -> Iterator[tuple[Rows, Rows]]:
+    for first in range(0, len(left), _PAIRS_AT_ONCE):
+        block = slice(first, first + _PAIRS_AT_ONCE)
+        yield left[block], right[block]
+
+
+def _similarity(found: _Rows, pairs: tuple[Rows, Rows]) -> NDArray[np.float64]:
+    """The Jaccard similarity of pairs of rows, given by their numbers, from their texts. [P]"""
+    left, right = pairs
+    both, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    return jaccard(shingle(found.texts(both)), places[: len(left)], places[len(left) :])

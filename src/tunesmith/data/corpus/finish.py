@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +16,36 @@ from tunesmith.core.ledger import STILL_USED
 from tunesmith.core.types import SPLITS
 from tunesmith.data.compliance import REPORT as COMPLIANCE
 from tunesmith.data.compliance import SourceRows, compliance_report
-from tunesmith.data.corpus.decide import Decision
-from tunesmith.data.corpus.part import Marks, read_cleaned, read_fates
+from tunesmith.data.corpus.card import write_card
+from tunesmith.data.corpus.decide import Decision, PartDecision
+from tunesmith.data.corpus.part import read_cleaned, read_fates
 from tunesmith.data.corpus.plan import Plan
 from tunesmith.data.corpus.report import CorpusReport, changes, listed_of, personal_of
 from tunesmith.data.corpus.shards import LEDGER, PartCounts, PartPlace, write_shards
-from tunesmith.data.corpus.work import Build, in_threads
-from tunesmith.data.near import Rows
+from tunesmith.data.corpus.stated import source_hashes, state_version
+from tunesmith.data.corpus.work import Build
 from tunesmith.data.pii.mask import Masker
 from tunesmith.data.pii.sealed import FILE, seal, user_key
+from tunesmith.data.version import settings_of
 
 REPORT = "report.json"
 
 
-def write_corpus(build: Build, plan: Plan, marks: Sequence[Marks], decision: Decision, masker: Masker) -> CorpusReport:
+def write_corpus(build: Build, plan: Plan, decision: Decision, masker: Masker) -> CorpusReport:
     """The folder of the corpus. Errors: data.corpus_unbalanced, those of `new_folder` and `user_key`."""
-    places, numbers = _places(build)
-
-    def write(part: tuple[Path, PartPlace, Marks]) -> PartCounts:
-        return write_shards(aside, *part, decision, numbers, build.spec.split)
-
     with new_folder(build.out, plan=plan) as aside:
         for name in (*SPLITS, LEDGER):
             (aside / name).mkdir()
-        counts = in_threads(write, zip(build.parts, places, marks, strict=True), build.workers)
+        counts = build.executor.map(partial(write_shards, aside, build.spec.split), _decided(build, decision))
         report = _gathered(build, counts)
         if sum(report.splits.values()) != sum(
             rows for fate, rows in report.fates.items() if fate.split(":")[0] in STILL_USED
         ):
             raise TunesmithError("data.corpus_unbalanced", path=str(build.folder))
+        hashes = source_hashes(build.spec.sources, build.recipe_folder, build.executor)
+        stated = state_version(aside, settings_of(build.spec, ()), hashes)
+        report = replace(report, version=stated.version.id)
+        write_card(aside, report, stated, build.spec.sources)
         write_json(aside / REPORT, {**asdict(report), "seconds": {}})
         _write_asked(build, aside, masker)
     return report
@@ -81,18 +83,19 @@ def _write_asked(build: Build, folder: Path, masker: Masker) -> None:
         seal(masker.values, user_key(personal.spec.key), folder / FILE)
 
 
-def _places(build: Build) -> tuple[list[PartPlace], Rows]:
-    """Where each part stands among all, and the number among all rows read of each row that cleaning left."""
-    places: list[PartPlace] = []
-    numbers = [np.empty(0, np.int64)]
-    read = kept = 0
+def _decided(build: Build, decision: Decision) -> Iterator[tuple[Path, PartPlace, PartDecision]]:
+    """Each part with where it stands among all, and what was decided of its rows."""
+    left = [read_cleaned(part)["row"].to_numpy() for part in build.parts]
+    read = [len(read_fates(part)) for part in build.parts]
+    before = np.cumsum([0, *read]).tolist()
+    numbers = np.concatenate(
+        [np.empty(0, np.int64), *(rows + first for rows, first in zip(left, before, strict=False))]
+    )
     of_source: Counter[int] = Counter()
+    kept = 0
     for number, (part, piece) in enumerate(zip(build.parts, build.pieces, strict=True)):
-        source = build.spec.sources[piece.source]
-        places.append(PartPlace(number, source.title, read, of_source[piece.source], kept))
-        rows = read_cleaned(part)["row"].to_numpy() + read
-        numbers.append(rows)
-        count = len(read_fates(part))
-        read, kept = read + count, kept + len(rows)
-        of_source[piece.source] += count
-    return places, np.concatenate(numbers)
+        title = build.spec.sources[piece.source].title
+        place = PartPlace(number, title, before[number], of_source[piece.source])
+        yield part, place, decision.of_part(kept, len(left[number]), numbers)
+        of_source[piece.source] += read[number]
+        kept += len(left[number])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import disk_errors, make_folders
 
+LOCK_FILE = "lock"
 _LOOKS, _BETWEEN_LOOKS = 20, 0.05
 """Seconds between looks: a killed process holds its files until the last of its threads is gone."""
 
@@ -24,7 +26,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     with disk_errors(folder):
         make_folders(folder)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _opened(folder)
     try:
         with disk_errors(folder):
             _take(folder, descriptor)
@@ -33,6 +35,24 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    """The folder, opened to be locked; where that cannot be (NFS locks nothing that is not open for writing), a file
+    in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        pass  # another one has it, which `_take` will say
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EBADF:
+            raise
+        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    return descriptor
 
 
 def _take(folder: Path, descriptor: int) -> None:
@@ -45,7 +65,6 @@ def _take(folder: Path, descriptor: int) -> None:
 
 
 def _is_still(folder: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(folder.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    """Whether what was locked is what lies there now."""
+    locked, places = os.fstat(descriptor), (folder, folder / LOCK_FILE)
+    return any(place.exists() and os.path.samestat(place.stat(), locked) for place in places)

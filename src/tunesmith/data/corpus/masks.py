@@ -7,7 +7,7 @@ anew, several parts at a time. What comes out is what one table in memory would 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,33 @@ from tunesmith.data.corpus.part import make_masked, masked_of, read_cleaned, rea
 from tunesmith.data.pii.apply import Held, PersonalData
 from tunesmith.data.pii.find import Hit
 from tunesmith.data.pii.mask import Masker
-from tunesmith.recipe.specs.clean import PiiSpec
+from tunesmith.recipe.specs.clean import PiiSpec, PiiType
 
 
 def number_values(parts: Sequence[Path]) -> Masker:
     """A placeholder for every value of all parts."""
     masker = Masker()
     for part in parts:
-        for kind, value in read_hits(part).select("type", "value").iter_rows():
+        for kind, value in _values(part):
             masker.placeholder(kind, value)
     return masker
+
+
+def with_own_values(parts: Sequence[Path], masker: Masker) -> Iterator[tuple[Path, Masker]]:
+    """Each part with the placeholders of its own values: of a large corpus nobody needs all of them."""
+    for part in parts:
+        yield part, masker.knowing(_values(part))
+
+
+def _values(part: Path) -> Iterable[tuple[PiiType, str]]:
+    return read_hits(part).select("type", "value").iter_rows()
 
 
 def mask_part(part: Path, spec: PiiSpec, masker: Masker) -> None:
     """Mask the rows of a part that hold something, unless that was done before. Errors: those of `new_folder`.
 
     Args:
-        masker: knows every value already, so that several threads may ask it.
+        masker: knows every value of the part already.
     """
     hits = read_hits(part)
     if hits.is_empty() or is_whole(masked_of(part)):

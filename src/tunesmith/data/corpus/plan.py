@@ -20,8 +20,8 @@ from tunesmith.recipe.specs.sources import TermsSpec
 
 Plan = dict[str, object]
 
-_FORM = 2
-"""Raised when what a part holds changes: parts of an older program are then made again."""
+_FORM = 3
+"""Raised when what a part or a corpus holds changes: parts of an older program are then made again."""
 _PACKAGES = ("tunesmith", "polars", "numpy", "ftfy", "opencc")
 """Another version of one of them may make other rows."""
 
@@ -76,10 +76,11 @@ def plan_of(
     words = [hashlib.sha256(user_path(each.path, recipe_folder).read_bytes()).hexdigest() for each in lists]
     stated = [spec.model_dump(mode="json"), compliance and compliance.model_dump(mode="json")]
     digest = hashlib.sha256(json.dumps([*stated, files, piece_bytes, words]).encode()).hexdigest()
-    return {"form": _FORM, "python": platform.python_version(), **_versions(), "inputs": digest}
+    return {"form": _FORM, "python": platform.python_version(), **versions(), "inputs": digest}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the packages that make a part what it is, as far as they are installed."""
     found = {}
     for name in _PACKAGES:
         try:

@@ -21,7 +21,7 @@ _SPLIT = "train"
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What a build did: rows by fate and reason, rows by split, bytes read, and seconds of each step.
+    """What a build did: rows by fate and reason, rows by split, bytes read, the data version, and seconds of each step.
 
     Beside them rows and places that each rule changed, personal data by source and type, and rows that hold a word of
     a list.
@@ -33,6 +33,7 @@ class CorpusReport:
     changed: dict[str, dict[str, int]] = field(default_factory=dict)
     personal: list[dict[str, Fact]] = field(default_factory=list)
     listed: list[dict[str, Fact]] = field(default_factory=list)
+    version: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import SPLITS, SplitName
-from tunesmith.data.corpus.decide import EXACT, NEAR, Decision
-from tunesmith.data.corpus.part import Marks, read_fates, read_rows
+from tunesmith.data.corpus.decide import EXACT, NEAR, PartDecision
+from tunesmith.data.corpus.part import read_fates, read_marks, read_rows
 from tunesmith.data.near import Rows
 from tunesmith.data.shingles import Hashes, mixed
 from tunesmith.data.split import place_of
+from tunesmith.data.version import text_digests
 from tunesmith.recipe.specs.data import SplitSpec
 
 LEDGER = "ledger"
+DIGEST = "digest"
+"""Column of a shard: the SHA-256 of what a row says, by which versions are made and rows compared."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +43,19 @@ class PartCounts:
 
 @dataclass(frozen=True)
 class PartPlace:
-    """Where a part stands among all: rows that were read before it, of all sources and of its own, and those of them
-    that cleaning left.
-    """
+    """Where a part stands among all: its number, and rows that were read before it, of all sources and of its own."""
 
     number: int
     source: str
     read_before: int
     read_before_of_source: int
-    kept_before: int
 
 
-def write_shards(
-    folder: Path, part: Path, place: PartPlace, marks: Marks, decision: Decision, numbers: Rows, split: SplitSpec
-) -> PartCounts:
-    """Write the shards and the ledger of a part into `folder`, and count.
-
-    Args:
-        numbers: the number among all rows read of each row that stayed after cleaning. [N]
-    """
-    rows = read_rows(part)
-    own = slice(place.kept_before, place.kept_before + len(rows))
-    partner, exact = decision.partner[own], decision.exact[own]
-    stays = partner == np.arange(own.start, own.stop)
-    fates = _with_duplicates(read_fates(part), rows["row"].to_numpy()[~stays], exact[~stays], numbers[partner[~stays]])
+def write_shards(folder: Path, split: SplitSpec, part: tuple[Path, PartPlace, PartDecision]) -> PartCounts:
+    """Write the shards and the ledger of a part into `folder`, and count."""
+    source, place, decision = part
+    rows, keys, stays = read_rows(source), read_marks(source).keys, decision.stays
+    fates = _with_duplicates(read_fates(source), rows["row"].to_numpy(), decision)
     name = f"part-{place.number:05d}.parquet"
     number = pl.int_range(place.read_before, place.read_before + len(fates), dtype=pl.Int64)
     index = pl.col("index") + place.read_before_of_source
@@ -71,13 +63,14 @@ def write_shards(
     fates = fates.select(*origin, "fate", "reason", "amount", "changes")
     _write(fates, folder / LEDGER / name)
     whole = rows.with_columns(pl.col("row") + place.read_before, index)
-    splits = np.where(stays, _splits(marks.keys[:, 1], rows["group"], split), -1)
+    splits = np.where(stays, _splits(keys[:, 1], rows["group"], split), -1)
     counted: Counter[str] = Counter()
     for each, wanted in enumerate(SPLITS):
         chosen = whole.filter(pl.Series(splits == each))
         counted[wanted] = len(chosen)
         if len(chosen):
-            _write(chosen, folder / wanted / name)
+            digests = pl.Series(DIGEST, list(text_digests(chosen["text"])), dtype=pl.Binary)
+            _write(chosen.with_columns(digests), folder / wanted / name)
     labels = fates.select(pl.concat_str("fate", "reason", separator=": ").str.strip_suffix(": "))["fate"]
     return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted, *_changes(fates))
 
@@ -96,14 +89,15 @@ def _write(table: pl.DataFrame, path: Path) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def _with_duplicates(fates: pl.DataFrame, gone: Rows, exact: NDArray[np.bool_], partners: Rows) -> pl.DataFrame:
+def _with_duplicates(fates: pl.DataFrame, rows: Rows, decision: PartDecision) -> pl.DataFrame:
     """The fates with those of rows (by their number in the part) that another one stands for."""
+    gone = ~decision.stays
     fate = fates["fate"].to_numpy().astype(object)
     reason = fates["reason"].to_numpy().astype(object)
     amount = fates["amount"].to_numpy().copy()
-    fate[gone] = np.where(exact, "merged", "dropped")
-    reason[gone] = np.where(exact, EXACT, NEAR)
-    amount[gone] = partners
+    fate[rows[gone]] = np.where(decision.exact[gone], "merged", "dropped")
+    reason[rows[gone]] = np.where(decision.exact[gone], EXACT, NEAR)
+    amount[rows[gone]] = decision.partner[gone]
     return fates.with_columns(
         fate=pl.Series(fate, dtype=pl.String), reason=pl.Series(reason, dtype=pl.String), amount=pl.Series(amount)
     )

@@ -1,21 +1,17 @@
-"""A build under way: what all steps share, and how they go through its parts."""
+"""A build under way: what all steps share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from tunesmith.data.corpus.executors import Executor
 from tunesmith.data.corpus.inputs import Input
 from tunesmith.data.corpus.pieces import Piece
 from tunesmith.data.corpus.plan import Plan, plan_of
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Build:
     out: Path
     inputs: Sequence[Input]
     piece_bytes: int
-    workers: int
+    executor: Executor
     pieces: tuple[Piece, ...] = ()
 
     def plan(self) -> Plan:
@@ -40,14 +36,3 @@ class Build:
     def parts(self) -> list[Path]:
         """A folder a piece, in their order."""
         return [self.folder / f"part-{place:05d}" for place in range(len(self.pieces))]
-
-
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> list[Result]:
-    """Every item through a function, in their order; the first error stops what has not begun."""
-    with ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(work, item) for item in items]
-        try:
-            return [each.result() for each in running]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

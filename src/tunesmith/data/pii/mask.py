@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tunesmith.data.pii.checks import digits_of
 from tunesmith.data.pii.find import Hit
@@ -63,6 +63,14 @@ class Masker:
             self._placeholders[key] = f"<{kind.upper()}_{self._given[kind]}>"
             self._values[self._placeholders[key]] = value
         return self._placeholders[key]
+
+    def knowing(self, values: Iterable[tuple[PiiType, str]]) -> Masker:
+        """One that has the placeholders of these values alone, which this one has met: little to send elsewhere."""
+        some = Masker()
+        for kind, value in values:
+            key = (kind, canonical(kind, value))
+            some._placeholders[key] = self._placeholders[key]
+        return some
 
 
 def _is_bare(text: str, hit: Hit) -> bool:

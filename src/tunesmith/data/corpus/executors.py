@@ -1,0 +1,48 @@
+"""Where the parts of a corpus are worked on: in threads of this process, or on the machines of a cluster (on_ray.py).
+
+Both run the same functions on the same parts, and what they pass on lies in files; so a build that was begun by one of
+them can be ended by the other, with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from tunesmith.core.process import available_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs a function on many items at a time."""
+
+    def share(self, folder: Path) -> None:
+        """Hold every worker to this folder: all that is passed on lies there. Called before the first `map`."""
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Every item through a function, in their order; the first error stops what has not begun."""
+
+
+@dataclass(frozen=True)
+class InThreads:
+    """Threads of this process, which leave it to polars and numpy for their work. 0 workers are one a core."""
+
+    workers: int = 0
+
+    def share(self, folder: Path) -> None:
+        """Threads see what their process sees."""
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Every item through a function, in their order; the first error stops what has not begun."""
+        with ThreadPoolExecutor(self.workers or available_cores()) as pool:
+            running = [pool.submit(work, item) for item in items]
+            try:
+                return [each.result() for each in running]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
