@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny_project import Program
 
 ROWS = [{"prompt": f"question {number}", "completion": "yes"} for number in range(20)]
@@ -196,4 +198,28 @@ def test_pictures_are_checked_shown_told_of_and_compared(
     for other, same in ((recipe, 12), (tmp_path / "before", 11)):
         assert call("data", "diff", tmp_path / "rows", other, "--json").json["same"] == same
     assert call("run", recipe, "--json").error == "compat.untrained_task"
-    assert call("data", recipe, "--json").error == "compat.untrained_task"
+    assert call("data", recipe, "--json").code == 0, "rows are made ready, though nothing learns from them"
+
+
+def test_rows_about_pictures_become_a_run_that_can_be_looked_at(
+    call: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(8):
+        path = tmp_path / "rows" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(place).integers(0, 256, (6, 8, 3), np.uint8)).save(path)
+    recipe = tmp_path / "pictures.yaml"
+    data = "data: {task: image_class, sources: [{path: rows}], augment: {images: {crop: 0.5}}}"
+    recipe.write_text(f"name: pictures\nmodel: {{base: smollm2-135m}}\n{data}\nstages: [{{name: one}}]\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    made = call("data", recipe, "--runs", "kept", "--json").json
+    assert isinstance(made["run"], str) and made["fates"] == {"kept": 8, "kept: made_by_images": 5}
+    for verb in (("data", "card", "kept"), ("verify", "kept"), ("data", "sample", "kept")):
+        assert call(*verb).code == 0, verb
+    assert call("data", "diff", recipe, "kept", "--json").json["same"] == 13
+    assert call("data", "xray", "kept", "--rows", "13").code == 0
+    assert (tmp_path / "xray.html").read_text("utf-8").count("base64,") == 11, "children beside the six that were read"
+    refused = call("train", "kept", "--json")
+    assert (refused.code, refused.error) == (2, "compat.untrained_task")
+    next((tmp_path / "kept").rglob("data/media/*/*.png")).write_bytes(b"no picture")
+    assert call("verify", "kept", "--json").error == "core.hash_differs"

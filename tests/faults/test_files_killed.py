@@ -15,7 +15,7 @@ Grounds = Callable[[str], Ground]
 pytestmark = pytest.mark.timeout(1800)
 
 # A slice takes this many operations of each scenario, evenly spread from a seeded start.
-SLICE = {"checkpoint": 4, "rows": 3, "export": 3, "records": 4, "collected": 3, "corpus": 3}
+SLICE = {"checkpoint": 4, "rows": 3, "export": 3, "records": 4, "collected": 3, "corpus": 3, "pictures": 2}
 
 
 def some(tally: Tally, operations: int, few: int) -> list[int]:

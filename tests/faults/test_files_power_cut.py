@@ -17,7 +17,7 @@ from faults_tally import Tally
 Grounds = Callable[[str], Ground]
 pytestmark = pytest.mark.timeout(1800)
 
-SLICE = {"checkpoint": 3, "rows": 2, "export": 3, "records": 4, "corpus": 3, "collected": 3}
+SLICE = {"checkpoint": 3, "rows": 2, "export": 3, "records": 4, "corpus": 3, "collected": 3, "pictures": 2}
 
 
 @pytest.mark.case("A3")

@@ -22,7 +22,7 @@ FAULTS = {
     "the disk becomes read-only": (Fault("fail", error="EROFS", later=EVERYTHING), "core.not_writable"),
     "a write is cut short": (Fault("short"), ""),
 }
-SLICE = {"checkpoint": 4, "rows": 2, "export": 3, "records": 5, "collected": 3, "corpus": 3}
+SLICE = {"checkpoint": 4, "rows": 2, "export": 3, "records": 5, "collected": 3, "corpus": 3, "pictures": 2}
 
 
 @pytest.mark.case("B1")

@@ -1,5 +1,5 @@
 """What is done to files while the shim of `faults_shim.c` counts: the saving of a fit, of rows, of an export, of a run,
-of a corpus.
+of a corpus, of pictures.
 
 Each scenario works in `<folder>/live`. `prepare` makes what was there before, `work` replaces or adds to it, `recover`
 is the next start. Parts run in forked children (`faults_forks.py`); what they share is made in the parent.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from faults_corpus import Corpus
+from faults_media import Pictures
 from fits import examples, local, make_job
 from tiny_project import write_tiny_recipe
 
@@ -210,6 +211,7 @@ SCENARIOS: Mapping[str, Callable[[Path], Scenario]] = {
     "records": Records,
     "collected": Collected,
     "corpus": Corpus,
+    "pictures": Pictures,
 }
 NAMES: Sequence[str] = tuple(SCENARIOS)
 RECOVERED_BY_WORK = ("corpus",)

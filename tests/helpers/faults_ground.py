@@ -190,4 +190,5 @@ _LOOKS: Mapping[str, Callable[[Path], State]] = {
     "records": _look_records,
     "collected": _look_collected,
     "corpus": _look_corpus,
+    "pictures": _look_rows,
 }

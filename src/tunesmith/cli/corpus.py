@@ -72,6 +72,7 @@ def _executor(on: Place, address: str) -> Iterator[Executor]:
         return
     if address:
         raise TunesmithError("corpus.address", address=address)
-    from tunesmith.data.corpus.executors import InThreads
+    from tunesmith.data.corpus.in_processes import in_processes
 
-    yield InThreads()
+    with in_processes() as executor:
+        yield executor

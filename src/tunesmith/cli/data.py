@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.data_corpus import refuse_corpus
-from tunesmith.cli.data_media import holds_media, page_of_media
+from tunesmith.cli.data_media import holds_media, is_media_recipe, media_run, page_of_media, prepare_media
 from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
@@ -33,11 +33,12 @@ REJECTED = Path("rejected.jsonl")
 
 def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     """Read, clean, split and encode; every row's fate is in the ledger."""
-    path = run_until(recipe, "data", runs)
+    path = prepare_media(recipe, runs) if is_media_recipe(recipe) else run_until(recipe, "data", runs)
     totals = dict(Ledger.load(path / "ledger.jsonl").totals())
     for fate, rows in totals.items():
         tell(f"    {fate}: {rows}")
     files = {"card": path / "data_card.md", "ledger": path / "ledger.jsonl", "xray": path / "xray.html"}
+    files = {name: each for name, each in files.items() if each.exists()}  # rows that nothing learns from have no masks
     for each in files.values():
         tell(f"    {each}")
     answer({"run": str(path), "fates": totals, **{name: str(each) for name, each in files.items()}})
@@ -61,7 +62,7 @@ def collect(recipe: RecipeArgument) -> None:
 
 def xray(run: RunArgument, rows: RowsOption = 3, runs: RunsOption = RUNS) -> None:
     """Show tokens and loss mask of the first training rows in colour; pictures with boxes, and sounds, on a page."""
-    if holds_media(run):
+    if holds_media(run) or media_run(run) is not None:
         page_of_media(run, rows)
         return
     refuse_corpus(run, "xray")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,7 +103,11 @@ def _prove(side: Side) -> list[str]:
 
 def _tell_row(content: Mapping[str, object]) -> None:
     for name, value in content.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        if isinstance(value, dict):
+            _tell_parts(name, [value])
+        elif name == "boxes" and isinstance(value, list):
+            _tell_parts(name, value)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             if name != "messages":
                 tell(f"  {name}", "dim")
             for turn in value:
@@ -113,3 +117,12 @@ def _tell_row(content: Mapping[str, object]) -> None:
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             tell(f"  {name}: {visible(shown)}")
+
+
+def _tell_parts(name: str, values: Sequence[Mapping[str, object]]) -> None:
+    """What a row is about, or each box in it, on one line, without what is empty."""
+    for value in values:
+        parts = (
+            f"{part} {round(each, 2) if isinstance(each, float) else each}" for part, each in value.items() if each
+        )
+        tell(f"  {name}: {visible(', '.join(parts))}")

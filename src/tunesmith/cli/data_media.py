@@ -1,4 +1,4 @@
-"""Pictures and sounds that no run holds: their card and their page, of a recipe's rows or those of a folder."""
+"""Pictures and sounds: a recipe's rows prepared, and the card and the page of a recipe, a folder or a run of such."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.rows import looked_at
+from tunesmith.cli.rows import looked_at, run_in
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import MANIFEST, write_atomic
+from tunesmith.core.run import LOCK
 from tunesmith.messages import say
 
 if TYPE_CHECKING:
@@ -22,14 +23,39 @@ PAGE = Path("xray.html")
 
 def holds_media(path: Path) -> bool:
     """Whether a path is a recipe for rows about pictures or sounds, or a file or folder of such."""
-    from tunesmith.data.media.kinds import MEDIA_KINDS
     from tunesmith.data.media.read import kind_of_place
+
+    if is_media_recipe(path):
+        return True
+    is_run = os.path.exists(path / MANIFEST)
+    is_recipe = path.suffix.lower() in _RECIPES and os.path.isfile(path)
+    return os.path.exists(path) and not is_run and not is_recipe and kind_of_place(path) is not None
+
+
+def is_media_recipe(path: Path) -> bool:
+    """Whether a path is a recipe for rows about pictures or sounds."""
+    from tunesmith.data.media.kinds import MEDIA_KINDS
     from tunesmith.recipe.load import load_recipe
 
-    if path.suffix.lower() in _RECIPES and os.path.isfile(path):
-        return load_recipe(path).data.kind in MEDIA_KINDS
-    is_run = os.path.exists(path / MANIFEST)
-    return os.path.exists(path) and not is_run and kind_of_place(path) is not None
+    return path.suffix.lower() in _RECIPES and os.path.isfile(path) and load_recipe(path).data.kind in MEDIA_KINDS
+
+
+def media_run(path: Path) -> Path | None:
+    """The run that a path names, where it holds pictures or sounds."""
+    from tunesmith.data.media.kinds import MEDIA_KINDS
+    from tunesmith.recipe.load import load_recipe
+
+    found = run_in(path)
+    return found if found is not None and load_recipe(found / LOCK).data.kind in MEDIA_KINDS else None
+
+
+def prepare_media(recipe: Path, runs: Path) -> Path:
+    """Read, split and augment the rows of a recipe into a run. Errors: those of `prepared_run`."""
+    from tunesmith.data.media_run import prepared_run
+
+    run = prepared_run(recipe, runs)
+    tell(say("cli.run_folder", path=str(run.path)))
+    return run.path
 
 
 def card_of_media(path: Path) -> None:
@@ -51,15 +77,20 @@ def card_of_media(path: Path) -> None:
 
 def page_of_media(path: Path, rows: int) -> None:
     """Write a page of the first rows into the current folder. Errors: recipe.exists, those of `media_page`."""
+    import polars as pl
+
     from tunesmith.data.media.page import media_page
+    from tunesmith.data.media_run import places_in
     from tunesmith.data.table import to_examples
 
-    side, _ = _rows(path)
+    _, side, prepared = looked_at(path)
     _refuse_existing(PAGE)
     frame = side.tables.get("train", next(iter(side.tables.values())))
-    roots = _roots(path)
+    places = places_in(Path(side.name)) if prepared is None else prepared.places
+    if places.made is None:  # a look at a recipe makes no files
+        frame = frame.filter(pl.col("parent").is_null())
     shown = to_examples(frame.head(rows))
-    write_atomic(PAGE, media_page(side.name, [(roots[each.origin.source], each) for each in shown]))
+    write_atomic(PAGE, media_page(side.name, shown, places))
     tell(say("cli.xray_page", path=str(PAGE)))
     answer({"path": side.name, "xray": str(PAGE), "rows": [each.row for each in shown]})
 
@@ -69,17 +100,6 @@ def _rows(path: Path) -> tuple[Side, Prepared]:
     if prepared is None:
         raise ValueError("a run, which has a card of its own")
     return side, prepared
-
-
-def _roots(path: Path) -> dict[str, Path]:
-    """The folder that the files of each source lie in, by the source's name."""
-    from tunesmith.recipe.load import load_recipe
-    from tunesmith.recipe.places import local_path
-
-    if path.suffix.lower() not in _RECIPES:
-        return {str(path): path if path.is_dir() else path.parent}
-    found = {each.title: local_path(each, path.resolve().parent) for each in load_recipe(path).all_sources}
-    return {name: place if place.is_dir() else place.parent for name, place in found.items()}
 
 
 def _refuse_existing(*paths: Path) -> None:

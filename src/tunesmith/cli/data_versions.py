@@ -72,7 +72,11 @@ def card(run: RunArgument, runs: RunsOption = RUNS) -> None:
     tell(say("versions.version", version=version))
     for each in cards.values():
         tell(f"    {each}")
-    used = [str(each.path) for each in runs_by_version(_root(path)).get(version, []) if each.path != path]
+    used = [
+        str(each.path)
+        for each in runs_by_version(_root(path)).get(version, [])
+        if each.path.resolve() != path.resolve()
+    ]
     for each in used:
         tell(say("versions.used_by", run=each))
     answer({"run": str(path), "version": version, "card": cards, "used_by": used})

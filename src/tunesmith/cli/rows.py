@@ -28,7 +28,7 @@ def looked_at(path: Path) -> tuple[What, Side, Prepared | None]:
 
     if path.suffix.lower() in _RECIPES and not path.is_dir():
         return ("recipe", *side_of_recipe(path))
-    run = _run_in(path)
+    run = run_in(path)
     if run is not None:
         return "run", side_of_run(run), None
     return ("file", *side_of_file(path))
@@ -47,7 +47,8 @@ def compared_of(path: Path) -> Compared:
     return side_of_corpus(path) if is_corpus(path) else side_of(path)
 
 
-def _run_in(path: Path) -> Path | None:
+def run_in(path: Path) -> Path | None:
+    """The run that a folder is or holds; None where there is none."""
     if not path.is_dir():
         return None
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli.manner import tell
 from tunesmith.cli.terminal import Terminal
+from tunesmith.compat.check import check_trained
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import ASIDE, MANIFEST, remove_folder
 from tunesmith.core.process import prepare
@@ -74,9 +75,13 @@ def started(
 
 @contextmanager
 def opened(path: Path, listener: Terminal) -> Iterator[Work]:
-    """The run that a path names, held by this process. Errors: core.not_a_run, those of `lifecycle.reopen`."""
+    """The run that a path names, held by this process.
+
+    Errors: core.not_a_run, those of `check_trained` and `lifecycle.reopen`.
+    """
     run = Run.open(find_run(path))
     read = load_recipe(run.path / LOCK)
+    check_trained(read)
     if _alone(read):
         run.refuse_if_owned()
     ready(read.runtime.threads)

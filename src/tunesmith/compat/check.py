@@ -43,7 +43,7 @@ def check(recipe: Recipe) -> None:
     compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`,
     `check_heads` and `check_chain`.
     """
-    _check_trained(recipe)
+    check_trained(recipe)
     _check_target(recipe)
     _check_metrics(recipe)
     _check_forgetting(recipe)
@@ -63,8 +63,11 @@ def check(recipe: Recipe) -> None:
     check_chain(recipe)
 
 
-def _check_trained(recipe: Recipe) -> None:
-    """Rows about pictures and sounds are read and looked at; nothing learns from them yet."""
+def check_trained(recipe: Recipe) -> None:
+    """Rows about pictures and sounds are prepared and looked at; nothing learns from them yet.
+
+    Errors: compat.untrained_task.
+    """
     for data in (recipe.data, *(data_of(recipe, stage) for stage in recipe.stages)):
         if data.task not in TASK_METRICS:
             raise TunesmithError("compat.untrained_task", task=data.task, known=", ".join(TASK_METRICS))

@@ -6,6 +6,8 @@ code, so that the floor of the house needs nothing above it.
 
 from __future__ import annotations
 
+from functools import partial
+
 Fact = str | int | float | bool
 
 
@@ -21,6 +23,10 @@ class TunesmithError(Exception):
         self.code = code
         self.facts = facts
         super().__init__(code, facts)
+
+    def __reduce__(self) -> tuple[partial[TunesmithError], tuple[()]]:
+        """As it goes from one process to another: with its facts, which are no arguments by place."""
+        return partial(type(self), self.code, **self.facts), ()
 
     def __str__(self) -> str:
         facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())

@@ -253,6 +253,23 @@ def new_folder(path: Path, needed: int = 0, **facts: object) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, for files on their way there. It goes at the end; a killed process leaves it as
+    rubbish.
+
+    Errors: those of `disk_errors`.
+    """
+    aside = _aside(path, uuid.uuid4().hex[:12])
+    with disk_errors(path):
+        make_folders(path.parent)
+        aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -37,12 +37,15 @@ class Entry:
     reason: str = ""
     amount: int = 0
     parent: int | None = None
+    other: int | None = None
+    """The second row that it was made from, where there are two."""
     changes: Mapping[str, int] = field(default_factory=dict)
     """Rules that changed the row's text, and at how many places (1 where nobody counts them)."""
 
     def facts(self) -> dict[str, object]:
         """All that it says, without what only made or changed rows have."""
-        absent = {name for name, empty in (("parent", self.parent is None), ("changes", not self.changes)) if empty}
+        known = {"parent": self.parent is not None, "other": self.other is not None, "changes": bool(self.changes)}
+        absent = {name for name, there in known.items() if not there}
         return {name: value for name, value in vars(self).items() if name not in absent}
 
 
@@ -61,12 +64,16 @@ class Ledger:
         self._entries.extend(Entry(first + index, source, index) for index in range(count))
         return range(first, first + count)
 
-    def make(self, parents: Iterable[int], reason: str) -> range:
-        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers."""
-        first = len(self._entries)
-        for row, parent in enumerate(parents, first):
+    def make(self, parents: Iterable[int], reason: str, others: Iterable[int | None] | None = None) -> range:
+        """Enter rows that were made, all kept so far, each from its parent; returns their row numbers.
+
+        Args:
+            others: the second row that each was made from, or None.
+        """
+        first, listed = len(self._entries), list(parents)
+        for row, (parent, other) in enumerate(zip(listed, others or [None] * len(listed), strict=True), first):
             origin = self._entries[parent]
-            self._entries.append(Entry(row, origin.source, origin.index, reason=reason, parent=parent))
+            self._entries.append(Entry(row, origin.source, origin.index, reason=reason, parent=parent, other=other))
         return range(first, len(self._entries))
 
     def decide(self, rows: Iterable[int], fate: Fate, reason: str, amounts: Iterable[int] | None = None) -> None:

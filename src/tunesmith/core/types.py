@@ -44,8 +44,10 @@ class Message:
 class Media:
     """The picture or the sound that a row is about, as its file holds it.
 
-    `path` lies below the row's source. A picture has its `width` and `height` in pixels as people see it, after its
-    EXIF `orientation` (1 to 8) was obeyed; a sound its `seconds`, `sample_rate` (Hz) and `channels`; the rest is 0.
+    `path` lies below the row's source; `cell:ROW:FILE:COLUMN` is a cell of a table there, and what begins with `made:`
+    was made here and lies in the prepared data. A picture has its `width` and `height` in pixels as people see it,
+    after its EXIF `orientation` (1 to 8) was obeyed; a sound its `seconds`, `sample_rate` (Hz) and `channels`; the rest
+    is 0.
     """
 
     path: str
@@ -96,7 +98,8 @@ class Example:
     and `rejected` are the continuations; for a KTO row `label` says whether the answer was liked. A row of classes has
     its `text` (or `tokens`, read one by one) and the names of its `labels`: those of the text, or one of every token.
     A row that was made from another has that one's number as `parent`. A row about a picture or a sound has its
-    `media`, and the `boxes` in it; its `text` is what is said in a sound.
+    `media`, and the `boxes` in it; its `text` is what is said in a sound. `label_weights` are the shares of
+    `labels`, one each, of a row that was made from two; empty where every label counts whole.
     """
 
     row: int
@@ -113,6 +116,7 @@ class Example:
     parent: int | None = None
     media: Media | None = None
     boxes: tuple[Box, ...] = ()
+    label_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import polars as pl
 
 from tunesmith.core.errors import Fact
 from tunesmith.core.types import SplitName
+from tunesmith.data.card_made_media import made_media_section
 from tunesmith.data.card_media import media_section
 from tunesmith.data.card_parts import Bullets as Bullets
 from tunesmith.data.card_parts import Cell, Part, Picture, Section, Table, Words
@@ -39,6 +40,7 @@ def card_sections(prepared: Prepared, tokens: Mapping[SplitName, Sequence[int]] 
         _changes(prepared),
         _made(prepared),
         media_section(prepared.tables),
+        made_media_section(prepared),
         *(
             [_lengths(prepared, tokens or {}), _languages(prepared), _diversity(prepared)]
             if _has_words(prepared)

@@ -27,11 +27,13 @@ def content_key() -> pl.Expr:
 
 
 def seen() -> pl.Expr:
-    """What a row is about: the hash of its picture or sound, and the boxes in it; "" for a row of words."""
+    """What a row is about: the hash of its picture or sound, the boxes in it and shares of labels; "" for words."""
     parts = [pl.element().struct.field(name).cast(pl.String).fill_null("") for name in BOX_PARTS]
     boxes = pl.col("boxes").list.eval(pl.concat_str(*parts, separator=_FIELD)).list.join(_TURN).fill_null("")
     media = pl.col("media").struct.field("sha256")
-    return pl.when(media.is_null()).then(pl.lit("")).otherwise(pl.concat_str(media, boxes, separator=_TURN))
+    shares = pl.col("label_weights").cast(pl.List(pl.String)).list.join(_FIELD).fill_null("")
+    shares = pl.when(shares == "").then(shares).otherwise(pl.concat_str(pl.lit(_PART), shares))
+    return pl.when(media.is_null()).then(pl.lit("")).otherwise(pl.concat_str(media, pl.lit(_TURN), boxes, shares))
 
 
 def said() -> pl.Expr:

@@ -17,6 +17,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
+from tunesmith.data.augment.fits import refuse_misfits
 from tunesmith.data.augment.generator import Generator
 from tunesmith.data.by_time import boundaries, check_enough_left, check_order, check_readable, split_by_time
 from tunesmith.data.card import card_sections
@@ -28,6 +29,8 @@ from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, 
 from tunesmith.data.formats.rows import Unread
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.media.content import places_of, put_down
+from tunesmith.data.media.made import files_made
 from tunesmith.data.media.settings import refuse_settings_of_words
 from tunesmith.data.pii.sealed import FILE, seal, user_key
 from tunesmith.data.prepared import Prepared
@@ -82,6 +85,7 @@ def prepare(
     generator: Generator | None = None,
     needs: Needs | None = None,
     embed: Embedder | None = None,
+    made_in: Path | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
@@ -91,12 +95,16 @@ def prepare(
         generator: who answers prompts, where rows are to be made by a model.
         needs: what else needs a model.
         embed: what makes vectors of texts, for duplicates by meaning.
+        made_in: a folder for pictures and sounds that are made; without one they are counted and not kept.
 
-    Errors: those of `Cleaner`, `read_source`, `split_rows` and `split_by_time`; data.missing_group, data.no_rows,
-    data.nothing_left, data.media_setting.
+    Errors: those of `Cleaner`, `read_source`, `split_rows`, `split_by_time` and `refuse_misfits`; data.missing_group,
+    data.no_rows, data.nothing_left, data.media_setting.
     """
     for stated in (spec, *(stage.data for stage in stages if stage.data is not None)):
         refuse_settings_of_words(stated)
+    if spec.augment is not None:
+        refuse_misfits(spec.augment, spec.kind)
+    places = places_of((source for _, source in sources_in_order(spec)), recipe_folder, made_in)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
     work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, spec.benchmarks or ())
     given: dict[SplitName, list[SourceSpec]] = {}
@@ -105,7 +113,8 @@ def prepare(
     frames = _splits(work, given)
     if spec.augment is not None:
         looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
-        frames["train"], made = augmented(spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator)
+        given_to = (spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator, places)
+        frames["train"], made = augmented(*given_to)
         work.notes += made
         if cleaner.personal is not None:  # documents and models may say what no row said
             new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
@@ -134,6 +143,7 @@ def prepare(
         personal=cleaner.personal,
         listed=tuple(cleaner.listed),
         suspected=tuple(work.suspected),
+        places=places,
     )
 
 
@@ -146,7 +156,16 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
     work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None)
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
     notes = (*work.notes, *alike_names(frame))
-    return Prepared({}, ledger, tuple(work.sources), notes, {"rows": frame}, made_by(spec), personal=cleaner.personal)
+    return Prepared(
+        {},
+        ledger,
+        tuple(work.sources),
+        notes,
+        {"rows": frame},
+        made_by(spec),
+        personal=cleaner.personal,
+        places=places_of(spec.sources, recipe_folder),
+    )
 
 
 def _splits(
@@ -378,9 +397,11 @@ def write(
     """Write `data/<split>.parquet`, the tables beside them and the data card into a run; returns the paths written.
 
     Besides, where the recipe asks for them: the compliance report, suspected labels, and placeholders under a key.
-    `tokens` are the rows' lengths in tokens by split, for the card. Errors: those of `new_folder` and `user_key`.
+    Pictures and sounds that were made stand in `data/media`, each under its hash. `tokens` are the rows' lengths in
+    tokens by split, for the card. Errors: those of `new_folder`, `put_down` and `user_key`.
     """
-    needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values())
+    made = files_made(prepared.tables)
+    needed = sum(int(frame.estimated_size()) for frame in prepared.tables.values()) + sum(each.bytes for each in made)
     rows = {name: len(frame) for name, frame in prepared.tables.items()}
     with new_folder(run_path / FOLDER, needed, rows=rows, **prepared.version.facts()) as folder:
         for split, frame in prepared.tables.items():
@@ -388,11 +409,13 @@ def write(
             content = io.BytesIO()
             frame.write_parquet(content)
             (folder / f"{split}.parquet").write_bytes(content.getbuffer())
+        put_down(prepared.places, made, folder)
     sections = card_sections(prepared, tokens)
     write_atomic(run_path / CARD_PAGE, as_page(sections))
     write_atomic(run_path / CARD, as_markdown(sections))
     cards = [run_path / CARD_PAGE, run_path / CARD]
-    return [*sorted((run_path / FOLDER).iterdir()), *cards, *_write_asked(prepared, run_path, compliance)]
+    stored = sorted(each for each in (run_path / FOLDER).rglob("*") if each.is_file())
+    return [*stored, *cards, *_write_asked(prepared, run_path, compliance)]
 
 
 def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:

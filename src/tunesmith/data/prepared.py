@@ -13,6 +13,7 @@ from tunesmith.core.types import SplitName
 from tunesmith.data.content import Listed
 from tunesmith.data.formats.read import Note, SourceReport
 from tunesmith.data.labels.suspect import Suspicion
+from tunesmith.data.media.content import MediaPlaces
 from tunesmith.data.pii.apply import PersonalData
 from tunesmith.data.version import Version, version_of
 
@@ -23,7 +24,7 @@ class Prepared:
 
     `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
     `settings` are those that made the rows. `personal` holds what was found of personal data, `listed` what the user's
-    word lists found, `suspected` rows whose label is probably wrong.
+    word lists found, `suspected` rows whose label is probably wrong. `places` are where pictures and sounds lie.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -35,6 +36,7 @@ class Prepared:
     personal: PersonalData | None = None
     listed: tuple[Listed, ...] = ()
     suspected: tuple[tuple[int, Suspicion], ...] = ()
+    places: MediaPlaces = field(default_factory=lambda: MediaPlaces({}))
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:

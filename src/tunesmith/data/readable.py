@@ -22,7 +22,7 @@ def readable(row: Mapping[str, object]) -> dict[str, object]:
             found[name] = row[name]
     if row["label"] is not None:
         found["label"] = row["label"]
-    for name in ("media", "boxes"):
+    for name in ("label_weights", "media", "boxes"):
         if row[name]:
             found[name] = row[name]
     return found

@@ -88,6 +88,7 @@ SCHEMA = pl.Schema(
         "time": pl.Datetime("us", "UTC"),  # null where the split does not go by it
         "media": MEDIA,  # null where the row is about words alone
         "boxes": pl.List(BOX),
+        "label_weights": pl.List(pl.Float64),  # a share for each label; empty where all count whole
     }
 )
 
@@ -146,6 +147,7 @@ def from_examples(examples: Sequence[Example]) -> pl.DataFrame:
         "time": [example.origin.time for example in examples],
         "media": [media_value(example.media) for example in examples],
         "boxes": [[asdict(box) for box in example.boxes] for example in examples],
+        "label_weights": [list(example.label_weights) for example in examples],
     }
     return build_frame(columns)
 
@@ -168,6 +170,7 @@ def to_examples(frame: pl.DataFrame) -> list[Example]:
             parent=row["parent"],
             media=Media(**row["media"]) if row["media"] else None,
             boxes=tuple(Box(**box) for box in row["boxes"] or ()),
+            label_weights=tuple(row["label_weights"] or ()),
         )
         for row in frame.iter_rows(named=True)
     ]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import struct
 import wave
 import zlib
@@ -26,6 +27,7 @@ from tunesmith.data.defects import RowDefect
 from tunesmith.data.diff import compare
 from tunesmith.data.formats.read import Reading, read_source
 from tunesmith.data.keys import prompt_key
+from tunesmith.data.media.content import MediaPlaces
 from tunesmith.data.media.images import look_at_image
 from tunesmith.data.media.page import media_page
 from tunesmith.data.media.places import inside
@@ -431,7 +433,8 @@ def test_the_page_shows_turned_pictures_boxes_and_sounds(tmp_path: Path) -> None
     coco(tmp_path, [[10, 20, 30, 40]], categories=[{"id": 5, "name": "<b>raccoon"}])
     picture(tmp_path / "images" / "a.png", 100, 80)
     (example,), _ = read(tmp_path, "detection", "annotations.json")
-    page = media_page("rows", [(tmp_path, example)])
+    places = MediaPlaces({example.origin.source: (tmp_path,), "sounds": (tmp_path / "sounds",)})
+    page = media_page("rows", [example], places)
     assert '<rect x="10.00" y="20.00" width="30.00" height="40.00"' in page
     assert "&lt;b&gt;raccoon" in page and "<b>" not in page and "<script" not in page
     copy = base64.b64decode(page.split("base64,")[1].split('"')[0])
@@ -439,11 +442,11 @@ def test_the_page_shows_turned_pictures_boxes_and_sounds(tmp_path: Path) -> None
     assert look_at_image(tmp_path / "copy.jpg", "copy").width == 100
     picture(tmp_path / "images" / "a.png", 100, 80, seed=5)
     with pytest.raises(TunesmithError, match=r"data.source_changed"):
-        media_page("rows", [(tmp_path, example)])
+        media_page("rows", [example], places)
     sound(tmp_path / "sounds" / "yes" / "a.wav", [0, 16384, -32768, 0])
     (example,), _ = read(tmp_path, "audio_class", "sounds")
-    page = media_page("rows", [(tmp_path / "sounds", example)])
-    assert [each.split('"')[0] for each in page.split('height="')[1:]] == ["0.4", "50.0", "100.0", "0.4"]
+    page = media_page("rows", [example], places)
+    assert re.findall(r'<rect [^>]*height="([\d.]+)"', page) == ["0.4", "50.0", "100.0", "0.4"]
 
 
 @pytest.mark.parametrize(

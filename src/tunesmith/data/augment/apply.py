@@ -14,7 +14,10 @@ import polars as pl
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.data.augment.balance import balanced
+from tunesmith.data.augment.by_images import image_children
+from tunesmith.data.augment.by_mixing import cutmix_children, mixup_children
 from tunesmith.data.augment.by_model import back_translated, paraphrased
+from tunesmith.data.augment.by_sounds import masked_children, sound_children
 from tunesmith.data.augment.by_words import edit_children, synonym_children
 from tunesmith.data.augment.children import Child, as_table
 from tunesmith.data.augment.generator import Generator
@@ -23,10 +26,12 @@ from tunesmith.data.augment.thesaurus import Thesaurus, load_thesaurus
 from tunesmith.data.defects import Reason
 from tunesmith.data.formats.read import Note
 from tunesmith.data.keys import content_key
+from tunesmith.data.media.content import MediaPlaces
 from tunesmith.data.split import shared_with
 from tunesmith.recipe.specs.augment import AugmentSpec
 
 _Made = tuple[Reason, Callable[[], Iterable[Child]]]
+_NOWHERE = MediaPlaces({})
 
 
 def augmented(
@@ -36,6 +41,7 @@ def augmented(
     folder: Path,
     ledger: Ledger,
     generator: Generator | None = None,
+    places: MediaPlaces = _NOWHERE,
 ) -> tuple[pl.DataFrame, list[Note]]:
     """The training rows with their children, and what was done.
 
@@ -43,12 +49,13 @@ def augmented(
         others: rows that no child may repeat, by the name of their split.
         folder: where the recipe's paths start.
         generator: who answers prompts; without one the methods that need it are left out, and a note says so.
+        places: where pictures and sounds lie, and where those that are made are put down.
 
-    Errors: those of `load_thesaurus`, `synthesized` and `balanced`; augment.tagged_rows.
+    Errors: those of `load_thesaurus`, `synthesized` and `balanced`; augment.tagged_rows, data.source_changed.
     """
     _refuse_tagged(spec, train)
     table, notes = train, []
-    for reason, make in _methods(spec, train, others, folder, generator):
+    for reason, make in (*_methods(spec, train, others, folder, generator), *_of_media(spec, train, places)):
         made = list(make())
         children = as_table(made, reason, ledger)
         kept = _apart(_merged(table, children, ledger), others, ledger)
@@ -94,6 +101,23 @@ def _methods(
         found.append(("made_by_edit", lambda: edit_children(train, edit, put_in, spec.seed)))
     if generator is not None:
         found += _asking(spec, train, others, folder, generator)
+    return found
+
+
+def _of_media(spec: AugmentSpec, train: pl.DataFrame, places: MediaPlaces) -> list[_Made]:
+    """What the recipe asks for of pictures and sounds."""
+    found: list[_Made] = []
+    images, mixup, cutmix, sounds, masks = spec.images, spec.mixup, spec.cutmix, spec.sounds, spec.spec_augment
+    if images is not None:
+        found.append(("made_by_images", lambda: image_children(train, images, spec.seed, places)))
+    if mixup is not None:
+        found.append(("made_by_mixup", lambda: mixup_children(train, mixup, spec.seed, places)))
+    if cutmix is not None:
+        found.append(("made_by_cutmix", lambda: cutmix_children(train, cutmix, spec.seed, places)))
+    if sounds is not None:
+        found.append(("made_by_sounds", lambda: sound_children(train, sounds, spec.seed, places)))
+    if masks is not None:
+        found.append(("made_by_spec_augment", lambda: masked_children(train, masks, spec.seed, places)))
     return found
 
 

@@ -15,6 +15,7 @@ from tunesmith.data.augment.children import Child, Row, as_table
 from tunesmith.recipe.specs.augment import BalanceSpec
 
 _BETWEEN = "\x1f"
+_WITH_LABELS = ("text_class", "image_class", "audio_class")
 
 
 def balanced(frame: pl.DataFrame, spec: BalanceSpec, seed: int, ledger: Ledger) -> tuple[pl.DataFrame, int, int]:
@@ -22,7 +23,7 @@ def balanced(frame: pl.DataFrame, spec: BalanceSpec, seed: int, ledger: Ledger) 
 
     Errors: augment.nothing_to_balance for rows without labels of their own.
     """
-    if spec.by == "label" and not (frame["kind"] == "text_class").all():
+    if spec.by == "label" and not frame["kind"].is_in(_WITH_LABELS).all():
         raise TunesmithError("augment.nothing_to_balance", kind=str(frame["kind"][0]))
     named = pl.col("source") if spec.by == "source" else pl.col("labels").list.join(_BETWEEN)
     groups = frame.select("row", name=named).group_by("name", maintain_order=True).agg("row").sort("name")

@@ -19,11 +19,16 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Child:
-    """A row to be made in its parent's place, with other content; `refused` says why it goes at once."""
+    """A row to be made in its parent's place, with other content; `refused` says why it goes at once.
+
+    `other` is the second row that it was made from, `boxes_gone` counts the boxes that were too little to stay.
+    """
 
     parent: int
     row: Row
     refused: Reason | None = None
+    other: int | None = None
+    boxes_gone: int = 0
 
 
 def asked_text(row: Row) -> str:
@@ -59,7 +64,7 @@ def chance_of(seed: int, method: str, row: Row, child: int) -> random.Random:
 
 def as_table(children: Sequence[Child], reason: Reason, ledger: Ledger) -> pl.DataFrame:
     """The children as rows of the table, entered in the ledger as made for this reason; those refused are dropped."""
-    numbers = ledger.make((child.parent for child in children), reason)
+    numbers = ledger.make((child.parent for child in children), reason, [child.other for child in children])
     refused: dict[Reason, list[int]] = {}
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA}
     for number, child in zip(numbers, children, strict=True):
@@ -69,6 +74,8 @@ def as_table(children: Sequence[Child], reason: Reason, ledger: Ledger) -> pl.Da
         made = {**child.row, "row": number, "parent": child.parent}
         for name, column in columns.items():
             column.append(made[name])
+    gone = {number: child.boxes_gone for number, child in zip(numbers, children, strict=True) if child.boxes_gone}
+    ledger.change(gone, "boxes_gone", gone.values())
     for why, rows in refused.items():
         ledger.decide(rows, "dropped", why)
     return build_frame(columns)

@@ -1,13 +1,14 @@
-"""Where the parts of a corpus are worked on: in threads of this process, or on the machines of a cluster (on_ray.py).
+"""Where the parts of a corpus are worked on: in threads of this process, in processes (in_processes.py), or on the
+machines of a cluster (on_ray.py).
 
-Both run the same functions on the same parts, and what they pass on lies in files; so a build that was begun by one of
-them can be ended by the other, with the same bytes.
+All run the same functions on the same parts, and what they pass on lies in files; so a build that was begun by one of
+them can be ended by another, with the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -40,9 +41,14 @@ class InThreads:
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Every item through a function, in their order; the first error stops what has not begun."""
         with ThreadPoolExecutor(self.workers or available_cores()) as pool:
-            running = [pool.submit(work, item) for item in items]
-            try:
-                return [each.result() for each in running]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            return first_error_stops([pool.submit(work, item) for item in items])
+
+
+def first_error_stops(running: Sequence[Future[Result]]) -> list[Result]:
+    """All results in their order. After an error, Ctrl-C included, nothing is begun any more."""
+    try:
+        return [each.result() for each in running]
+    except BaseException:
+        for each in running:
+            each.cancel()
+        raise

@@ -27,7 +27,7 @@ from tunesmith.data.formats.unpack import member_names, members, unpressed
 from tunesmith.data.formats.word import text_of_docx
 from tunesmith.data.notes import Note
 
-_NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
+NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json", "manifest.json"})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def list_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 def _readable(names: Iterable[str]) -> list[str]:
     """Of the names in a folder or an archive those that are read: files of rows, or documents where there are none."""
-    shown = [name for name in map(Path, names) if not _is_hidden(name) and name.name not in _NOT_ROWS]
+    shown = [name for name in map(Path, names) if not _is_hidden(name) and name.name not in NOT_ROWS]
     rows = [each.as_posix() for each in shown if kind_of_file(each) in (*ROWS, ARCHIVE)]
     return rows or [each.as_posix() for each in shown if kind_of_file(each) in DOCUMENTS]
 

@@ -303,6 +303,7 @@ def _append(
         time,
         media_value(record.media),
         [asdict(box) for box in record.boxes],
+        [],
     )
     for column, value in zip(columns.values(), values, strict=True):
         column.append(value)

@@ -57,21 +57,24 @@ def turned(seen: Seen, quarters: int) -> Seen:
     return Seen(np.rot90(seen.pixels_HWC, quarters), boxes)
 
 
-def rotated(seen: Seen, degrees: float) -> Seen:
-    """The picture turned to the left about its middle; size stays, corners come in black, nearest pixels are taken.
+def rotated(seen: Seen, degrees: float, least: float = VISIBLE) -> Seen:
+    """The picture turned to the left about its middle; size stays, corners come in black.
 
-    A box becomes the upright one around its four turned corners, cut at the edges.
+    Between pixels a straight line is taken, across and down.
+
+    A box becomes the upright one around its four turned corners, cut at the edges; one of which less than `least` is
+    left is taken away.
     """
     angle, (height, width) = np.deg2rad(degrees), (seen.height, seen.width)
     cosine, sine = np.cos(angle), np.sin(angle)
     rows_HW, columns_HW = np.mgrid[0:height, 0:width].astype(np.float64)
     x_HW, y_HW = columns_HW + 0.5 - width / 2, rows_HW + 0.5 - height / 2
     # where each pixel comes from: turned back, to the right; y points down
-    from_x = np.floor(cosine * x_HW - sine * y_HW + width / 2).astype(np.int64)
-    from_y = np.floor(sine * x_HW + cosine * y_HW + height / 2).astype(np.int64)
-    inside_HW = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    from_x_HW = cosine * x_HW - sine * y_HW + width / 2
+    from_y_HW = sine * x_HW + cosine * y_HW + height / 2
+    inside_HW = (from_x_HW >= 0) & (from_x_HW < width) & (from_y_HW >= 0) & (from_y_HW < height)
     pixels_HWC = np.zeros_like(seen.pixels_HWC)
-    pixels_HWC[inside_HW] = seen.pixels_HWC[from_y[inside_HW], from_x[inside_HW]]
+    pixels_HWC[inside_HW] = _between(seen.pixels_HWC, from_x_HW[inside_HW] - 0.5, from_y_HW[inside_HW] - 0.5)
     boxes = []
     for box in seen.boxes:
         x = np.array([box.x, box.x + box.width] * 2) - width / 2
@@ -79,22 +82,40 @@ def rotated(seen: Seen, degrees: float) -> Seen:
         to_x, to_y = cosine * x + sine * y + width / 2, cosine * y - sine * x + height / 2
         low, high = (float(to_x.min()), float(to_y.min())), (float(to_x.max()), float(to_y.max()))
         boxes.append(replace(box, x=low[0], y=low[1], width=high[0] - low[0], height=high[1] - low[1]))
-    return Seen(pixels_HWC, cut(boxes, 0, 0, width, height))
+    return Seen(pixels_HWC, cut(boxes, 0, 0, width, height, least))
 
 
-def cropped(seen: Seen, left: int, top: int, width: int, height: int) -> Seen:
+def _between(pixels_HWC: Pixels, x_P: NDArray[np.float64], y_P: NDArray[np.float64]) -> Pixels:
+    """What stands at P places, [P, C]: whole numbers are middles of pixels, and the outermost reach to the edge."""
+    height, width = pixels_HWC.shape[:2]
+    left_P, top_P = np.floor(x_P).astype(np.int64), np.floor(y_P).astype(np.int64)
+    across_P1, down_P1 = (x_P - left_P)[:, None], (y_P - top_P)[:, None]
+
+    def at(row_P: NDArray[np.int64], column_P: NDArray[np.int64]) -> NDArray[np.float64]:
+        return pixels_HWC[np.clip(row_P, 0, height - 1), np.clip(column_P, 0, width - 1)].astype(np.float64)
+
+    upper_PC = at(top_P, left_P) * (1 - across_P1) + at(top_P, left_P + 1) * across_P1
+    lower_PC = at(top_P + 1, left_P) * (1 - across_P1) + at(top_P + 1, left_P + 1) * across_P1
+    found_PC = upper_PC * (1 - down_P1) + lower_PC * down_P1
+    whole = np.issubdtype(pixels_HWC.dtype, np.integer)
+    return (np.rint(found_PC) if whole else found_PC).astype(pixels_HWC.dtype)
+
+
+def cropped(seen: Seen, left: int, top: int, width: int, height: int, least: float = VISIBLE) -> Seen:
     """The part of the picture that begins at (left, top)."""
     part_HWC = seen.pixels_HWC[top : top + height, left : left + width]
-    return Seen(part_HWC, cut(seen.boxes, left, top, int(part_HWC.shape[1]), int(part_HWC.shape[0])))
+    return Seen(part_HWC, cut(seen.boxes, left, top, int(part_HWC.shape[1]), int(part_HWC.shape[0]), least))
 
 
-def cut(boxes: Sequence[Box], left: float, top: float, width: float, height: float) -> tuple[Box, ...]:
-    """Boxes as they stand in a part of their picture; those of which less than `VISIBLE` is left are taken away."""
+def cut(
+    boxes: Sequence[Box], left: float, top: float, width: float, height: float, least: float = VISIBLE
+) -> tuple[Box, ...]:
+    """Boxes as they stand in a part of their picture; those of which less than `least` is left are taken away."""
     found = []
     for box in boxes:
         x, y = max(box.x, left), max(box.y, top)
         right, bottom = min(box.x + box.width, left + width), min(box.y + box.height, top + height)
-        if right > x and bottom > y and (right - x) * (bottom - y) >= VISIBLE * box.width * box.height:
+        if right > x and bottom > y and (right - x) * (bottom - y) >= least * box.width * box.height:
             found.append(replace(box, x=x - left, y=y - top, width=right - x, height=bottom - y))
     return tuple(found)
 
@@ -121,17 +142,21 @@ def mixed_up(one: Seen, other: Seen, share: float) -> Seen:
     return Seen(pixels_HWC, (*one.boxes, *other.boxes), share)
 
 
-def cut_mixed(one: Seen, other: Seen, left: int, top: int, width: int, height: int) -> Seen:
+def cut_mixed(one: Seen, other: Seen, left: int, top: int, width: int, height: int, least: float = VISIBLE) -> Seen:
     """One picture with a part of another of the same size in its place (CutMix, Yun et al. 2019, 1905.04899).
 
-    Boxes of the other are cut at that part; boxes of the first are taken away where less than `VISIBLE` of them still
-    shows, and stay whole otherwise. `weight` is the share of the first one's pixels.
+    Boxes of the other are cut at that part; boxes of the first are taken away where less than `least` of them still
+    shows, and otherwise become the smallest one around what shows. `weight` is the share of the first one's pixels.
     """
     pixels_HWC = one.pixels_HWC.copy()
-    part = cropped(other, left, top, width, height)
+    part = cropped(other, left, top, width, height, least)
     pixels_HWC[top : top + part.height, left : left + part.width] = part.pixels_HWC
     pasted = (replace(box, x=box.x + left, y=box.y + top) for box in part.boxes)
-    kept = (box for box in one.boxes if 1 - _covered(box, left, top, part.width, part.height) >= VISIBLE)
+    kept = (
+        _around_what_shows(box, left, top, part.width, part.height)
+        for box in one.boxes
+        if 1 - _covered(box, left, top, part.width, part.height) >= least
+    )
     return Seen(pixels_HWC, (*kept, *pasted), 1 - part.width * part.height / (one.width * one.height))
 
 
@@ -140,3 +165,15 @@ def _covered(box: Box, left: float, top: float, width: float, height: float) -> 
     across = min(box.x + box.width, left + width) - max(box.x, left)
     down = min(box.y + box.height, top + height) - max(box.y, top)
     return max(0.0, across) * max(0.0, down) / (box.width * box.height)
+
+
+def _around_what_shows(box: Box, left: float, top: float, width: float, height: float) -> Box:
+    """The smallest box around what a part of the picture leaves of one: a part cuts only a side that it hides whole."""
+    x, y, right, bottom = box.x, box.y, box.x + box.width, box.y + box.height
+    if top <= y and top + height >= bottom:
+        x = left + width if left <= x < left + width else x
+        right = left if left < right <= left + width else right
+    elif left <= x and left + width >= right:
+        y = top + height if top <= y < top + height else y
+        bottom = top if top < bottom <= top + height else bottom
+    return replace(box, x=x, y=y, width=right - x, height=bottom - y)

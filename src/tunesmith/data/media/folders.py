@@ -16,7 +16,7 @@ from tunesmith.data.media.kinds import FILES, SOUNDS, TABLES
 from tunesmith.data.media.places import files_below, inside
 from tunesmith.data.media.sounds import look_at_sound
 
-_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 
 
 def look(root: Path, name: str) -> Media:
@@ -32,7 +32,7 @@ def class_rows(root: Path, suffixes: frozenset[str]) -> Iterator[RawRow]:
     """
     names = list(files_below(root, suffixes))
     classes = {name.split("/")[0] for name in names if "/" in name}
-    if classes and classes <= _SPLITS:
+    if classes and classes <= SPLITS:
         raise TunesmithError("data.media_split_folders", path=str(root), folders=", ".join(sorted(classes)))
     for name in names:
         yield about(root, name, {"label": name.split("/")[0]} if "/" in name else {})

@@ -5,30 +5,15 @@ The page holds small copies, fetches nothing, runs no script and says so to the 
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable
-from pathlib import Path
 from string import Template
 
-import numpy as np
-
-from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import sha256_file
-from tunesmith.core.types import Box, Example, Media
-from tunesmith.data.defects import RowDefect
-from tunesmith.data.formats.extras import needed
-from tunesmith.data.media.kinds import SOUNDS
-from tunesmith.data.media.places import inside
-from tunesmith.data.media.sounds import samples_of
+from tunesmith.core.types import Example, Media
+from tunesmith.data.media.content import MediaPlaces
+from tunesmith.data.media.drawn import SIDE, drawing_of
 from tunesmith.messages import say
 
-_SIDE = 640
-"""Pixels of the longer side of a copy."""
-_COLUMNS = 400
-"""Of the outline of a sound."""
-_COLOURS = ("#1f6f78", "#b4472f", "#5b4b9a", "#8a6d1d", "#2f6f3e", "#a03a7a")
 _PAGE = Template("""<!doctype html>
 <html><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
@@ -43,73 +28,40 @@ $figures
 """)
 
 
-def media_page(title: str, rows: Iterable[tuple[Path, Example]]) -> str:
-    """The page of some rows, each with the folder that its file lies in.
+def media_page(title: str, rows: Iterable[Example], places: MediaPlaces) -> str:
+    """The page of some rows.
 
-    Errors: data.source_changed where a file is no more the one that was read, data.extra_missing.
+    Errors: data.source_changed where a file is no more the one that was read, data.not_kept, data.extra_missing.
     """
-    figures = (_figure(root, example) for root, example in rows)
+    figures = (_figure(example, places) for example in rows)
     return _PAGE.substitute(title=html.escape(title), figures="\n".join(figures))
 
 
-def _figure(root: Path, example: Example) -> str:
+def _figure(example: Example, places: MediaPlaces) -> str:
     media = example.media
     if media is None:
         raise ValueError("a row without a picture or a sound")
-    try:
-        path = inside(root, media.path)
-    except RowDefect:
-        path = None
-    if path is None or sha256_file(path) != media.sha256:
-        raise TunesmithError("data.source_changed", path=str(root / media.path))
-    drawn = _outline(path, media) if path.suffix.lower() in SOUNDS else _picture(path, media, example.boxes)
-    said = " · ".join(each for each in (", ".join(dict.fromkeys(example.labels)), example.text) if each)
-    caption = say("data.media_row", row=example.row, path=media.path, said=said or "-", size=_size(media))
-    return f"<figure>{drawn}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    seen = drawing_of(places.content(example.origin.source, media), media, example.boxes)
+    width = round(media.width * min(1.0, SIDE / max(media.width, media.height))) if media.width else SIDE
+    caption = caption_of(example, media)
+    return f"<figure>{seen.svg(max(1, width))}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _size(media: Media) -> str:
+def caption_of(example: Example, media: Media) -> str:
+    """The row's number and file, what is seen or said there with its shares, and its size."""
+    said = " · ".join(each for each in (labels_of(example), example.text) if each)
+    return say("data.media_row", row=example.row, path=media.path, said=said or "-", size=size_of(media))
+
+
+def labels_of(example: Example) -> str:
+    """Labels once each, with their shares where they have any."""
+    shares = example.label_weights or (1.0,) * len(example.labels)
+    named = (name if share == 1 else f"{name} {share:.2f}" for name, share in zip(example.labels, shares, strict=True))
+    return ", ".join(dict.fromkeys(named))
+
+
+def size_of(media: Media) -> str:
+    """Width and height, or length, samples a second and channels."""
     if media.width:
         return f"{media.width} × {media.height}"
     return f"{media.seconds:.2f} s, {media.sample_rate} Hz, {media.channels} ch"
-
-
-def _picture(path: Path, media: Media, boxes: tuple[Box, ...]) -> str:
-    colours = {label: _COLOURS[place % len(_COLOURS)] for place, label in enumerate(sorted({b.label for b in boxes}))}
-    line = max(media.width, media.height) / 300
-    drawn = "".join(_rectangle(box, colours[box.label], line) for box in boxes)
-    scale = min(1.0, _SIDE / max(media.width, media.height))
-    return (
-        f'<svg viewBox="0 0 {media.width} {media.height}" width="{max(1, round(media.width * scale))}" role="img">'
-        f'<image width="{media.width}" height="{media.height}" href="{_copy(path)}"/>{drawn}</svg>'
-    )
-
-
-def _rectangle(box: Box, colour: str, line: float) -> str:
-    dashes = f' stroke-dasharray="{2 * line:.2f}"' if box.ignored else ""
-    return (
-        f'<rect x="{box.x:.2f}" y="{box.y:.2f}" width="{box.width:.2f}" height="{box.height:.2f}" fill="none"'
-        f' stroke="{colour}" stroke-width="{line:.2f}"{dashes}><title>{html.escape(box.label)}</title></rect>'
-    )
-
-
-def _copy(path: Path) -> str:
-    """A small copy, turned as its file says, as a data address."""
-    pillow, turned = needed("PIL.Image", "media", "pictures"), needed("PIL.ImageOps", "media", "pictures")
-    with pillow.open(path) as picture:
-        small = turned.exif_transpose(picture).convert("RGB")
-    small.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _outline(path: Path, media: Media) -> str:
-    """The loudest sample of each column's time, up and down."""
-    samples_N = np.abs(samples_of(path)[0]).max(axis=1)
-    parts = np.array_split(samples_N, min(_COLUMNS, len(samples_N)))
-    bars = "".join(
-        f'<rect x="{place}" y="{50 - 50 * loud:.1f}" width="1" height="{max(0.4, 100 * loud):.1f}"/>'
-        for place, loud in enumerate(float(part.max()) for part in parts)
-    )
-    return f'<svg viewBox="0 0 {len(parts)} 100" width="{_SIDE}" fill="{_COLOURS[0]}" role="img">{bars}</svg>'

@@ -11,14 +11,16 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import sha256_file
 from tunesmith.core.types import Media, MediaKind, RowKind
-from tunesmith.data.formats.files import RawFile, read_file
+from tunesmith.data.formats.files import NOT_ROWS, RawFile, read_file
 from tunesmith.data.formats.kinds import ROWS
 from tunesmith.data.formats.layouts import first_of
 from tunesmith.data.formats.rows import RawRow, Unread
 from tunesmith.data.media.coco import coco_rows, is_coco
-from tunesmith.data.media.folders import class_rows, table_in, table_rows
+from tunesmith.data.media.columnar import COLUMNAR
+from tunesmith.data.media.folders import SPLITS, class_rows, look, table_in, table_rows
 from tunesmith.data.media.kinds import FILES, IMAGES, SOUNDS, TABLES, TRANSCRIPTS, suffixes_of
 from tunesmith.data.media.places import files_below
+from tunesmith.data.media.tables import cell_rows, holds_cells, kind_of_cells
 from tunesmith.data.media.voc import voc_rows
 from tunesmith.data.notes import Note
 from tunesmith.recipe.specs.sources import Layout, SourceSpec
@@ -27,13 +29,16 @@ from tunesmith.recipe.specs.sources import Layout, SourceSpec
 def media_files(source: SourceSpec, path: Path, kind: RowKind) -> tuple[list[RawFile], Layout]:
     """The rows of a source, as one file, and how they are laid out.
 
-    Errors: data.missing_path, data.empty_folder, data.wrong_kind, those of `coco_rows` and `class_rows`.
+    Errors: data.missing_path, data.empty_folder, data.wrong_kind, those of `coco_rows`, `class_rows` and `cell_rows`.
     """
     if not os.path.exists(path):
         raise TunesmithError("data.missing_path", path=str(path))
     layout = _layout(source, path, kind)
     if kind == "detection":
         return [_detections(path, layout)], layout
+    cells = _tables_with_cells(path)
+    if cells:
+        return _from_cells(source, path, cells, kind), layout
     root, table = (path, table_in(path)) if path.is_dir() else (path.parent, read_file(path))
     if table is None:
         return [_file(path, class_rows(root, suffixes_of(kind)))], layout
@@ -44,9 +49,11 @@ def media_files(source: SourceSpec, path: Path, kind: RowKind) -> tuple[list[Raw
 def kind_of_place(path: Path) -> MediaKind | None:
     """What a file or a folder holds, where that is pictures or sounds."""
     if os.path.isfile(path):  # which takes a name that no system can have for a missing one
-        return "detection" if path.suffix.lower() == ".json" and is_coco(path) else None
-    if any(_holds_rows(path / name) for name in files_below(path, frozenset(ROWS))):
-        return None  # pictures beside rows of words: what the rows say of them is not known
+        return "detection" if path.suffix.lower() == ".json" and is_coco(path) else kind_of_cells(path)
+    tables = [path / name for name in files_below(path, frozenset(ROWS)) if _holds_rows(path / name)]
+    if tables:  # pictures beside rows of words: what the rows say of them is not known
+        kinds = {kind_of_cells(table) for table in tables}
+        return kinds.pop() if len(kinds) == 1 else None
     names = set(map(os.path.basename, files_below(path, IMAGES | SOUNDS | {".xml"})))
     suffixes = {Path(name).suffix.lower() for name in names}
     if suffixes & IMAGES:
@@ -61,7 +68,37 @@ def kind_of_place(path: Path) -> MediaKind | None:
 
 def _holds_rows(path: Path) -> bool:
     """Whether a file of rows says anything else than what is in pictures and sounds."""
-    return path.name not in TABLES and not (path.suffix.lower() == ".json" and is_coco(path))
+    return path.name not in (*TABLES, *NOT_ROWS) and not (path.suffix.lower() == ".json" and is_coco(path))
+
+
+def _tables_with_cells(path: Path) -> list[Path]:
+    """The tables that hold pictures or sounds themselves: the file, or those of a folder without a table of names.
+
+    Errors: data.media_split_folders.
+    """
+    if not path.is_dir():
+        return [path] if holds_cells(path) else []
+    if any((path / name).is_file() for name in TABLES):
+        return []
+    found = [path / name for name in files_below(path, COLUMNAR)]
+    found = [each for each in found if holds_cells(each)]
+    splits = {each.stem.split("-")[0] for each in found} & SPLITS
+    if len(splits) > 1:
+        raise TunesmithError("data.media_split_folders", path=str(path), folders=", ".join(sorted(splits)))
+    return found
+
+
+def _from_cells(source: SourceSpec, path: Path, tables: list[Path], kind: RowKind) -> list[RawFile]:
+    """A file each table. Errors: those of `cell_rows`, data.empty_file."""
+    root = path if path.is_dir() else path.parent
+    files: list[RawFile] = []
+    for table in tables:
+        rows = list(cell_rows(root, table, source.columns, kind, look))
+        if not rows:
+            raise TunesmithError("data.empty_file", path=str(table))
+        files.append(RawFile(table, sha256_file(table), table.stat().st_size, "binary", False, rows))
+    loose = _unlisted(root, (), kind) if path.is_dir() else []
+    return [replace(files[0], notes=(*loose,)), *files[1:]]
 
 
 def _layout(source: SourceSpec, path: Path, kind: RowKind) -> Layout:

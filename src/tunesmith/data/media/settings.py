@@ -18,7 +18,7 @@ def refuse_settings_of_words(spec: RowsSpec) -> None:
     }
     stated |= {f"sources.{place}.chunk_size": each.chunk_size for place, each in enumerate(spec.sources)}
     if isinstance(spec, DataSpec):
-        stated |= {"labels": spec.labels, "augment": spec.augment, "benchmarks": spec.benchmarks}
+        stated |= {"labels": spec.labels, "benchmarks": spec.benchmarks}
     for name, value in stated.items():
         if value is not None:
             raise TunesmithError("data.media_setting", setting=f"data.{name}", kind=spec.kind)

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tunesmith.recipe.specs.augment_media import CutmixSpec, ImagesSpec, MixupSpec, SoundsSpec, SpecAugmentSpec
 from tunesmith.recipe.specs.base import LARGEST_SEED, MOST, Spec
 from tunesmith.recipe.specs.hosted import HostedSpec
 
@@ -108,6 +109,11 @@ class AugmentSpec(Spec):
     paraphrase: ParaphraseSpec | None = Field(None, description="Children in other words.")
     synthesize: SynthesizeSpec | None = Field(None, description="New rows by a model.")
     generator: GeneratorSpec | None = Field(None, description="The model that the three before it ask.")
+    images: ImagesSpec | None = Field(None, description="Pictures mirrored, turned, cropped and coloured.")
+    mixup: MixupSpec | None = Field(None, description="Two pictures in one, by shares.")
+    cutmix: CutmixSpec | None = Field(None, description="Pictures with a part of another.")
+    sounds: SoundsSpec | None = Field(None, description="Sounds faster or slower, moved, or with noise.")
+    spec_augment: SpecAugmentSpec | None = Field(None, description="Sounds with bands and stretches silenced.")
     balance: BalanceSpec | None = Field(None, description="Classes or sources evened out at the end.")
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of all draws.")
 
@@ -116,10 +122,22 @@ class AugmentSpec(Spec):
         """Whether something needs the generator."""
         return any(each is not None for each in (self.back_translate, self.paraphrase, self.synthesize))
 
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """What is to be made, by the names of its settings."""
+        return tuple(
+            name
+            for name in type(self).model_fields
+            if name not in ("seed", "generator") and getattr(self, name) is not None
+        )
+
     @model_validator(mode="after")
     def _has_a_generator_where_one_is_asked(self) -> Self:
         if self.asks_a_model != (self.generator is not None):
             raise ValueError("augment_generator")
-        if not self.asks_a_model and self.synonyms is None and self.edit is None and self.balance is None:
+        if not self.stated:
             raise ValueError("augment_nothing")
+        mixed = self.mixup is not None or self.cutmix is not None
+        if mixed and self.balance is not None and self.balance.by == "label":
+            raise ValueError("augment_mixed_balance")
         return self
