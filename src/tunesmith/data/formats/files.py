@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from tunesmith.core.errors import Fact, TunesmithError
 from tunesmith.core.files import sha256_file
+from tunesmith.data.formats.arrow_spans import check_arrow_spans
 from tunesmith.data.formats.encoding import Text, decode
 from tunesmith.data.formats.html import text_of_html
 from tunesmith.data.formats.kinds import ARCHIVE, DOCUMENTS, ROWS, SUFFIXES, is_pressed, kind_of_file
@@ -229,7 +231,9 @@ def _read_columnar(found: _Content) -> list[RawRow]:
             check_spans(source, found.size, found.path)
             frame = pl.read_parquet(source)
         else:
-            frame = _read_arrow(found.bytes())
+            content = found.bytes()
+            check_arrow_spans(pa.py_buffer(content), found.path)
+            frame = _read_arrow(content)
         return list(frame.iter_rows(named=True))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise TunesmithError("data.broken_file", path=str(found.path), format=found.kind[1:]) from error

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.data.formats.arrow_spans import check_arrow_spans
 from tunesmith.data.formats.spans import check_spans
 
 COLUMNAR = frozenset({".parquet", ".arrow", ".feather"})
@@ -27,11 +28,12 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _reader(path: Path) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
-    """Arrow's file form, else its stream form, both laid over the file without a copy."""
+    """Arrow's file form, else its stream form, both laid over the file without a copy. Errors: data.unpacks_too_far."""
     mapped = pa.memory_map(str(path))
-    whole = mapped.read(6) == b"ARROW1"
-    mapped.seek(0)
-    return pa.ipc.open_file(mapped) if whole else pa.ipc.open_stream(mapped)
+    content = mapped.read_buffer()
+    check_arrow_spans(content, path)
+    whole = content[:6].to_pybytes() == b"ARROW1"
+    return pa.ipc.open_file(content) if whole else pa.ipc.open_stream(content)
 
 
 def schema_of(path: Path) -> pa.Schema:
