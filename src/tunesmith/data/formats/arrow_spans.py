@@ -1,7 +1,7 @@
 """What an Arrow file says it unpacks to, told from its messages before a byte of them is unpacked.
 
 The headers of messages are flatbuffers (format/Message.fbs and File.fbs of Apache Arrow): a table begins with the way
-back to a list of its fields' places, 0 where a field is not there. A packed buffer begins with its length when unpacked,
+back to a list of its fields' places, 0 where a field is not there. A packed buffer begins with its length unpacked, or
 -1 where it is not packed.
 """
 
