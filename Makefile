@@ -12,7 +12,7 @@ SUDO   ?= $(if $(filter 0,$(shell id -u)),,sudo)
 FAULTS := --faults full --faults-report faults-report.md
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-databases test-ray test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
+.PHONY: help demo test test-databases test-annotators test-stores test-ray test-faults test-matrix check format install bench-sft bench-engine bench-forgetting bench-qlora bench-classes bench-adaptations bench-data clean
 
 help: ## list these commands / 列出这些命令
 	@echo "Tunesmith: make COMMAND"
@@ -39,6 +39,21 @@ test-matrix: $(VENV)/.installed-dev ## what goes with what, every pair tried, lo
 test-databases: $(VENV)/.installed-dev ## rows of real servers, which apt-get installs / 用真实数据库服务器测试（由 apt-get 安装）
 	@$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq postgresql mariadb-server
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/data/collect $(ARGS)
+
+test-annotators: $(VENV)/.installed-dev ## rows to a real Label Studio and back, installed apart / 与真实的 Label Studio 往返（单独安装）
+	@test -x .cache/label-studio/bin/label-studio || { $(PYTHON) -m venv .cache/label-studio && \
+		.cache/label-studio/bin/python -m pip --disable-pip-version-check install -q label-studio==1.23.2; }
+	@TUNESMITH_LABEL_STUDIO="$(CURDIR)/.cache/label-studio/bin/label-studio" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/data/test_label_studio_server.py $(ARGS)
+
+test-stores: $(VENV)/.installed-dev ## rows of emulators of Azure's and Google's stores; needs npm / 用 Azure 与 Google 存储的模拟器测试（需要 npm）
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev,gs,az]'
+	@test -x .cache/stores/node_modules/.bin/azurite-blob || npm install --silent --no-audit --no-fund --prefix .cache/stores azurite@3.37.0
+	@test -x .cache/stores/google/bin/gcp-storage-emulator || { $(PYTHON) -m venv .cache/stores/google && \
+		.cache/stores/google/bin/python -m pip --disable-pip-version-check install -q gcp-storage-emulator; }
+	@TUNESMITH_AZURITE="$(CURDIR)/.cache/stores/node_modules/.bin/azurite-blob" \
+		TUNESMITH_GCS_EMULATOR="$(CURDIR)/.cache/stores/google/bin/gcp-storage-emulator" \
+		$(BIN)/python -m pytest tests/data/collect/test_other_stores.py $(ARGS)
 
 test-ray: $(VENV)/.installed-dev ## the pass over a corpus on a Ray cluster of this machine / 在本机的 Ray 集群上测试语料处理
 	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev,ray]'

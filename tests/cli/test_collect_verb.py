@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,37 @@ def test_rows_of_a_database(tmp_path: Path, base: Path, call: Program, monkeypat
     monkeypatch.delenv("FAQ_URL")
     assert call("data", recipe, "--json").json["run"] == second.json["run"]
     assert call("data", "collect", recipe, "--json").error == "data.no_database_url"
+
+
+STORED = (
+    RECIPE[: RECIPE.index("    - query")] + '    - {{path: "s3://faq/rows.jsonl"}}\n' + RECIPE[RECIPE.index("stages") :]
+)
+
+
+@pytest.mark.skipif(find_spec("moto") is None or find_spec("s3fs") is None, reason="tunesmith[dev] brings moto")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_rows_of_a_store(tmp_path: Path, base: Path, call: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of a store stand in nothing that a run writes or says."""
+    import s3fs
+    from s3_server import KEY, SECRET, store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(STORED.format(base=base), "utf-8")
+    with store() as server:
+        named = {"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        for name, value in {**named, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        missing = call("data", recipe, "--json")
+        assert missing.error == "data.store_missing"
+        lines = [json.dumps({"prompt": f"Question {number}?", "completion": "Yes."}) + "\n" for number in range(20)]
+        server.put("faq", {"rows.jsonl": "".join(lines).encode()})
+        made = call("data", recipe, "--json")
+    assert made.json["fates"] == {"kept": 20}
+    said = [made.out, made.err, missing.out, missing.err]
+    written = [each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()]
+    assert len(written) > 8 and not [text for text in said if SECRET in text or KEY in text]
+    assert not [content for content in written if SECRET.encode() in content or KEY.encode() in content]

@@ -67,7 +67,8 @@ def test_export_of_rows_and_of_annotations(call: Program, tmp_path: Path) -> Non
     wrong = call("data", "export", voted, "--to", "argilla", "--split", "test", "--out", tmp_path / "x.json", "--json")
     assert wrong.error == "versions.no_table"
     chats = tmp_path / "chats.jsonl"
-    chats.write_text('{"prompt": "a", "completion": "b"}\n', "utf-8")
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    chats.write_text(json.dumps({"messages": [{"role": "user", "content": "a"}, called]}) + "\n", "utf-8")
     refused = call("data", "export", chats, "--to", "argilla", "--out", tmp_path / "y.json", "--json")
     assert refused.error == "data.nothing_for_people"
 

@@ -167,7 +167,8 @@ def test_the_recipe_names_the_question_where_several_fit(tmp_path: Path) -> None
         ({}, "text_class", "data.several_questions"),
         ({"question": "tone"}, "text_class", "data.unknown_question"),
         ({}, "preference", "data.no_question"),
-        ({}, "chat", "data.wrong_kind"),
+        ({}, "text", "data.wrong_kind"),
+        ({}, "chat", "data.no_question"),
         ({"columns": {"text": "data.none"}}, "text_class", "data.missing_columns"),
     ):
         with pytest.raises(TunesmithError) as refused:

@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 from tunesmith.core.errors import TunesmithError
 from tunesmith.evaluate.forgetting import (
     Margins,
-    change,
     change_over_seeds,
     measure_margins,
     read_margins,
     write_margins,
 )
+from tunesmith.evaluate.intervals import paired_gain
 from tunesmith.evaluate.probes import Candidate, Probe, probe_file, read_probes
 from tunesmith.models.load import load_model
 from tunesmith.models.tiny import tiny_chat_model
@@ -107,6 +107,7 @@ def test_margins_are_those_of_plain_transformers(base: Path, tmp_path: Path) -> 
             scores.append(float(shares.gather(1, ids[0, 1:, None])[-len(own) :].mean()))
         wrong = [score for at, score in enumerate(scores) if at != probe.right]
         assert found.margins[place] == pytest.approx(scores[probe.right] - sum(wrong) / len(wrong), abs=1e-4)
+        assert found.likelihoods[place] == pytest.approx(scores[probe.right], abs=1e-4)
         assert found.right[place] == (scores[probe.right] > max(wrong))
     write_margins(tmp_path / "kept.json", found)
     assert read_margins(tmp_path / "kept.json") == found
@@ -116,10 +117,11 @@ def test_a_change_is_told_with_its_interval() -> None:
     draw = np.random.default_rng(1)
     before = draw.normal(0.5, 1.0, 400)
     lost = before - 0.2 + draw.normal(0, 0.1, 400)
-    found = change(*(Margins(tuple(each), tuple(each > 0)) for each in (before, lost)))
+    found = paired_gain(lost, before)
     assert found.low < -0.2 < found.high < 0 and found.high - found.low < 0.03, "paired: rows differ far more than that"
-    same = Margins((0.1, 0.2), (True, True))
-    assert change(same, same).value == 0.0 and same.accuracy == 1.0 and same.mean == pytest.approx(0.15)
+    same = Margins((0.1, 0.2), (-3.0, -2.0), (True, True))
+    assert paired_gain(same.margins, same.margins).value == 0.0 and same.accuracy == 1.0
+    assert (same.mean, same.likelihood) == (pytest.approx(0.15), -2.5)
 
 
 def test_over_seeds_the_bootstrap_draws_both() -> None:
@@ -129,10 +131,7 @@ def test_over_seeds_the_bootstrap_draws_both() -> None:
     by_seed = [each + shift for each, shift in zip(plain, (0.5, -0.4, 0.3, -0.2, 0.3), strict=True)]
 
     def told(one: list[np.ndarray]) -> tuple[float, float, float]:
-        found = change_over_seeds(
-            [Margins(tuple(each), (True,) * 300) for each in one],
-            [Margins(tuple(each), (True,) * 300) for each in plain],
-        )
+        found = change_over_seeds([each.tolist() for each in one], [each.tolist() for each in plain])
         return found.low, found.value, found.high
 
     low, value, high = told(by_question)

@@ -91,6 +91,7 @@ Reason = Literal[
     "same_role_twice",
     "semantic_duplicate_of_row",
     "several_labels",
+    "several_texts",
     "size_differs",
     "suspected_label",
     "teacher_answer_cut",

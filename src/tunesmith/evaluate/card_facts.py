@@ -72,13 +72,14 @@ class MetricLine:
 
 @dataclass(frozen=True)
 class ForgettingLine:
-    """One probe: shares of right choices before and after, and the change of the margin in nats a token."""
+    """One probe: shares of right choices before and after, and the changes of margin and likelihood in nats a token."""
 
     probe: str
     questions: int
     before: float
     after: float
     change: Interval
+    likelihood: Interval
 
 
 @dataclass(frozen=True)

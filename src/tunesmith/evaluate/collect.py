@@ -34,7 +34,7 @@ from tunesmith.evaluate.card_facts import (
 )
 from tunesmith.evaluate.class_metrics import COUNTED, counts_of
 from tunesmith.evaluate.cost import Cost, cost
-from tunesmith.evaluate.forgetting import change, margins_path, read_margins
+from tunesmith.evaluate.forgetting import margins_path, read_margins
 from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
 from tunesmith.evaluate.method import method_of
@@ -100,8 +100,8 @@ def _forgetting(path: Path, recipe: Recipe) -> tuple[ForgettingLine, ...]:
         before, after = (read_margins(margins_path(path, place, label)) for label in ("base", "tuned"))
         if len(before.margins) != len(after.margins):
             raise TunesmithError("core.broken_json", path=str(margins_path(path, place, "tuned")), reason="margins")
-        found = change(before, after)
-        lines.append(ForgettingLine(probe, len(before.margins), before.accuracy, after.accuracy, found))
+        changes = paired_gain(after.margins, before.margins), paired_gain(after.likelihoods, before.likelihoods)
+        lines.append(ForgettingLine(probe, len(before.margins), before.accuracy, after.accuracy, *changes))
     return tuple(lines)
 
 

@@ -1,9 +1,12 @@
-"""What a model has lost besides its task: how much likelier it finds right choices than wrong ones, before and after.
+"""What a model has lost besides its task: how likely it finds right choices, and how much likelier than wrong ones.
 
-    margin of a question = log p(right) - mean over the wrong choices of log p(wrong)
+    likelihood of a question = log p(right)
+    margin of a question     = log p(right) - mean over the wrong choices of log p(wrong)
 
-each log p being the mean log-probability of the choice's tokens, so that long choices do not count more. Margins of two
-models are compared question by question: the mean of the differences, with the interval of a paired bootstrap.
+each log p being the mean log-probability of the choice's tokens, so that long choices do not count more. Likelihoods
+fall as soon as a model forgets how such texts read; margins may rise all the same, since a model that has become surer
+of everything is surer of what it knew. Two models are compared question by question: the mean of the differences, with
+the interval of a paired bootstrap.
 
 Shape letters: K positions, D documents.
 """
@@ -11,7 +14,7 @@ Shape letters: K positions, D documents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import SILENT, Emitter
 from tunesmith.core.files import read_json, write_json
 from tunesmith.core.run import Run
-from tunesmith.evaluate.intervals import CONFIDENCE, Interval, paired_gain
+from tunesmith.evaluate.intervals import CONFIDENCE, Interval
 from tunesmith.evaluate.probes import Candidate, Probe, probe_file, read_probes
 from tunesmith.models.load import Loaded
 from tunesmith.models.packed import Features, Packed, pack
@@ -34,9 +37,12 @@ _RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Margins:
-    """Of one model on one probe file: a margin a question, and whether the right choice was the likeliest."""
+    """Of one model on one probe file, a number a question: margin and likelihood in nats a token, and whether the right
+    choice was the likeliest.
+    """
 
     margins: tuple[float, ...]
+    likelihoods: tuple[float, ...]
     right: tuple[bool, ...]
 
     @property
@@ -49,6 +55,11 @@ class Margins:
         """Mean margin in nats a token."""
         return sum(self.margins) / max(1, len(self.margins))
 
+    @property
+    def likelihood(self) -> float:
+        """Mean likelihood of the right choices in nats a token."""
+        return sum(self.likelihoods) / max(1, len(self.likelihoods))
+
 
 def measure_margins(loaded: Loaded, probes: Sequence[Probe], emitter: Emitter = SILENT) -> Margins:
     """Score every choice of every probe; the model is left in evaluation mode, with the attention it had."""
@@ -57,6 +68,7 @@ def measure_margins(loaded: Loaded, probes: Sequence[Probe], emitter: Emitter = 
     policy = Policy(model)
     policy.eval()
     margins: list[float] = []
+    likelihoods: list[float] = []
     right: list[bool] = []
     try:
         with torch.inference_mode():
@@ -66,11 +78,12 @@ def measure_margins(loaded: Loaded, probes: Sequence[Probe], emitter: Emitter = 
                     own = [scores[row.row] for row in rows]
                     wrong = [each for place, each in enumerate(own) if place != probe.right]
                     margins.append(own[probe.right] - sum(wrong) / len(wrong))
+                    likelihoods.append(own[probe.right])
                     right.append(own[probe.right] > max(wrong))
                 emitter.emit("progress", what="probe", done=len(margins), total=len(probes))
     finally:
         model.set_attn_implementation(attention)
-    return Margins(tuple(margins), tuple(right))
+    return Margins(tuple(margins), tuple(likelihoods), tuple(right))
 
 
 def _parts(loaded: Loaded, probes: Sequence[Probe]) -> list[list[list[Features]]]:
@@ -118,17 +131,12 @@ def _scores(policy: Policy, rows: Sequence[Features]) -> dict[int, float]:
     return {row: means[place] for place, row in enumerate(batch.row.tolist()) if row >= 0}
 
 
-def change(before: Margins, after: Margins) -> Interval:
-    """Mean change of the margin, question by question, with its interval. Below 0 something was lost."""
-    return paired_gain(after.margins, before.margins)
-
-
-def change_over_seeds(one: Sequence[Margins], other: Sequence[Margins], seed: int = 0) -> Interval:
-    """Mean of one minus other over several trainings, which are paired by their seed.
+def change_over_seeds(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """Mean of one minus other, a number a question, over several trainings, which are paired by their seed.
 
     The bootstrap draws trainings and questions: either could have been others.
     """
-    difference_SN = np.array([left.margins for left in one]) - np.array([right.margins for right in other])
+    difference_SN = np.array(one) - np.array(other)
     seeds, questions = difference_SN.shape
     draw = np.random.default_rng(seed)
     means = [
@@ -158,19 +166,21 @@ def ask_probes(run: Run, folder: Path, stated: Sequence[str], loaded: Loaded, la
             write_margins(path, found)
             run.record_files(path)
             emitter.emit(
-                "probed", model=label, probe=each, rows=len(found.margins), margin=found.mean, right=found.accuracy
-            )
+                "probed", model=label, probe=each, rows=len(found.margins), margin=found.mean,
+                likelihood=found.likelihood, right=found.accuracy,
+            )  # fmt: skip
 
 
 def write_margins(path: Path, found: Margins) -> None:
     """Keep them as JSON."""
-    write_json(path, {"margins": list(found.margins), "right": list(found.right)})
+    write_json(path, {name: list(values) for name, values in asdict(found).items()})
 
 
 def read_margins(path: Path) -> Margins:
     """Read them back. Errors: those of `read_json`."""
     stored = read_json(path)
-    margins, right = stored.get("margins"), stored.get("right")
-    if not isinstance(margins, list) or not isinstance(right, list) or len(margins) != len(right):
+    lists = [each for name in ("margins", "likelihoods", "right") if isinstance(each := stored.get(name), list)]
+    if len(lists) != 3 or len({len(each) for each in lists}) != 1:
         raise TunesmithError("core.broken_json", path=str(path), reason="margins")
-    return Margins(tuple(float(each) for each in margins), tuple(bool(each) for each in right))
+    margins, likelihoods, right = lists
+    return Margins(tuple(map(float, margins)), tuple(map(float, likelihoods)), tuple(map(bool, right)))

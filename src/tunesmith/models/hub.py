@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tunesmith.core.errors import TunesmithError
 
@@ -40,7 +39,9 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> tuple[Path,
         if pickles and not any(name.endswith(".safetensors") for name in names):
             raise TunesmithError("models.pickle_only", base=hub_id, files=", ".join(pickles[:3]))
         folder = Path(snapshot_download(hub_id, revision=info.sha, allow_patterns=ALLOWED))
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except TunesmithError:
+        raise
+    except Exception as error:  # which library sends the requests, and so whose errors come, has changed before
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         raise TunesmithError("models.download_failed", base=hub_id, reason=reason) from error
     return folder, info.sha or folder.name

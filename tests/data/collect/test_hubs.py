@@ -1,129 +1,159 @@
-"""Data sets of a hub, from a small server on the loopback that answers as the Hugging Face hub does.
-
-The library reads whether it is offline when it is imported, so that each fetch is a process of its own.
-"""
+"""Data sets of the hubs, by the hubs' own libraries, from a small server on the loopback that speaks as they do."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import hub_fetcher
 import pytest
+from hub_server import COMMIT, TOKEN, hub
 
-COMMIT = "4f2c9e1a" * 5
-FILES = {
-    "train.jsonl": b'{"prompt": "a", "completion": "b"}\n',
-    "extra/more.jsonl": b'{"prompt": "c", "completion": "d"}\n',
-    "README.md": b"---\nlicense: cc-by-4.0\n---\nAbout.\n",
-    "load_it.py": b"raise SystemExit('run')\n",
-}
-FETCH = """
-import json, sys
-from pathlib import Path
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.ledger import Ledger
-from tunesmith.data.collect.fetch import collect
-from tunesmith.data.collect.lineage import lineage_of
-from tunesmith.data.formats.read import Reading, read_source
-from tunesmith.recipe.specs.sources import SourceSpec
-source = SourceSpec(path=sys.argv[1])
-try:
-    (place,) = collect([source], Path("."), offline=False)
-    frame, report = read_source(source, "train", Path("."), Reading("chat", None, 1), Ledger())
-    names = sorted(each.relative_to(place).as_posix() for each in place.rglob("*") if each.is_file())
-    print(json.dumps({"names": names, "lineage": lineage_of(place), "rows": len(frame), "licence": report.licence}))
-except TunesmithError as error:
-    print(json.dumps({"code": error.code, "reason": error.facts.get("reason")}))
-"""
+from tunesmith.messages import LANGUAGES, render
+
+Fetch = Callable[..., dict[str, object]]
+HF, MODELSCOPE = "hf://datasets/acme/", "modelscope://acme/"
+needs_modelscope = pytest.mark.skipif(find_spec("modelscope") is None, reason="tunesmith[modelscope] is not installed")
+BOTH = [HF, pytest.param(MODELSCOPE, marks=needs_modelscope)]
 
 
-class Hub(BaseHTTPRequestHandler):
-    """One data set, acme/faq, whose branch main and tag v1 are one commit."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        about = {"id": "acme/faq", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]}
-        about |= {"cardData": {"license": "cc-by-4.0"}, "private": False, "tags": [], "downloads": 0}
-        tree = [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for name, content in FILES.items()
-        ]
-        api, resolve = "/api/datasets/acme/faq", f"/datasets/acme/faq/resolve/{COMMIT}/"
-        if path in (api, *(f"{api}/revision/{each}" for each in ("main", "v1", COMMIT))):
-            self._send(json.dumps(about).encode(), "application/json")
-        elif path.startswith(f"{api}/tree/{COMMIT}"):
-            self._send(json.dumps(tree).encode(), "application/json")
-        elif path.startswith(resolve) and path.removeprefix(resolve) in FILES:
-            self._send(FILES[path.removeprefix(resolve)], "application/octet-stream")
-        else:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def _send(self, content: bytes, kind: str) -> None:
-        self.send_response(200)
-        headers = {"Content-Type": kind, "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT}
-        headers["ETag"] = f'"{hashlib.sha1(content).hexdigest()}"'
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hubs")
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with hub() as address:
+        yield address
 
 
-def fetch(address: str, endpoint: str, folder: Path) -> dict[str, object]:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"TUNESMITH_HOME": str(folder / "home"), "HF_HOME": str(folder / "hf"), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FETCH, address], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
+@pytest.fixture(scope="module")
+def fetch(home: Path, endpoint: str) -> Iterator[Fetch]:
+    """Fetches in another process, which knows the hub from its environment."""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment |= {"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_DOMAIN": endpoint.partition("//")[2]}
+    environment |= {"TUNESMITH_HOME": str(home / "home"), "HF_HOME": str(home / "hf"), "NO_PROXY": "127.0.0.1"}
+    environment |= {"MODELSCOPE_HOME": str(home / "ms"), "MODELSCOPE_CACHE": str(home / "ms")}
+    environment |= {"MODELSCOPE_DOWNLOAD_MAX_RETRIES": "2"}
+    with (
+        (home / "said.txt").open("a") as said,
+        subprocess.Popen(
+            [sys.executable, hub_fetcher.__file__],
+            cwd=home,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        ) as process,
+    ):
+
+        def ask(path: str, *, offline: bool = False, token: str = "", at: str = endpoint) -> dict[str, object]:
+            assert process.stdin is not None and process.stdout is not None
+            asked = {"path": path, "offline": offline, "token": token, "endpoint": at}
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            found = json.loads(process.stdout.readline() or "null")
+            assert isinstance(found, dict), (home / "said.txt").read_text("utf-8")[-2000:]
+            return found
+
+        yield ask
+
+
+def kept(home: Path) -> set[str]:
+    folder = home / "home" / "collected"
+    return {each.name for each in folder.iterdir()} if folder.exists() else set()
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1", f"@{COMMIT}"])
-def test_a_data_set_is_pinned_to_its_commit(tmp_path: Path, endpoint: str, revision: str) -> None:
-    found = fetch(f"hf://datasets/acme/faq{revision}", endpoint, tmp_path)
-    assert found["names"] == ["README.md", "extra/more.jsonl", "manifest.json", "train.jsonl"], "and no script"
+def test_a_data_set_is_pinned_to_its_commit(fetch: Fetch, revision: str) -> None:
+    found = fetch(f"{HF}faq{revision}")
+    assert found["names"] == ["README.md", "beside.jsonl", "extra/more.jsonl", "manifest.json", "train.jsonl"]
     lineage = found["lineage"]
     assert isinstance(lineage, dict) and lineage["revision"] == COMMIT and lineage["licence"] == "cc-by-4.0"
-    assert (found["rows"], found["licence"]) == (2, "cc-by-4.0")
+    assert (found["rows"], found["licence"]) == (42, "cc-by-4.0")
 
 
-def test_one_file_or_folder_of_it(tmp_path: Path, endpoint: str) -> None:
+@needs_modelscope
+@pytest.mark.parametrize(("revision", "stated"), [("", "master"), ("@v1", "v1")])
+def test_a_data_set_of_modelscope(fetch: Fetch, revision: str, stated: str) -> None:
+    found = fetch(f"{MODELSCOPE}faq{revision}")
+    assert found["names"] == ["README.md", "beside.jsonl", "extra/more.jsonl", "manifest.json", "train.jsonl"]
+    lineage = found["lineage"]
+    assert isinstance(lineage, dict) and lineage["revision"] == stated and found["rows"] == 42
+
+
+@pytest.mark.parametrize("hub_address", BOTH)
+def test_one_file_or_folder_of_it(fetch: Fetch, hub_address: str) -> None:
     for path in ("extra/more.jsonl", "extra"):
-        found = fetch(f"hf://datasets/acme/faq@v1/{path}", endpoint, tmp_path)
+        found = fetch(f"{hub_address}faq@v1/{path}")
         assert found["names"] == ["extra/more.jsonl", "manifest.json"] and found["rows"] == 1
 
 
+@pytest.mark.parametrize("hub_address", BOTH)
 @pytest.mark.parametrize(
-    "address", ["hf://datasets/acme/nothing", "hf://datasets/acme/faq@v9", "hf://datasets/acme/faq@v1/no.csv"]
+    ("place", "code"),
+    [
+        ("nothing", "data.hub_no_dataset"),
+        ("secret", "data.hub_no_dataset or data.hub_gated"),
+        ("faq@v9", "data.hub_no_revision or data.hub_no_dataset"),
+        ("faq@v1/no.csv", "data.hub_no_file"),
+        ("gated", "data.hub_gated"),
+        ("busy", "data.hub_busy"),
+        ("down", "data.fetch_failed"),
+        ("altered", "data.download_broken"),
+        ("altered-lfs", "data.download_broken"),
+        ("short", "data.download_broken"),
+    ],
 )
-def test_what_is_not_there_is_said(tmp_path: Path, endpoint: str, address: str) -> None:
-    assert fetch(address, endpoint, tmp_path)["code"] == "data.fetch_failed"
-    kept = tmp_path / "home" / "collected"
-    assert not kept.exists() or not list(kept.iterdir())
+def test_what_cannot_be_had_is_said_and_leaves_nothing(
+    fetch: Fetch, home: Path, hub_address: str, place: str, code: str
+) -> None:
+    before = kept(home)
+    found = fetch(f"{hub_address}{place}")
+    codes = code.split(" or ")  # where the hubs tell things differently: the Hugging Face hub's first
+    assert found.get("code") == (codes[0] if hub_address == HF else codes[-1]), found
+    facts = found["facts"]
+    assert isinstance(facts, dict)
+    for language in LANGUAGES:
+        said = render(TunesmithError(str(found["code"]), **facts), language)
+        assert f"{hub_address}{place}" in said.cause and said.next_step and "\n" not in said.cause
+    if place == "busy":
+        assert facts["wait"] == "7"
+    assert kept(home) == before
+
+
+@pytest.mark.parametrize("hub_address", BOTH)
+def test_a_download_that_breaks_off_goes_on(fetch: Fetch, hub_address: str) -> None:
+    assert fetch(f"{hub_address}cut")["rows"] == 42
+
+
+@pytest.mark.parametrize("hub_address", BOTH)
+@pytest.mark.parametrize("name", ["gated", "secret"])
+def test_a_token_opens_what_it_may_and_stands_nowhere(fetch: Fetch, home: Path, hub_address: str, name: str) -> None:
+    for wrong in ("", TOKEN[::-1]):
+        assert fetch(f"{hub_address}{name}", token=wrong)["code"] in ("data.hub_gated", "data.hub_no_dataset")
+    found = fetch(f"{hub_address}{name}", token=TOKEN)
+    assert found.get("rows") == 42, found
+    assert fetch(f"{hub_address}nothing", token=TOKEN)["code"] == "data.hub_no_dataset"
+    written = [each for each in (home / "home").rglob("*") if each.is_file()] + [home / "said.txt"]
+    assert not [each for each in written if TOKEN.encode() in each.read_bytes()]
+
+
+@pytest.mark.parametrize("hub_address", BOTH)
+def test_offline_what_is_here_is_used_and_nothing_asked(fetch: Fetch, hub_address: str) -> None:
+    fetch(f"{hub_address}faq@v1")
+    assert fetch(f"{hub_address}faq@v1", offline=True)["rows"] == 42
+    assert fetch(f"{hub_address}faq@master", offline=True)["code"] == "data.offline_source"
+
+
+def test_a_hub_that_is_not_there(fetch: Fetch) -> None:
+    assert fetch(f"{HF}faq@main/train.jsonl", at="http://127.0.0.1:9")["code"] == "data.fetch_failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +56,13 @@ def test_file_addresses_are_files_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "code"),
     [
-        ("memory://nowhere", "data.fetch_failed"),
-        ("memory://bucket/model.bin", "data.fetch_failed"),
+        ("memory://nowhere", "data.store_missing"),
+        ("memory://bucket/model.bin", "data.store_missing"),
         ("ftp://host/a.jsonl", "data.unknown_store"),
+        ("https://host/a.jsonl", "data.unknown_store"),
+        ("oss://bucket/a.jsonl", "data.unknown_store"),
+        ("hdfs://host/a.jsonl", "data.unknown_store"),
+        ("az://box/a.jsonl?sv=2024&sig=password", "data.secret_in_address"),
         ("simplecache::memory://bucket", "data.unknown_store"),
         ("memory://bucket::file:///etc", "data.unknown_store"),
         ("s3://key:word@bucket/a", "data.secret_in_address"),
@@ -91,10 +96,16 @@ def test_offline_nothing_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         collect([source], tmp_path, offline=False)
 
 
-def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+@pytest.mark.parametrize(
+    ("scheme", "module", "extra"),
+    [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gs"), ("az", "adlfs", "az"), ("abfs", "adlfs", "az")],
+)
+def test_a_missing_library_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # loaded before
     with pytest.raises(TunesmithError) as caught:
-        collect([SourceSpec(path="s3://bucket/a")], tmp_path, offline=False)
-    assert (caught.value.code, caught.value.facts["extra"]) == ("data.extra_missing", "s3")
+        collect([SourceSpec(path=f"{scheme}://bucket/a")], tmp_path, offline=False)
+    facts = caught.value.facts
+    assert (caught.value.code, facts["module"], facts["extra"]) == ("data.extra_missing", module, extra)

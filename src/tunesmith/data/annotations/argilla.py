@@ -25,6 +25,9 @@ from tunesmith.data.formats.layouts import Row
 _RESPONSES, _SUGGESTION = ".responses", ".suggestion"
 _PARTS = {"value": "", "score": ".score", "agent": ".agent"}
 _FINISHED = (None, "submitted")
+_LONGEST_LABEL = 80
+"""Characters: longer ones are words of one's own."""
+_SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…")
 
 
 def is_record(row: Row) -> bool:
@@ -87,7 +90,7 @@ def _answer(value: object, fields: Mapping[str, object]) -> Answer:
     if isinstance(value, str):
         pair = pair_of(fields) or ()
         other = tuple(name for name in pair if name != value)
-        return Answer("preferred", (value, *other)) if value in pair else Answer("classes", (value,))
+        return Answer("preferred", (value, *other)) if value in pair else _label_or_words(value)
     if isinstance(value, int | float):
         return Answer("rating", (f"{number_of(value):g}",))
     listed = _list(value)
@@ -99,6 +102,14 @@ def _answer(value: object, fields: Mapping[str, object]) -> Answer:
     texts = tuple(map(str, names))
     kind: AnswerKind = "preferred" if len(texts) > 1 and set(texts) <= set(fields) else "classes"
     return Answer(kind, texts)
+
+
+def _label_or_words(value: str) -> Answer:
+    """A record does not say whether a label was chosen or words were written; labels are short and no sentences."""
+    if not value.strip():
+        return Answer("text")
+    written = len(value) > _LONGEST_LABEL or "\n" in value or value.rstrip().endswith(_SENTENCE_ENDS)
+    return Answer("text" if written else "classes", (value,))
 
 
 def _span(value: Mapping[str, object]) -> Span:
@@ -139,7 +150,7 @@ def _score(value: object) -> float | None:
 
 
 def write_record(item: Item, several: Iterable[str] = ()) -> dict[str, object]:
-    """An item as `rg.Record.from_dict` takes it.
+    """An item as `rg.Record.from_dict` takes it. Raises RowDefect: several_texts where somebody wrote several.
 
     Args:
         several: questions that may have several classes; their answers are lists.
@@ -172,6 +183,10 @@ def _value(answer: Answer, fields: Mapping[str, object], several: bool) -> objec
     if answer.kind == "rating":
         number = float(answer.names[0])
         return int(number) if number.is_integer() else number
+    if answer.kind == "text":
+        if len(answer.names) > 1:
+            raise RowDefect("several_texts")
+        return answer.names[0] if answer.names else ""
     if answer.kind == "preferred" and set(answer.names) == set(pair_of(fields) or ()):
         return answer.names[0]
     return answer.names[0] if answer.kind == "classes" and not several and answer.names else list(answer.names)

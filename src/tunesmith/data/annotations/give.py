@@ -11,14 +11,15 @@ from xml.sax.saxutils import quoteattr
 
 from tunesmith.core.types import Example, Message
 from tunesmith.data.annotations.argilla import write_record
-from tunesmith.data.annotations.items import Answer, AnswerKind, Item, Span, Suggestion, questions_of
+from tunesmith.data.annotations.items import Answer, AnswerKind, Item, Span, Suggestion, of_one_kind, questions_of
 from tunesmith.data.annotations.label_studio import write_task
 from tunesmith.data.annotations.rows import Tool
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.labelled import OUTSIDE
 
-QUESTION, PREFERENCE = "label", "preference"
+QUESTION, PREFERENCE, CORRECTION = "label", "preference", "correction"
 LEFT, RIGHT = "answer_a", "answer_b"
+_LIKING = {True: "liked", False: "disliked"}
 AGENT = "tunesmith"
 _SINGLE = 1.5
 """Tokens of at most this mean length are characters of a text without blanks, such as Chinese."""
@@ -38,6 +39,8 @@ def item_of(example: Example) -> Item:
         return Item(name, {"text": text}, {}, {QUESTION: Suggestion(Answer("spans", spans=spans), AGENT)})
     if example.kind == "text":
         return Item(name, {"text": example.text}, {})
+    if example.kind == "chat" or example.kind == "kto":
+        return _answered(example, name)
     if example.kind != "preference":
         raise RowDefect("not_for_people")
     answers = [_said(example.chosen), _said(example.rejected)]
@@ -46,8 +49,16 @@ def item_of(example: Example) -> Item:
     return Item(name, {"prompt": _asked(example.messages), LEFT: answers[0], RIGHT: answers[1]}, {})
 
 
+def _answered(example: Example, name: str) -> Item:
+    """The last answer of a conversation: to be corrected, or to be liked or not."""
+    asked, answer = example.messages[:-1], _said(example.messages[-1:])
+    suggested = Answer("text", (answer,)) if example.label is None else Answer("classes", (_LIKING[example.label],))
+    question = CORRECTION if example.label is None else QUESTION
+    return Item(name, {"prompt": _asked(asked), "answer": answer}, {}, {question: Suggestion(suggested, AGENT)})
+
+
 def _said(turns: Sequence[Message]) -> str:
-    if len(turns) != 1 or turns[0].tool_calls:
+    if len(turns) != 1 or turns[0].role != "assistant" or turns[0].tool_calls:
         raise RowDefect("not_for_people")
     return turns[0].content
 
@@ -90,6 +101,7 @@ class Given:
 
 def written(items: Sequence[Item], tool: Tool) -> Given:
     """Items in a tool's form, with everybody's answers and the suggestions."""
+    items = of_one_kind(items)
     several = _several(items)
     made: list[dict[str, object]] = []
     for item in items:
@@ -151,11 +163,11 @@ def _shown(name: str, values: Sequence[object]) -> list[str]:
     return []
 
 
-def _text_field(items: Sequence[Item]) -> str:
-    """The field that classes and places are about, by the first item that has one."""
+def _judged_field(items: Sequence[Item]) -> str:
+    """The field that answers are about, by the first item that has one."""
     for item in items:
         with suppress(RowDefect):
-            return item.text()[0]
+            return item.about()
     return "text"
 
 
@@ -164,7 +176,10 @@ def _control(question: str, kind: AnswerKind, items: Sequence[Item], several: bo
     if kind == "preferred":
         pair = next((each.names for each in answers if each.names), (LEFT, RIGHT))
         return [f"<Pairwise name={name} toName={quoteattr(','.join(sorted(pair)))}/>"]
-    about = quoteattr(_text_field(items))
+    about = quoteattr(_judged_field(items))
+    if kind == "text":
+        most = max((len(each.names) for each in answers), default=1)
+        return [f'<TextArea name={name} toName={about} rows="6" editable="true" maxSubmissions="{max(most, 1)}"/>']
     if kind == "rating":
         most = max((int(float(each.names[0])) for each in answers if each.names), default=5)
         return [f'<Rating name={name} toName={about} maxRating="{max(most, 5)}"/>']

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.labelled import TEXTS
-from tunesmith.data.formats.layouts import first_of
+from tunesmith.data.formats.layouts import ANSWERS, first_of
 
-AnswerKind = Literal["classes", "rating", "spans", "preferred"]
-"""Classes of a text, a number, places with a label, or fields in order of preference."""
+AnswerKind = Literal["classes", "rating", "spans", "preferred", "text"]
+"""Classes of a text, a number, places with a label, fields in order of preference, or words of one's own."""
 
-NAMED_FIELDS = ("text", "prompt", "system", "left", "right")
+NAMED_FIELDS = ("text", "prompt", "answer", "system", "left", "right")
 """Fields that a recipe's `columns` may point at others, such as {text: data.review}."""
 
 _PAIRS = (("left", "right"), ("_a", "_b"), ("_A", "_B"), ("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"))
@@ -34,7 +34,8 @@ class Span:
 class Answer:
     """What one person, or a model, said to one question.
 
-    `names` are the chosen classes, the number of a rating as text, or the names of fields, the best first.
+    `names` are the chosen classes, the number of a rating as text, the names of fields, the best first, or what
+    somebody wrote: one text, several where the tool was told to take several.
     """
 
     kind: AnswerKind
@@ -46,7 +47,7 @@ class Answer:
         """What two answers are compared by: the order of classes and places does not count, that of fields does."""
         if self.spans:
             return tuple(sorted(self.spans))
-        return self.names if self.kind == "preferred" else tuple(sorted(self.names))
+        return self.names if self.kind in ("preferred", "text") else tuple(sorted(self.names))
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Item:
 
     def said(self, question: str, kind: AnswerKind) -> dict[str, Answer]:
         """Every annotator's answer. Who finished an item without marking any place has said that there is none."""
-        votes = self.votes.get(question, {}).items()
-        found = {name: each for name, each in votes if each.kind == kind or not each.value}
+        votes = {name: as_kind(each, kind) for name, each in self.votes.get(question, {}).items()}
+        found = {name: each for name, each in votes.items() if each.kind == kind or not each.value}
         unmarked = self.annotators if kind == "spans" else ()
         return {name: Answer(kind) for name in unmarked} | found
 
@@ -87,6 +88,16 @@ class Item:
         if name is None:
             raise RowDefect("missing_columns")
         return name, str(self.fields[name])
+
+    def about(self) -> str:
+        """The field that an answer as a whole is about: the text, the answer that was judged, the conversation.
+
+        Raises RowDefect: missing_columns.
+        """
+        judged = first_of(self.fields, ANSWERS)
+        if judged is not None:
+            return judged
+        return next(iter(self.fields)) if len(self.fields) == 1 else self.text()[0]
 
 
 @dataclass(frozen=True)
@@ -121,13 +132,40 @@ def number_of(value: object) -> float:
 def questions_of(items: Iterable[Item]) -> dict[str, AnswerKind]:
     """Every question that anybody, or a model, answered, and the kind of its answers.
 
-    An answer that chooses nothing tells no kind, unless all answers are such.
+    An answer that chooses nothing tells no kind, unless all answers are such. A question that one person answered
+    with words of their own was none of classes for the others.
     """
     found: dict[str, AnswerKind] = {}
     silent: dict[str, AnswerKind] = {}
     for question, answer in (each for item in items for each in _answers(item)):
-        (found if answer.value else silent).setdefault(question, answer.kind)
+        known = found if answer.value else silent
+        if known.setdefault(question, answer.kind) == "classes" and answer.kind == "text":
+            known[question] = answer.kind
     return {**silent, **found}
+
+
+def as_kind(answer: Answer, kind: AnswerKind) -> Answer:
+    """One class as the words that it was where a tool tells both in the same form; any other answer as it is."""
+    return replace(answer, kind=kind) if (answer.kind, kind, len(answer.names)) == ("classes", "text", 1) else answer
+
+
+def of_one_kind(items: Sequence[Item]) -> list[Item]:
+    """The items with every answer of the kind that its question has."""
+    kinds = questions_of(items)
+    return [
+        replace(
+            item,
+            votes={
+                question: {name: as_kind(answer, kinds[question]) for name, answer in votes.items()}
+                for question, votes in item.votes.items()
+            },
+            suggestions={
+                question: replace(each, answer=as_kind(each.answer, kinds[question]))
+                for question, each in item.suggestions.items()
+            },
+        )
+        for item in items
+    ]
 
 
 def _answers(item: Item) -> Iterator[tuple[str, Answer]]:

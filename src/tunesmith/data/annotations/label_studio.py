@@ -1,7 +1,7 @@
-"""Tasks of Label Studio: its JSON with choices, labels of places in a text, ratings and votes between two texts.
+"""Tasks of Label Studio: its JSON with choices, labels of places, ratings, votes between two texts, and own words.
 
 Source: "Label Studio JSON format of annotated tasks" (labelstud.io/guide/task_format) and the tags Choices, Labels,
-Rating, Number and Pairwise.
+Rating, Number, Pairwise and TextArea.
 """
 
 from __future__ import annotations
@@ -44,15 +44,26 @@ def read_task(row: Row) -> Item:
             votes.setdefault(question, {})[name] = answer
     suggestions = {
         question: Suggestion(answer, str(each.get("model_version") or ""), _score(each.get("score")))
-        for each in _objects(row.get("predictions"))
+        for each in _predictions(row)
         for question, answer in _answers(each.get("result"), fields).items()
     }
     return Item(_id(row), fields, votes, suggestions, tuple(dict.fromkeys(annotators)))
 
 
+def _predictions(row: Row) -> list[Mapping[str, object]]:
+    """What models proposed. A server's export has their numbers alone, and them whole in annotations made from them."""
+    stated = row.get("predictions")
+    if not isinstance(stated, list | tuple) or not any(isinstance(each, int) for each in stated):
+        return _objects(stated)
+    begun = [each.get("prediction") for each in _objects(row.get("annotations"))]
+    return [each for each in begun if isinstance(each, Mapping) and each.get("result")]
+
+
 def _id(row: Row) -> str:
+    """The name that a row was given to people by; else the number that the server counts it by."""
     meta = row.get("meta")
-    stated = row.get("id", meta.get("id") if isinstance(meta, Mapping) else None)
+    named = meta.get("id") if isinstance(meta, Mapping) else None
+    stated = row.get("id") if named is None else named
     return "" if stated is None else str(stated)
 
 
@@ -137,6 +148,14 @@ def _pairwise(value: Mapping[str, object], fields: Mapping[str, object]) -> Answ
     return Answer("preferred", pair if selected == "left" else pair[::-1])
 
 
+def _words(value: Mapping[str, object], fields: Mapping[str, object]) -> Answer | None:
+    if "start" in value:  # about a place in the text
+        return None
+    said = value.get("text")
+    texts = (said,) if isinstance(said, str) else _texts(said)
+    return Answer("text", tuple(text for text in texts if text.strip()))
+
+
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(each, str) for each in value):
         raise RowDefect("bad_annotation")
@@ -149,6 +168,7 @@ _READERS: Mapping[str, _Reader] = {
     "number": _rating,
     "labels": _labels,
     "pairwise": _pairwise,
+    "textarea": _words,
 }
 
 
@@ -196,9 +216,12 @@ def _results_of(item: Item, question: str, answer: Answer) -> list[dict[str, obj
             raise RowDefect("no_two_answers")
         side = "left" if answer.names == pair else "right"
         return [{"to_name": question, "type": "pairwise", "value": {"selected": side}}]
-    name, text = item.text()
     if answer.kind == "spans":
+        name, text = item.text()
         return [{"to_name": name, "type": "labels", "value": _place(each, text)} for each in answer.spans]
+    name = item.about()
+    if answer.kind == "text":
+        return [{"to_name": name, "type": "textarea", "value": {"text": list(answer.names)}}] if answer.names else []
     if answer.kind == "rating":
         number = float(answer.names[0])
         stars = int(number) if number.is_integer() else number

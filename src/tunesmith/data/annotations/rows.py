@@ -13,9 +13,10 @@ from tunesmith.data.annotations.argilla import is_record, read_record
 from tunesmith.data.annotations.items import Answer, AnswerKind, Item, Question, questions_of
 from tunesmith.data.annotations.label_studio import is_task, read_task
 from tunesmith.data.annotations.merge import decided
+from tunesmith.data.annotations.talks import asked_of, is_about_liking, liked, taught
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.formats.labelled import read_token_class
-from tunesmith.data.formats.layouts import QUERIES, Record, Row, first_of
+from tunesmith.data.formats.layouts import Record, Row
 from tunesmith.data.formats.pairs import read_preference
 from tunesmith.data.formats.rows import RawRow, Unread
 from tunesmith.data.formats.turns import TurnKeys
@@ -27,10 +28,11 @@ _LEARNED: Mapping[RowKind, tuple[AnswerKind, ...]] = {
     "text_class": ("classes", "rating"),
     "token_class": ("spans",),
     "preference": ("preferred",),
+    "chat": ("text",),
+    "kto": ("classes", "rating"),
 }
-"""Which answers become rows of which kind; a rating is the class of its number."""
+"""Which answers become rows of which kind; a rating is the class of its number, words are the answer to learn."""
 KINDS = tuple(_LEARNED)
-_PROMPTS = ("prompt", *QUERIES, "messages", "chat", "conversation", "context")
 
 
 def tool_of(row: Row) -> Tool | None:
@@ -54,8 +56,14 @@ def question_of(items: Iterable[Item], wanted: RowKind, stated: str | None, path
     Errors: data.no_question where none has answers of this kind, data.unknown_question where the stated one has not,
     data.several_questions where the recipe has to choose.
     """
-    kinds = questions_of(items)
+    known = list(items)
+    kinds = questions_of(known)
     fitting = [name for name, kind in kinds.items() if kind in _LEARNED[wanted]]
+    if wanted == "kto":
+        fitting = [name for name in fitting if is_about_liking(known, name)]
+    if wanted == "chat" and stated is not None and kinds.get(stated) == "classes":
+        fitting.append(stated)  # short words look like labels
+        kinds[stated] = "text"
     facts = {"path": str(path), "kind": wanted, "questions": ", ".join(sorted(kinds)) or "-"}
     if not fitting:
         raise TunesmithError("data.no_question", **facts)
@@ -72,6 +80,10 @@ def record_of(item: Item, question: Question, wanted: RowKind, keys: TurnKeys) -
     answer, outvoted = decided(list(item.said(question.name, question.kind).values()))
     if wanted == "preference":
         return replace(_preference(item, answer, keys), outvoted=outvoted)
+    if wanted == "chat":
+        return replace(taught(item, answer, keys), outvoted=outvoted)
+    if wanted == "kto":
+        return replace(liked(item, answer, keys), outvoted=outvoted)
     _, text = item.text()
     if wanted == "token_class":
         entities = [{"start": each.start, "end": each.end, "label": each.label} for each in answer.spans]
@@ -82,11 +94,8 @@ def record_of(item: Item, question: Question, wanted: RowKind, keys: TurnKeys) -
 
 
 def _preference(item: Item, answer: Answer, keys: TurnKeys) -> Record:
-    """The best field before the last one, and what was asked: the field of a usual name, or the only other one."""
-    others = {name: value for name, value in item.fields.items() if name not in answer.names}
-    system = {name: others.pop(name) for name in ("system",) if name in others}
-    asked = first_of(others, _PROMPTS) or (next(iter(others)) if len(others) == 1 else None)
-    if asked is None or not set(answer.names) <= set(item.fields):
+    """The best field before the last one, and what was asked."""
+    if not set(answer.names) <= set(item.fields):
         raise RowDefect("missing_columns")
     best, worst = (item.fields[name] for name in (answer.names[0], answer.names[-1]))
-    return read_preference({"prompt": others[asked], "chosen": best, "rejected": worst, **system}, keys)
+    return read_preference({**asked_of(item, answer.names), "chosen": best, "rejected": worst}, keys)

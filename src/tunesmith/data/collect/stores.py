@@ -1,6 +1,7 @@
-"""Files of object stores by their address, through fsspec: s3://bucket/folder, and others for which it has a library.
+"""Files of object stores by their address, through fsspec: s3://bucket/folder, gs://bucket/folder, az://container/folder.
 
-Keys and passwords come from where those libraries look for them, never out of a recipe.
+Stores of other providers that speak S3 are reached by the variable AWS_ENDPOINT_URL. Keys and passwords come from where
+the libraries of the stores look for them, never out of a recipe.
 """
 
 from __future__ import annotations
@@ -10,64 +11,79 @@ import re
 from pathlib import Path, PurePosixPath
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import require_space
+from tunesmith.data.collect.failures import broken, store_failure
 from tunesmith.data.formats.kinds import kind_of_file
 
-KNOWN = {"s3": "s3", "gs": "", "az": "", "abfs": "", "oss": "", "hdfs": "", "webhdfs": "", "memory": ""}
-"""Schemes that are read, and our extra that brings the library."""
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memory": "fsspec"}
+"""Schemes that are read, and the library that reads them."""
+_EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "adlfs": "az"}
+"""Our extra that brings a library."""
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-_SECRET = re.compile(r"\w+://[^/]*@")
+_SECRET = re.compile(r"\w+://[^/]*@|.*[?&](?:sig|signature|token|key|password|secret|sv|x-amz-\w+)=", re.IGNORECASE)
 _SCHEME = re.compile(r"(?P<scheme>[a-z0-9+.-]+)://[^:]*", re.IGNORECASE)
 
 
 def fetch_from_store(address: str, into: Path) -> dict[str, object]:
     """Fetch one file, or all files of rows and texts below a folder; returns how many.
 
-    Errors: data.unknown_store, data.secret_in_address, data.extra_missing, data.fetch_failed, core.too_little_space.
+    Errors: data.unknown_store, data.secret_in_address, data.extra_missing, core.too_little_space, those of
+    `store_failure`.
     """
     found = _SCHEME.fullmatch(address)
     scheme = found["scheme"].lower() if found else address.partition("://")[0]
     if _SECRET.match(address):
         raise TunesmithError("data.secret_in_address")
-    if found is None or scheme not in KNOWN:  # `::` would chain further schemes behind it
-        known = ", ".join(f"{name}://" for name in ("hf", "modelscope", "file", *KNOWN))
+    if found is None or scheme not in LIBRARIES:  # `::` would chain further schemes behind it
+        known = ", ".join(f"{name}://" for name in ("hf", "modelscope", "file", *LIBRARIES) if name != "memory")
         raise TunesmithError("data.unknown_store", source=address, scheme=scheme, known=known)
+    system, root, sizes = _listed(address, scheme)
+    require_space(into, sum(sizes.values()))
+    targets = {name: into / _below(address, name, root) for name in sizes}
+    for name, size in sizes.items():
+        _fetch(system, address, name, targets[name], size)
+    return {"rows": len(sizes)}
+
+
+def _listed(address: str, scheme: str) -> tuple[AbstractFileSystem, str, dict[str, int]]:
+    """The store, the address in it, and the names and sizes (bytes) of its files of rows and texts."""
     try:
         system, root = fsspec.core.url_to_fs(address)
-        listed = {root: system.info(root)} if system.isfile(root) else system.find(root, detail=True)
-        taken = {_below(name, root): (name, info) for name, info in listed.items() if kind_of_file(Path(name))}
-        require_space(into, sum(int(info.get("size") or 0) for _, info in taken.values()))
-        for place, (name, _) in sorted(taken.items()):
-            target = into / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(name, str(target))
-    except TunesmithError:
-        raise
-    except OSError as error:
-        if error.errno in DISK_ERRORS:  # which say what this disk lacks, and not the store
-            raise
-        raise _failed(address, error) from error
+        system.invalidate_cache()  # what an earlier fetch of this process saw
+        about = system.info(root)
+        listed = system.find(root, detail=True) if about["type"] == "directory" else {root: about}
     except ImportError as error:
-        module = error.name or scheme
-        raise TunesmithError("data.extra_missing", what=f"{scheme}://", module=module, extra=KNOWN[scheme]) from error
+        module = LIBRARIES[scheme]
+        extra = _EXTRAS[module]
+        raise TunesmithError("data.extra_missing", what=f"{scheme}://", module=module, extra=extra) from error
     except Exception as error:  # every store has error classes of its own
-        raise _failed(address, error) from error
-    if not taken:
-        raise _failed(address, ValueError("no file of rows there"))
-    return {"rows": len(taken)}
+        raise store_failure(error, address) from error
+    sizes = {name: int(info.get("size") or 0) for name, info in sorted(listed.items()) if kind_of_file(Path(name))}
+    if not sizes:
+        raise store_failure(FileNotFoundError("no file of rows there"), address)
+    return system, root, sizes
 
 
-def _failed(address: str, error: Exception) -> TunesmithError:
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-    return TunesmithError("data.fetch_failed", source=address, reason=reason)
+def _fetch(system: AbstractFileSystem, address: str, name: str, target: Path, size: int) -> None:
+    """One file, whole. Errors: data.download_broken and others of `store_failure`; OSError of this disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        system.get_file(name, str(target))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # which say what this disk lacks, not the store
+            raise
+        raise store_failure(error, address, target.name) from error
+    if target.stat().st_size != size:
+        raise broken(address, target.name, f"{target.stat().st_size:,} / {size:,} B")
 
 
-def _below(name: str, root: str) -> str:
-    """A file's place below the address. Raises ValueError for one that would lie elsewhere on this machine."""
+def _below(address: str, name: str, root: str) -> str:
+    """A file's place below the address. Errors: data.fetch_failed for one that would lie elsewhere on this machine."""
     base = root.rstrip("/")
     place = PurePosixPath(name).name if name == root else name.removeprefix(base).lstrip("/")
     if not place or "\\" in place or "\x00" in place or ".." in PurePosixPath(place).parts:
-        raise ValueError(f"a name that leaves the folder: {place[:80]!a}")
+        raise store_failure(ValueError(f"a name that leaves the folder: {place[:80]!a}"), address)
     return place
