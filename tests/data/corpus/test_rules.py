@@ -115,8 +115,8 @@ def test_every_rule_does_what_it_does_to_one_table(folder: Path, action: str) ->
     ]
     assert told == [(each.fate, each.reason, each.amount, dict(each.changes)) for each in ledger.entries()]
     assert {rule: (each["rows"], each["places"]) for rule, each in report.changed.items()} == ledger.changed()
-    assert prepared.personal is not None
-    assert report.personal == [asdict(each) for each in prepared.personal.findings()]
+    (personal,) = prepared.personal
+    assert report.personal == [asdict(each) for each in personal.findings()]
     assert report.listed == [asdict(each) for each in prepared.listed]
     assert {"html", "mojibake", "full_width", "whitespace", "boilerplate"} <= report.changed.keys()
     reasons = {label.partition(": ")[2] for label in report.fates}
@@ -175,8 +175,8 @@ def test_under_a_key_what_placeholders_stand_for_can_be_read_again(
     clean = {**EVERYTHING, "pii": {"key": "CORPUS_KEY"}}
     built(folder, clean)
     prepared, _ = in_memory(folder, clean)
-    assert prepared.personal is not None
-    assert unseal(folder / "out" / FILE, key.encode()) == prepared.personal.masker.values
+    (personal,) = prepared.personal
+    assert unseal(folder / "out" / FILE, key.encode()) == personal.masker.values
     verify_folder(folder / "out")
     monkeypatch.delenv("CORPUS_KEY")
     with pytest.raises(TunesmithError) as caught:
