@@ -384,6 +384,7 @@ CONNECTIONS: dict[str, dict[str, str]] = {
     "http.client": {"ship/formats/llama_cpp.py": "llama.cpp in a child process, on loopback"},
     "ray": {"data/corpus/on_ray.py": "the cluster that somebody names for the pass over a corpus"},
     "socket": {
+        "data/corpus/on_ray.py": "whether that cluster is there",
         "serve/access.py": "the port that is served",
         "serve/server.py": "the port that is served",
         "cli/doctor.py": "whether that port is free",

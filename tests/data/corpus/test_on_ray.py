@@ -79,3 +79,10 @@ def test_without_ray_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TunesmithError) as caught, on_ray():
         pass
     assert caught.value.code == "corpus.needs_ray"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999"])
+def test_an_address_where_nobody_listens_is_said_at_once(address: str) -> None:
+    with pytest.raises(TunesmithError) as caught, on_ray(address):
+        pass
+    assert caught.value.code == "corpus.no_cluster" and caught.value.facts["address"] == address

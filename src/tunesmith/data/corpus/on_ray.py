@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ _TRIES_AGAIN = 3
 """How often a part is begun anew after its worker died."""
 _WAITING = 2
 """Tasks per core that are handed to Ray at a time: their items lie in its memory."""
+_ANSWERS_WITHIN = 10.0
+"""Seconds."""
 _ONE_THREAD = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Of a worker, which is one core of many."""
 
@@ -49,11 +52,12 @@ def on_ray(address: str = "") -> Iterator[OnRay]:
     Errors: corpus.needs_ray, corpus.no_cluster.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    _refuse_silence(where)
     try:
         import ray
     except ImportError as error:
         raise TunesmithError("corpus.needs_ray") from error
-    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     own = {"num_cpus": available_cores(), "include_dashboard": False} if where == LOCAL else {}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -66,6 +70,17 @@ def on_ray(address: str = "") -> Iterator[OnRay]:
         yield OnRay()
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Errors: corpus.no_cluster where nobody listens at HOST:PORT, for which Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdecimal():
+        return  # another form of address, of which Ray itself says when it is wrong
+    try:
+        socket.create_connection((host, int(port)), _ANSWERS_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise TunesmithError("corpus.no_cluster", address=address, reason=str(error)) from error
 
 
 @dataclass
