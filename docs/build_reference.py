@@ -33,6 +33,7 @@ LIKE = {
     "stages.data.sources": "data.sources",
     "stages.data.validation_sources": "data.sources",
     "stages.data.clean": "data.clean",
+    "stages.data.labels": "data.labels",
     "data.benchmarks": "data.sources",
     "stages.penalties.ewc.sources": "data.sources",
     "stages.replay.sources": "data.sources",

@@ -15,6 +15,7 @@ from tunesmith.core.files import ASIDE, MANIFEST, read_json, read_manifest, veri
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.data import prepare as data_room
+from tunesmith.data.near_stored import refuse_near_leaks
 from tunesmith.lifecycle import class_shippings, shipping
 from tunesmith.recipe.chain import is_merged
 from tunesmith.recipe.recipe import StageSpec
@@ -40,12 +41,13 @@ def verify(work: Work, *, replay: bool = True) -> Certificate | None:
             (`certify_resume`). Without, only what is on disk is checked and None is
             returned.
 
-    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak, and those of
-    `check_handed_on`, `check_artefacts` and `certify_resume`.
+    Errors: core.hash_differs, core.missing_file, core.unknown_file, core.ledger_unbalanced, data.leak,
+    data.near_leak, and those of `check_handed_on`, `check_artefacts` and `certify_resume`.
     """
     work.run.check_files()
     frames = data_room.load_tables(work.path)
     Ledger.load(work.path / "ledger.jsonl").check(row for frame in frames.values() for row in frame["row"])
+    refuse_near_leaks(frames, work.recipe)
     for folder in sorted(path.parent for path in work.path.glob(f"*/*/{MANIFEST}")):
         verify_folder(folder)
         work.events.emit("verified", folder=str(folder.relative_to(work.path)))

@@ -7,8 +7,12 @@ import polars as pl
 import pytest
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.ledger import Ledger
 from tunesmith.data.defects import Reason
+from tunesmith.data.formats import fits
 from tunesmith.data.formats.files import Unread, list_files, read_file
+from tunesmith.data.prepare import prepare
+from tunesmith.recipe.specs.data import DataSpec
 
 ROWS = [{"query": "你好，请问几点了？", "response": "现在是中午十二点。"}, {"query": "b", "response": 'c, "d"\ne'}]
 
@@ -192,3 +196,24 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TunesmithError, match=r"data.empty_folder"):
         list_files(tmp_path / "empty")
+
+
+def test_rows_that_memory_cannot_hold_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "rows.jsonl", "{}" * 2**20)
+    with (tmp_path / "rows.jsonl").open("r+b") as file:
+        file.truncate(3 * 10**9)  # a hole: it takes no space
+    monkeypatch.setattr(fits, "free_memory_bytes", lambda: 16 * 10**9)
+    with pytest.raises(TunesmithError) as caught:
+        prepare(DataSpec.model_validate({"sources": [{"path": "rows.jsonl"}]}), tmp_path, Ledger())
+    assert caught.value.code == "data.larger_than_memory"
+    assert caught.value.facts == {"path": "rows.jsonl", "size": "3.0", "needed": "18.0", "free": "16.0"}
+    monkeypatch.setattr(fits, "free_memory_bytes", lambda: 18 * 10**9)
+    fits.refuse_larger_than_memory([tmp_path / "rows.jsonl"], "rows.jsonl")
+
+
+def test_short_rows_take_more_memory_than_long_ones_of_the_same_bytes(tmp_path: Path) -> None:
+    short = write(tmp_path, "short.jsonl", ("x" * 63 + "\n") * 2**15)
+    long = write(tmp_path, "long.jsonl", ("x" * 4095 + "\n") * 2**9)
+    assert [fits.least_memory(short), fits.least_memory(long)] == [6 * 2**21 + 1500 * 2**15, 6 * 2**21 + 1500 * 2**9]

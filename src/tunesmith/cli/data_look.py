@@ -88,17 +88,20 @@ def _notes(prepared: Prepared | None) -> list[str]:
 def _prove(side: Side) -> list[str]:
     """What of a run was proved; reading the tables has held their hashes and the wall between splits already.
 
-    Errors: core.hash_differs, core.ledger_unbalanced, data.source_changed.
+    Errors: core.hash_differs, core.ledger_unbalanced, data.near_leak, data.source_changed.
     """
+    from tunesmith.data.near_stored import looks_for_near, refuse_near_leaks
     from tunesmith.recipe.identity import refuse_changed_sources
     from tunesmith.recipe.load import load_recipe
 
     run = Run.open(Path(side.name))
     run.check_files("data", "ledger.jsonl")
     Ledger.check(side.ledger, (row for frame in side.tables.values() for row in frame["row"]))
-    manifest = run.manifest()
-    refuse_changed_sources(load_recipe(run.path / LOCK), Path(str(manifest["recipe_folder"])), manifest.get("sources"))
-    return ["hashes", "leaks", "version", "ledger", "sources"]
+    manifest, recipe = run.manifest(), load_recipe(run.path / LOCK)
+    refuse_near_leaks(side.tables, recipe)
+    refuse_changed_sources(recipe, Path(str(manifest["recipe_folder"])), manifest.get("sources"))
+    near = ["near"] if looks_for_near(recipe) else []
+    return ["hashes", "leaks", *near, "version", "ledger", "sources"]
 
 
 def _tell_row(content: Mapping[str, object]) -> None:

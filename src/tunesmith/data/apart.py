@@ -30,6 +30,16 @@ def near_across(frames: Mapping[str, pl.DataFrame], threshold: float) -> pl.Data
 
     Columns: `name` and `row`, and `other` and `partner` of the row they are near to, one line a row.
     """
+    found = near_pairs_across(frames, threshold)
+    return found.unique("row", keep="first", maintain_order=True).drop("similarity")
+
+
+def near_pairs_across(frames: Mapping[str, pl.DataFrame], threshold: float) -> pl.DataFrame:
+    """The pairs of rows of different tables whose prompts are near, in one pass.
+
+    Columns: `name` and `row`, and `other` and `partner` of the row in the table that goes before, and the `similarity`
+    (Jaccard) of the two.
+    """
     order = sorted(frames, key=lambda name: _PROTECTED.index(name) if name in _PROTECTED else len(_PROTECTED))
     tables = [frames[name].select("row", asked(), name=pl.lit(name), place=place) for place, name in enumerate(order)]
     joined = pl.concat(tables).sort("row")
@@ -38,9 +48,10 @@ def near_across(frames: Mapping[str, pl.DataFrame], threshold: float) -> pl.Data
     place = ends["place"].to_numpy()
     later = np.where(place[pairs.left] > place[pairs.right], pairs.left, pairs.right)
     earlier = pairs.left + pairs.right - later
-    kept_for = ends[earlier].select(other="name", partner="row", first="place")
+    alike = pl.Series("similarity", pairs.similarity)
+    kept_for = ends[earlier].select(alike, other="name", partner="row", first="place")
     found = pl.concat([ends[later], kept_for], how="horizontal").filter(pl.col("first") < pl.col("place"))
-    return found.sort("row", "first", "partner").unique("row", keep="first", maintain_order=True).drop("place", "first")
+    return found.sort("row", "first", "partner").select("name", "row", "other", "partner", "similarity")
 
 
 def repeats(frame: pl.DataFrame, passages: Iterable[str]) -> list[int]:

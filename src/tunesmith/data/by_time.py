@@ -78,8 +78,8 @@ def check_order(frames: Mapping[SplitName, pl.DataFrame]) -> None:
             raise TunesmithError("data.time_order", one=one, other=other, newest=_last(older), oldest=_first(newer))
 
 
-def boundaries(frames: Mapping[SplitName, pl.DataFrame]) -> list[Note]:
-    """From when to when the rows of each split are."""
+def boundaries(frames: Mapping[str, pl.DataFrame]) -> list[Note]:
+    """From when to when the rows of each table are."""
     return [
         Note(
             "data.split_by_time",

@@ -27,15 +27,18 @@ class SourceRows:
 
 def compliance_report(
     sources: Sequence[SourceRows],
-    personal: PersonalData | None,
+    searches: Sequence[PersonalData],
     listed: Sequence[Listed],
     wanted: ComplianceSpec | None = None,
 ) -> str:
-    """The page as Markdown. It counts and names types; no value, word or text of a row stands in it."""
+    """The page as Markdown. It counts and names types; no value, word or text of a row stands in it.
+
+    `searches` for personal data: the run's, and those of stages with rules of their own.
+    """
     parts = [
         [f"# {_both('data.compliance_title')}", "", _both("data.compliance_intro")],
         _licences(sources, wanted),
-        _personal(personal),
+        _personal(searches),
         _content(listed),
         [f"## {_both('data.compliance_limits_title')}", "", _both("data.compliance_limits")],
     ]
@@ -63,15 +66,19 @@ def _licences(sources: Sequence[SourceRows], wanted: ComplianceSpec | None) -> l
     ]
 
 
-def _personal(personal: PersonalData | None) -> list[str]:
+def _personal(searches: Sequence[PersonalData]) -> list[str]:
     heading = [f"## {_both('data.compliance_pii')}", ""]
-    if personal is None:
+    if not searches:
         return [*heading, _both("data.compliance_pii_not_asked")]
+    return heading + [line for each in searches for line in (*_one_search(each), "")][:-1]
+
+
+def _one_search(personal: PersonalData) -> list[str]:
     done = _both(f"data.compliance_pii_{personal.spec.action}")
     kept = _both("data.compliance_key" if personal.spec.key else "data.compliance_no_key")
     rows = [(each.source, _both(f"data.pii_type_{each.type}"), each.rows, each.values) for each in personal.findings()]
     told = [done, kept] if personal.spec.action == "mask" else [done]
-    return [*heading, *told, "", *_table(("source", "pii_type", "rows", "values"), rows)]
+    return [*told, "", *_table(("source", "pii_type", "rows", "values"), rows)]
 
 
 def _content(listed: Sequence[Listed]) -> list[str]:

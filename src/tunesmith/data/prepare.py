@@ -32,15 +32,16 @@ from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.media.content import places_of, put_down
 from tunesmith.data.media.made import files_made
 from tunesmith.data.media.settings import refuse_settings_of_words
-from tunesmith.data.pii.sealed import FILE, seal, user_key
+from tunesmith.data.pii.sealed import FILE, one_key, seal, user_key
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
+from tunesmith.data.stage_rules import nearest_of, unlike_the_run
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.tidy import Cleaner, Needs
 from tunesmith.data.version import made_by, settings_of
 from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import StageSpec
-from tunesmith.recipe.specs.data import DataSpec, SourceSpec, StageDataSpec, StageSplitSpec
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec, SplitSpec, StageDataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 from tunesmith.recipe.specs.objectives import TARGET
 
@@ -66,11 +67,6 @@ class _Work:
     suspected: list[tuple[int, Suspicion]] = field(default_factory=list)
     stage: str = ""
     """Whose tables are made; none of the run's own."""
-
-    @property
-    def time_by(self) -> str | None:
-        """The column of times that the split goes by; rows that a stage alone names have none."""
-        return None if self.stage or isinstance(self.spec, StageDataSpec) else self.spec.split.time_by
 
     def table(self, what: str) -> str:
         """The name of a table, such as train, or instruct-train where it is a stage's own."""
@@ -98,10 +94,12 @@ def prepare(
         made_in: a folder for pictures and sounds that are made; without one they are counted and not kept.
 
     Errors: those of `Cleaner`, `read_source`, `split_rows`, `split_by_time` and `refuse_misfits`; data.missing_group,
-    data.no_rows, data.nothing_left, data.media_setting.
+    data.no_rows, data.nothing_left, data.media_setting, data.several_keys.
     """
-    for stated in (spec, *(stage.data for stage in stages if stage.data is not None)):
+    everything: Sequence[DataSpec | StageDataSpec] = (spec, *(stage.data for stage in stages if stage.data is not None))
+    for stated in everything:
         refuse_settings_of_words(stated)
+    one_key(stated.clean.pii for stated in everything)
     if spec.augment is not None:
         refuse_misfits(spec.augment, spec.kind)
     places = places_of((source for _, source in sources_in_order(spec)), recipe_folder, made_in)
@@ -122,14 +120,17 @@ def prepare(
         _keep_near_apart(work, frames)
         check_leaks(frames)
     tables: dict[str, pl.DataFrame] = {}
+    cleaners = [cleaner]
     for stage in stages:
-        own = cleaner if stage.data is None else cleaner.beside(stage.data.clean)
-        tables |= _beside(replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name), stage, frames)
-    asked_about = {str(split): frames[split] for split in _LOOKED_AT}
-    for name, frame in tables.items():
-        beside: dict[str, pl.DataFrame] = {name: frame, **asked_about}
-        _keep_near_apart(work, beside, (name,))
-        tables[name] = beside[name]
+        if stage.data is not None:
+            cleaners.append(cleaner.beside(stage.data.clean))
+            work.notes += unlike_the_run(spec, stage)
+        own = cleaner if stage.data is None else cleaners[-1]
+        staged = replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name)
+        for name, frame in _beside(staged, stage, frames).items():
+            beside: dict[str, pl.DataFrame] = {name: frame, **{str(split): frames[split] for split in _LOOKED_AT}}
+            _keep_near_apart(work, beside, (name,), nearest_of(spec, stage))
+            tables[name] = beside[name]
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
@@ -140,8 +141,8 @@ def prepare(
         tuple(work.notes),
         tables,
         settings_of(spec, stages),
-        personal=cleaner.personal,
-        listed=tuple(cleaner.listed),
+        personal=tuple(dict.fromkeys(each.personal for each in cleaners if each.personal is not None)),
+        listed=tuple(found for each in cleaners for found in each.listed),
         suspected=tuple(work.suspected),
         places=places,
     )
@@ -163,7 +164,7 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
         notes,
         {"rows": frame},
         made_by(spec),
-        personal=cleaner.personal,
+        personal=(cleaner.personal,) if cleaner.personal is not None else (),
         places=places_of(spec.sources, recipe_folder),
     )
 
@@ -172,9 +173,11 @@ def _splits(
     work: _Work, given: Mapping[SplitName, Sequence[SourceSpec]], asked: Mapping[SplitName, pl.DataFrame] = _NOTHING
 ) -> dict[SplitName, pl.DataFrame]:
     """Clean splits of the sources given for each, without what stands in `asked`."""
-    frames = {split: _read(work, work.table(split), sources) for split, sources in given.items()}
+    untimed, time_by = _untimed(work), work.spec.split.time_by
+    frames = {split: _read(work, work.table(split), sources, time_by) for split, sources in given.items()}
     _check_group(work, frames)
-    _check_times(work, frames)
+    if time_by is not None:
+        check_readable(time_by, sum(len(frame) for frame in frames.values()), _untimed(work) - untimed)
     for split, frame in frames.items():
         frames[split] = _unasked(work, work.table(split), frame, asked)
     _labels(work, frames)
@@ -186,7 +189,7 @@ def _splits(
     refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
     check_leaks(frames)
     check_order(frames)
-    work.notes += boundaries({split: frames[split] for split in SPLITS if split in frames})
+    work.notes += boundaries({work.table(split): frames[split] for split in SPLITS if split in frames})
     return frames
 
 
@@ -199,7 +202,8 @@ def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFra
     tables = {work.table(split): frame for split, frame in (_splits(work, own, frames) if own else {}).items()}
     for what, sources in stage.old_sources.items():
         name = work.table(what)
-        tables[name] = _unasked(work, name, _read(work, name, sources), frames)
+        old = _unasked(work, name, _read(work, name, sources), frames)
+        tables[name] = rename_labels(old, work.spec.labels.names, work.ledger) if work.spec.labels else old
     return tables
 
 
@@ -232,11 +236,11 @@ def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
     return [(split, source) for split, sources in given.items() for source in sources]
 
 
-def _read(work: _Work, split: str, sources: Sequence[SourceSpec]) -> pl.DataFrame:
+def _read(work: _Work, split: str, sources: Sequence[SourceSpec], time_by: str | None = None) -> pl.DataFrame:
     frames = []
     for source in sources:
         kind, labelled = work.spec.kind_of(source.title), split != f"{work.stage}-{TARGET}"
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled, work.time_by)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled, time_by)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -249,10 +253,9 @@ def _check_group(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
         raise TunesmithError("data.missing_group", column=column)
 
 
-def _check_times(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> None:
-    if work.time_by is not None:
-        readable = sum(len(frame) for frame in frames.values())
-        check_readable(work.time_by, readable, work.ledger.totals().get("dropped: no_time", 0))
+def _untimed(work: _Work) -> int:
+    """Rows so far that went for want of a time."""
+    return work.ledger.totals().get("dropped: no_time", 0)
 
 
 def _clean(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -287,7 +290,7 @@ def _without_alike(work: _Work, split: str, frame: pl.DataFrame) -> pl.DataFrame
 
 def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Labels by the names that are meant, in all tables; what is suspected of the rows that are learned from."""
-    wished = work.spec.labels if isinstance(work.spec, DataSpec) else None
+    wished = work.spec.labels
     everything = pl.concat(frames.values())
     work.notes += alike_names(everything)
     if wished is None:
@@ -317,9 +320,10 @@ def _keep_near_apart(
     work: _Work,
     frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
     only: Sequence[str] = ("train", "validation"),
+    threshold: float | None = None,
 ) -> None:
     """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
-    threshold = work.spec.clean.near_duplicates
+    threshold = threshold or work.spec.clean.near_duplicates
     tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
     while threshold is not None and len(tables) > 1:
         shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
@@ -361,15 +365,14 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
     source = frames["train"]
     if source.is_empty():
         raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
-    if isinstance(wished, StageSplitSpec):
-        return frames | split_rows(source, shares, wished.seed, near)
     if wished.time_by is not None:
         return frames | _cut_by_time(work, source, shares)
     if wished.stratify_by and not (source["labels"].list.len() > 0).any():
         raise TunesmithError("data.no_classes")
-    if wished.fold is not None and "test" in frames:
+    stated = wished.fold if isinstance(wished, SplitSpec) else None
+    if stated is not None and "test" in frames:
         raise TunesmithError("data.fold_and_test")
-    fold = (wished.fold.number, wished.fold.of) if wished.fold else None
+    fold = (stated.number, stated.of) if stated else None
     return frames | split_rows(source, shares, wished.seed, near, stratify=wished.stratify_by is not None, fold=fold)
 
 
@@ -420,7 +423,7 @@ def write(
 
 def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec | None) -> list[Path]:
     written: list[Path] = []
-    if prepared.personal is not None or prepared.listed or compliance is not None:
+    if prepared.personal or prepared.listed or compliance is not None:
         sources = [
             SourceRows(each.name, each.split, each.licence, sum(file.rows for file in each.files))
             for each in prepared.sources
@@ -431,9 +434,9 @@ def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec 
     if prepared.suspected:
         write_atomic(run_path / SUSPECTED, suspected_lines(list(prepared.suspected), prepared.ledger))
         written.append(run_path / SUSPECTED)
-    key = prepared.personal.spec.key if prepared.personal else None
-    if prepared.personal is not None and key is not None:
-        seal(prepared.personal.masker.values, user_key(key), run_path / FILE)
+    key = one_key(each.spec for each in prepared.personal)
+    if key is not None:
+        seal(prepared.personal[0].masker.values, user_key(key), run_path / FILE)
         written.append(run_path / FILE)
     return written
 
@@ -471,6 +474,7 @@ def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
         stage, _, what = name.rpartition("-")
         if what == "train":
             asked[f"{stage}-validation"] = tables[f"{stage}-validation"]
+            check_order({"train": frame, "validation": tables[f"{stage}-validation"]})
         for other, rows in asked.items():
             shared = shared_with(frame, rows)
             if len(shared):

@@ -23,8 +23,9 @@ class Prepared:
     """Tables in the canonical schema by split, the ledger they agree with, sources as found, and notes.
 
     `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
-    `settings` are those that made the rows. `personal` holds what was found of personal data, `listed` what the user's
-    word lists found, `suspected` rows whose label is probably wrong. `places` are where pictures and sounds lie.
+    `settings` are those that made the rows. `personal` are searches for personal data (the run's, and those of stages
+    with rules of their own), `listed` is what the user's word lists found, `suspected` rows whose label is probably
+    wrong. `places` are where pictures and sounds lie.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -33,7 +34,7 @@ class Prepared:
     notes: tuple[Note, ...]
     beside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
-    personal: PersonalData | None = None
+    personal: tuple[PersonalData, ...] = ()
     listed: tuple[Listed, ...] = ()
     suspected: tuple[tuple[int, Suspicion], ...] = ()
     places: MediaPlaces = field(default_factory=lambda: MediaPlaces({}))

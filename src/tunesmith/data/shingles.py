@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -65,15 +66,21 @@ class Shingled:
 
 def shingle(texts: pl.Series, size: int = SIZE) -> Shingled:
     """The shingles of texts, `size` tokens each; a text of fewer is one shingle, and a null is nothing."""
-    texts = texts.fill_null("")
-    ends = np.cumsum(texts.str.len_chars().to_numpy(), dtype=np.int64)
-    parts = [_shingle_part(texts[first:last], size) for first, last in _parts(ends)]
+    parts = list(shingle_parts(texts, size))
     if not parts:
         return Shingled(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.uint64))
     counts = np.concatenate([part.counts for part in parts])
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     hashes, keys = (np.concatenate([getattr(part, name) for part in parts]) for name in ("hashes", "row_keys"))
     return Shingled(hashes, offsets, keys)
+
+
+def shingle_parts(texts: pl.Series, size: int = SIZE) -> Iterator[Shingled]:
+    """The same in parts that stay in the processor's cache, each of some rows: nothing of no texts."""
+    texts = texts.fill_null("")
+    ends = np.cumsum(texts.str.len_chars().to_numpy(), dtype=np.int64)
+    for first, last in _parts(ends):
+        yield _shingle_part(texts[first:last], size)
 
 
 def _parts(ends: NDArray[np.int64]) -> list[tuple[int, int]]:

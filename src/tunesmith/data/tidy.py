@@ -19,6 +19,7 @@ from tunesmith.data.filters import CountTokens, filter_rows
 from tunesmith.data.formats.read import Note
 from tunesmith.data.pii.apply import Held, PersonalData
 from tunesmith.data.pii.find import Tagger
+from tunesmith.data.pii.mask import Masker
 from tunesmith.data.pii.sealed import user_key
 from tunesmith.data.repair.apply import check_packages, repair_encoding, repair_texts
 from tunesmith.recipe.specs.data import CleanSpec
@@ -34,18 +35,23 @@ class Needs:
 
 
 class Cleaner:
-    """The cleaning of one run. Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list,
-    nobody_tags, those of the tagger."""
+    """The cleaning of one run, or of one stage `beside` it, whose placeholders then mean the same.
+
+    Errors at the start: data.rule_needs_package, no_key, short_key, bad_word_list, nobody_tags, those of the tagger.
+    """
 
     def __init__(
-        self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs, personal: PersonalData | None = None
+        self, spec: CleanSpec, folder: Path, ledger: Ledger, needs: Needs, beside: Cleaner | None = None
     ) -> None:
         check_packages(spec.repair)
         if spec.pii is not None and spec.pii.key is not None:
             user_key(spec.pii.key)
         self.spec = spec
-        shared = personal is not None and personal.spec == spec.pii
-        self.personal = personal if shared else self._new_personal(needs)
+        self._masker: Masker = beside._masker if beside is not None else Masker()
+        same_rules = beside is not None and beside.spec.pii == spec.pii
+        self.personal: PersonalData | None = (
+            beside.personal if beside is not None and same_rules else self._new_personal(needs)
+        )
         self._folder = folder
         self.listed: list[Listed] = []
         self._lists = read_lists(spec.content, folder)
@@ -57,14 +63,14 @@ class Cleaner:
         if pii is None:
             return None
         if pii.tagger is None:
-            return PersonalData(pii)
+            return PersonalData(pii, masker=self._masker)
         if needs.tagger is None:
             raise TunesmithError("data.nobody_tags")
-        return PersonalData(pii, needs.tagger(pii.tagger))
+        return PersonalData(pii, needs.tagger(pii.tagger), self._masker)
 
     def beside(self, spec: CleanSpec) -> Cleaner:
-        """The cleaning of rows that one stage alone names; where both mask alike, their placeholders are the same."""
-        return Cleaner(spec, self._folder, self._ledger, self._needs, self.personal)
+        """The cleaning of rows that one stage alone names, by settings of their own."""
+        return Cleaner(spec, self._folder, self._ledger, self._needs, self)
 
     def apply(self, split: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[Note]]:
         """A table after every rule that the recipe names, and what is worth saying about it."""

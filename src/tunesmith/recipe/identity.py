@@ -13,7 +13,7 @@ from tunesmith.core.files import folder_hashes, sha256_file, user_path
 from tunesmith.recipe.places import local_path
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.adapt import LoraExpertsSpec
-from tunesmith.recipe.specs.data import SourceSpec
+from tunesmith.recipe.specs.data import RowsSpec, SourceSpec
 from tunesmith.recipe.specs.objectives import DistillSpec
 
 REGISTER = "dataset_info.json"
@@ -84,17 +84,21 @@ def source_hashes(recipe: Recipe, folder: Path) -> dict[str, str]:
 
 def _word_lists(recipe: Recipe) -> list[SourceSpec]:
     """Lists of words decide which rows stay."""
-    content = recipe.data.clean.content
-    return [SourceSpec(path=each.path) for each in content.word_lists] if content else []
+    rules = [each.clean.content for each in _all_rows(recipe)]
+    named = dict.fromkeys(each.path for content in rules if content is not None for each in content.word_lists)
+    return [SourceSpec(path=path) for path in named]
 
 
 def _taggers(recipe: Recipe) -> list[SourceSpec]:
     """A model that finds names decides what is masked."""
-    rules = [
-        each.clean.pii for each in (recipe.data, *(stage.data for stage in recipe.stages if stage.data is not None))
-    ]
+    rules = [each.clean.pii for each in _all_rows(recipe)]
     named = dict.fromkeys(pii.tagger for pii in rules if pii is not None and pii.tagger is not None)
     return [SourceSpec(path=path) for path in named]
+
+
+def _all_rows(recipe: Recipe) -> list[RowsSpec]:
+    """The run's rows, and those that stages have of their own."""
+    return [recipe.data, *(stage.data for stage in recipe.stages if stage.data is not None)]
 
 
 def _files_of_augment(recipe: Recipe) -> list[SourceSpec]:

@@ -23,9 +23,11 @@ from tunesmith.data.corpus import build as builder
 from tunesmith.data.corpus.build import CorpusReport, build_corpus
 from tunesmith.data.corpus.executors import InThreads
 from tunesmith.data.corpus.lock import held
+from tunesmith.data.corpus.plan import refuse
 from tunesmith.data.pii.sealed import FILE, unseal
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import Prepared
+from tunesmith.messages import LANGUAGES, explain
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
@@ -113,8 +115,8 @@ def test_every_rule_does_what_it_does_to_one_table(folder: Path, action: str) ->
     ]
     assert told == [(each.fate, each.reason, each.amount, dict(each.changes)) for each in ledger.entries()]
     assert {rule: (each["rows"], each["places"]) for rule, each in report.changed.items()} == ledger.changed()
-    assert prepared.personal is not None
-    assert report.personal == [asdict(each) for each in prepared.personal.findings()]
+    (personal,) = prepared.personal
+    assert report.personal == [asdict(each) for each in personal.findings()]
     assert report.listed == [asdict(each) for each in prepared.listed]
     assert {"html", "mojibake", "full_width", "whitespace", "boilerplate"} <= report.changed.keys()
     reasons = {label.partition(": ")[2] for label in report.fates}
@@ -173,8 +175,8 @@ def test_under_a_key_what_placeholders_stand_for_can_be_read_again(
     clean = {**EVERYTHING, "pii": {"key": "CORPUS_KEY"}}
     built(folder, clean)
     prepared, _ = in_memory(folder, clean)
-    assert prepared.personal is not None
-    assert unseal(folder / "out" / FILE, key.encode()) == prepared.personal.masker.values
+    (personal,) = prepared.personal
+    assert unseal(folder / "out" / FILE, key.encode()) == personal.masker.values
     verify_folder(folder / "out")
     monkeypatch.delenv("CORPUS_KEY")
     with pytest.raises(TunesmithError) as caught:
@@ -214,6 +216,36 @@ def test_rules_that_a_piece_cannot_decide_are_refused(folder: Path, clean: dict[
         built(folder, clean)
     assert caught.value.code == code
     assert not (folder / "out.building").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "stated"),
+    [
+        ("data.clean.semantic_duplicates", {"clean": {"semantic_duplicates": 0.95}}),
+        ("data.clean.filter.max_tokens", {"clean": {"filter": {"rules": ["too_long"], "max_tokens": 5}}}),
+        ("data.clean.filter.rules: truncated", {"clean": {"filter": {"rules": ["truncated"]}}}),
+        ("data.clean.filter.rules: conflicting_answers", {"clean": {"filter": {"rules": ["conflicting_answers"]}}}),
+        ("data.clean.pii.tagger", {"clean": {"pii": {"tagger": "folder"}}}),
+        ("data.split.fold", {"split": {"fold": {"number": 1, "of": 5}}}),
+        ("data.split.stratify_by", {"split": {"stratify_by": "class"}}),
+        ("data.split.time_by", {"split": {"time_by": "day"}}),
+        ("data.labels", {"labels": {}}),
+        ("data.augment", {"augment": {"edit": {}}}),
+        ("data.benchmarks", {"benchmarks": [{"path": "test.jsonl"}]}),
+        ("data.test_sources", {"test_sources": [{"path": "test.jsonl"}]}),
+        ("data.sources.0.sample", {"sources": [{"path": "rows.jsonl", "sample": 5}]}),
+    ],
+)
+def test_what_looks_at_all_rows_is_refused_by_its_name_in_both_languages(
+    setting: str, stated: dict[str, object]
+) -> None:
+    wanted = DataSpec.model_validate({"task": "chat", "rows": "text", "sources": [{"path": "rows.jsonl"}], **stated})
+    with pytest.raises(TunesmithError) as caught:
+        refuse(wanted)
+    assert (caught.value.code, caught.value.facts) == ("data.corpus_setting", {"setting": setting})
+    for language in LANGUAGES:
+        told = explain(caught.value.code, language)
+        assert "{setting}" in told.cause and "tunesmith data" in told.next_step
 
 
 def test_another_list_of_words_makes_other_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,8 @@ def _write_asked(build: Build, folder: Path, masker: Masker) -> None:
         sources = [
             SourceRows(each.title, "train", each.licence, rows[place]) for place, each in enumerate(build.spec.sources)
         ]
-        write_atomic(folder / COMPLIANCE, compliance_report(sources, personal, listed, build.compliance))
+        page = compliance_report(sources, [personal] if personal else [], listed, build.compliance)
+        write_atomic(folder / COMPLIANCE, page)
     if personal is not None and personal.spec.key is not None:
         seal(masker.values, user_key(personal.spec.key), folder / FILE)
 

@@ -22,7 +22,7 @@ from tunesmith.data.formats.read import Reading
 from tunesmith.data.minhash import BINS, Signatures, signatures
 from tunesmith.data.near import Rows
 from tunesmith.data.pii.apply import Held
-from tunesmith.data.shingles import Hashes, shingle
+from tunesmith.data.shingles import Hashes, shingle_parts
 from tunesmith.recipe.specs.data import SourceSpec
 
 COLUMNS = ("row", "source", "index", "group", "text")
@@ -123,9 +123,12 @@ def read_marks(folder: Path) -> Marks:
 
 
 def _marks(texts: pl.Series) -> Marks:
-    shingled = shingle(texts)
-    keys = np.stack([texts.hash(seed=1).to_numpy(), shingled.row_keys], axis=1)
-    return Marks(texts.str.len_chars().to_numpy().astype(np.int64), keys, signatures(shingled))
+    """Part by part: all shingles together would take eight bytes a token, and be read again from memory."""
+    parts = [(each.row_keys, signatures(each)) for each in shingle_parts(texts)]
+    row_keys = np.concatenate([np.empty(0, np.uint64), *(each for each, _ in parts)])
+    found = np.concatenate([np.empty((0, BINS), np.uint32), *(each for _, each in parts)])
+    keys = np.stack([texts.hash(seed=1).to_numpy(), row_keys], axis=1)
+    return Marks(texts.str.len_chars().to_numpy().astype(np.int64), keys, found)
 
 
 def _write_rows(folder: Path, frame: pl.DataFrame, marks: Marks) -> None:

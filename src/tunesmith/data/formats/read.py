@@ -20,6 +20,7 @@ from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.choose import LaidOut, choose_layout, layout_without_labels, rename
 from tunesmith.data.formats.detect import kind_of, reader_of
 from tunesmith.data.formats.files import Manner, RawFile, is_hidden, list_files, read_files
+from tunesmith.data.formats.fits import refuse_larger_than_memory
 from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
@@ -91,7 +92,8 @@ def read_source(
 ) -> tuple[pl.DataFrame, SourceReport]:
     """Read a source into the canonical table; rows that cannot be used are dropped in the ledger with a reason.
 
-    Errors: those of `list_files`, `read_file`, `detect_layout`, `find_entry`; data.missing_columns.
+    Errors: those of `list_files`, `read_file`, `detect_layout`, `find_entry`, `refuse_larger_than_memory`;
+    data.missing_columns.
     """
     path, name = local_path(source, folder), source.title
     if not is_local(source) and not path.is_dir():
@@ -106,6 +108,7 @@ def read_source(
         _refuse_media(source, path, reading.wanted)
         taken, passed_over = list_files(path)
         notes = [*notes, *_notes_of(passed_over, path, source)]
+        refuse_larger_than_memory(taken, source.address)
         raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
     several = sum(raw.document for raw in raws) > 1
     numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))

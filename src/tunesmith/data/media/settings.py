@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.data.media.kinds import MEDIA_KINDS
-from tunesmith.recipe.specs.data import DataSpec, RowsSpec
+from tunesmith.recipe.specs.data import DataSpec, StageDataSpec
 
 
-def refuse_settings_of_words(spec: RowsSpec) -> None:
+def refuse_settings_of_words(spec: DataSpec | StageDataSpec) -> None:
     """Errors: data.media_setting."""
     if spec.kind not in MEDIA_KINDS:
         return
@@ -17,8 +17,9 @@ def refuse_settings_of_words(spec: RowsSpec) -> None:
         for name in ("near_duplicates", "semantic_duplicates", "repair", "filter", "pii", "content")
     }
     stated |= {f"sources.{place}.chunk_size": each.chunk_size for place, each in enumerate(spec.sources)}
+    stated["labels"] = spec.labels
     if isinstance(spec, DataSpec):
-        stated |= {"labels": spec.labels, "benchmarks": spec.benchmarks}
+        stated["benchmarks"] = spec.benchmarks
     for name, value in stated.items():
         if value is not None:
             raise TunesmithError("data.media_setting", setting=f"data.{name}", kind=spec.kind)

@@ -11,12 +11,13 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_atomic
+from tunesmith.recipe.specs.clean import PiiSpec
 
 FILE = "placeholders.sealed"
 _MARK = b"tunesmith placeholders 1\n"
@@ -42,6 +43,19 @@ def user_key(variable: str) -> bytes:
     if len(key) < _SHORTEST:
         raise TunesmithError("data.short_key", variable=variable, shortest=_SHORTEST)
     return key.encode("utf-8", "surrogateescape")
+
+
+def one_key(rules: Iterable[PiiSpec | None]) -> str | None:
+    """The variable of the key that all rules that mask agree on; None where masking cannot be undone.
+
+    A placeholder means the same in all tables of a run, so that what it stands for is kept for all of them or for none.
+
+    Errors: data.several_keys.
+    """
+    named = list(dict.fromkeys(each.key for each in rules if each is not None and each.action == "mask"))
+    if len(named) > 1:
+        raise TunesmithError("data.several_keys", keys=", ".join(each or "-" for each in named))
+    return named[0] if named else None
 
 
 def key_of_file(path: Path) -> bytes:

@@ -114,14 +114,30 @@ class SplitSpec(Spec):
 class StageSplitSpec(Spec):
     """Shares of a stage's own rows; none are tested, because the evaluation asks the run's."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"time_by", "stratify_by"})
     train: float = Field(0.85, gt=0, lt=1, description="Share of rows for training.")
     validation: float = Field(0.15, gt=0, lt=1, description="Share of rows for choosing the best checkpoint.")
     group_by: str | None = Field(None, description="Column whose equal values stay in one split.")
+    time_by: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of times: the newest rows are validation. ISO 8601 (without a zone it is UTC), a day, or "
+        "seconds since 1970.",
+    )
+    stratify_by: Literal["class"] | None = Field(
+        None, description="Keep the shares of the classes alike in both splits; none takes no heed of them."
+    )
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of the split.")
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
         return _with_whole(self, self.shares)
+
+    @model_validator(mode="after")
+    def _time_decides_alone(self) -> Self:
+        if self.time_by is not None and self.stratify_by is not None:
+            raise ValueError("time_alone")
+        return self
 
     @property
     def shares(self) -> dict[SplitName, float]:
@@ -222,4 +238,6 @@ class DataSpec(RowsSpec):
 class StageDataSpec(RowsSpec):
     """Rows that one stage alone learns from."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"labels", "tasks"})
     split: StageSplitSpec = Field(StageSplitSpec(), description="Shares and groups of the split.")
+    labels: LabelsSpec | None = Field(None, description="Care for labels; none: they are taken as they are.")
