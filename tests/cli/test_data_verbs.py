@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_project import Program
+from tiny_project import Program, write_tiny_recipe
 
 ROWS = [{"prompt": f"question {number}", "completion": "yes"} for number in range(20)]
 
@@ -127,6 +127,18 @@ def test_an_edited_run_is_refused(call: Program, run: Path, tmp_path: Path) -> N
     for verb in ("check", "sample"):
         refused = call("data", verb, copy, "--json")
         assert (refused.code, refused.error) == (2, "core.hash_differs")
+
+
+def test_near_prompts_of_stored_splits_are_looked_for_where_the_recipe_asks(
+    call: Program, base: Path, tmp_path: Path
+) -> None:
+    recipe = write_tiny_recipe(tmp_path, base, rows=(16, 6, 6))
+    stated = recipe.read_text("utf-8").replace("  sources:", "  clean: {near_duplicates: 0.98}\n  sources:", 1)
+    recipe.write_text(stated, "utf-8")
+    made = call("data", recipe, "--runs", tmp_path / "runs", "--json")
+    assert made.code == 0, made.out
+    checked = call("data", "check", str(made.json["run"]), "--json")
+    assert checked.json["proved"] == ["hashes", "leaks", "near", "version", "ledger", "sources"]
 
 
 def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
