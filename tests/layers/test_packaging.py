@@ -54,7 +54,10 @@ def test_every_core_dependency_is_pinned_and_bounded() -> None:
 
 
 def undeclared_imports(files: list[SourceFile]) -> list[str]:
-    """Imports of libraries that no dependency and no extra names; transitive luck is not a declaration."""
+    """Imports of libraries that no dependency and no extra names; transitive luck is not a declaration.
+
+    One that is not installed here is taken for a package of its own name.
+    """
     names = {canonicalize_name(each.name) for each in declared()}
     owners = packages_distributions()
     found = []
@@ -66,7 +69,7 @@ def undeclared_imports(files: list[SourceFile]) -> list[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 origins = [node.module or ""]
             for root in {origin.split(".")[0] for origin in origins} - {"tunesmith", *sys.stdlib_module_names}:
-                if not {canonicalize_name(owner) for owner in owners.get(root, [])} & names:
+                if not {canonicalize_name(owner) for owner in owners.get(root, [root])} & names:
                     found.append(file.at(node, f"{root} is imported but not declared"))
     return found
 

@@ -26,7 +26,10 @@ def refuse_larger_than_memory(files: Sequence[Path], source: str) -> None:
     Errors: data.larger_than_memory.
     """
     rows = [path for path in files if kind_of_file(path) not in DOCUMENTS]
-    needed, free = sum(map(least_memory, rows)), free_memory_bytes()
+    try:
+        needed, free = sum(map(least_memory, rows)), free_memory_bytes()
+    except OSError:  # whoever reads the file says what is wrong with it
+        return
     if needed > free:
         facts = {"size": sum(path.stat().st_size for path in rows), "needed": needed, "free": free}
         shown = {name: f"{count / _GIGABYTE:.1f}" for name, count in facts.items()}

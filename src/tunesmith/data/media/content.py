@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def places_of(sources: Iterable[SourceSpec], folder: Path, made: Path | None = N
     roots: dict[str, tuple[Path, ...]] = {}
     for source in sources:
         place = local_path(source, folder)
-        root = place if place.is_dir() else place.parent
+        root = place if os.path.isdir(place) else place.parent  # a name too long is no folder, and no fault yet
         known = roots.get(source.title, ())
         roots[source.title] = known if root in known else (*known, root)
     return MediaPlaces(roots, made)
