@@ -125,7 +125,7 @@ def test_thumbs_of_whole_conversations_ratings_of_two_and_ties(tmp_path: Path) -
     assert totals == {"kept": 1, "dropped: missing_columns": 1}
 
 
-@pytest.mark.parametrize("values", [("good", "so so"), (4, 5)])
+@pytest.mark.parametrize("values", [("good", "so so"), (4, 5), (1, 1)])
 def test_other_choices_say_nothing_of_liking(tmp_path: Path, values: tuple[object, ...]) -> None:
     with pytest.raises(TunesmithError, match=r"data\.no_question"):
         read(tmp_path, [record(ASKED, each) for each in values], "kto")

@@ -30,7 +30,7 @@ CLEAN = {
 
 
 class Stops:
-    """Threads that are stopped at a step: pieces, parts, masks, similarities, shards, hashes of sources."""
+    """Threads that are stopped at a step: pieces, parts, masks, hashes of sources, similarities, shards."""
 
     def __init__(self, step: int) -> None:
         self._left = step

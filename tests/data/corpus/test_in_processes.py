@@ -75,11 +75,32 @@ def test_an_error_goes_from_process_to_process_with_its_facts() -> None:
     assert (again.code, again.facts, str(again)) == (error.code, error.facts, str(error))
 
 
-def test_a_process_that_dies_is_said_and_the_next_build_goes_on(folder: Path) -> None:
-    with in_processes(2) as executor, pytest.raises(TunesmithError) as caught:
-        executor.map(os._exit, [9, 9])
-    assert caught.value.code == "corpus.process_died"
-    assert build(folder, "out", InThreads(1))
+DYING = """
+import os
+from tunesmith.core.errors import TunesmithError
+from tunesmith.data.corpus.in_processes import in_processes
+if __name__ == "__main__":
+    try:
+        with in_processes(2) as executor:
+            executor.map(os._exit, [9] * 20_000)
+    except TunesmithError as error:
+        print(error.code)
+"""
+
+
+def test_a_process_that_dies_is_said_however_many_parts_wait(tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING, "utf-8")
+    ran = subprocess.run([sys.executable, tmp_path / "dying.py"], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "corpus.process_died\n", ran.stderr
+
+
+def test_behind_an_error_nothing_runs_still(two: Executor) -> None:
+    began = time.monotonic()
+    with pytest.raises(TypeError):
+        two.map(time.sleep, ["no seconds", 1.5, 1.5])  # type: ignore[list-item]
+    took = time.monotonic() - began
+    assert two.map(time.sleep, [0.0, 0.0]) == [None, None]
+    assert took > 1, "who began it waits for what was under way"
 
 
 def test_a_single_item_needs_no_process(two: Executor) -> None:

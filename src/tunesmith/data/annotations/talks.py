@@ -64,9 +64,9 @@ def liked(item: Item, answer: Answer, keys: TurnKeys) -> Record:
 
 
 def is_about_liking(items: Sequence[Item], question: str) -> bool:
-    """Whether every answer to a question is one of the words for yes or for no."""
+    """Whether every answer to a question is one of the words for yes or for no; nothing but 1 may be stars of five."""
     names = {name for item in items for answer in item.votes.get(question, {}).values() for name in answer.names}
-    return bool(names) and all(_plain(name) in _THUMBS for name in names)
+    return bool(names) and names != {"1"} and all(_plain(name) in _THUMBS for name in names)
 
 
 def _plain(name: str) -> str:

@@ -42,6 +42,7 @@ from tunesmith.data.corpus.part import Cleaned, make_part, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
+from tunesmith.data.corpus.stated import source_hashes
 from tunesmith.data.corpus.work import Build
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.licences import check_licences
@@ -100,10 +101,12 @@ def _pass(build: Build, plan: Plan) -> CorpusReport:
     masker = _mask(build)
     clock.lap("masks")
     _refuse_changed(build, plan)
+    hashes = source_hashes(build.spec.sources, build.recipe_folder, build.executor)
+    _refuse_changed(build, plan)  # again: so the hashes are of the bytes that the parts were made of
     marks = [read_marks(part) for part in build.parts]
     decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, build.executor)
     clock.lap("decision")
-    report = write_corpus(build, plan, decision, masker)
+    report = write_corpus(build, plan, decision, masker, hashes)
     clock.lap("shards")
     return replace(report, seconds=clock.seconds)
 

@@ -8,7 +8,7 @@ them can be ended by another, with the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -45,10 +45,13 @@ class InThreads:
 
 
 def first_error_stops(running: Sequence[Future[Result]]) -> list[Result]:
-    """All results in their order. After an error, Ctrl-C included, nothing is begun any more."""
+    """All results in their order. After an error, Ctrl-C included, nothing is begun any more and nothing runs still."""
     try:
         return [each.result() for each in running]
+    except BrokenExecutor:  # its own thread ends them all, and would stumble over one that is cancelled (Python 3.11)
+        raise
     except BaseException:
         for each in running:
             each.cancel()
+        wait(running)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from tunesmith.data.corpus.part import read_cleaned, read_fates
 from tunesmith.data.corpus.plan import Plan
 from tunesmith.data.corpus.report import CorpusReport, changes, listed_of, personal_of
 from tunesmith.data.corpus.shards import LEDGER, PartCounts, PartPlace, write_shards
-from tunesmith.data.corpus.stated import source_hashes, state_version
+from tunesmith.data.corpus.stated import state_version
 from tunesmith.data.corpus.work import Build
 from tunesmith.data.pii.mask import Masker
 from tunesmith.data.pii.sealed import FILE, seal, user_key
@@ -31,8 +31,14 @@ from tunesmith.data.version import settings_of
 REPORT = "report.json"
 
 
-def write_corpus(build: Build, plan: Plan, decision: Decision, masker: Masker) -> CorpusReport:
-    """The folder of the corpus. Errors: data.corpus_unbalanced, those of `new_folder` and `user_key`."""
+def write_corpus(
+    build: Build, plan: Plan, decision: Decision, masker: Masker, hashes: Mapping[str, str]
+) -> CorpusReport:
+    """The folder of the corpus. Errors: data.corpus_unbalanced, those of `new_folder` and `user_key`.
+
+    Args:
+        hashes: of the sources as they were read.
+    """
     with new_folder(build.out, plan=plan) as aside:
         for name in (*SPLITS, LEDGER):
             (aside / name).mkdir()
@@ -42,7 +48,6 @@ def write_corpus(build: Build, plan: Plan, decision: Decision, masker: Masker) -
             rows for fate, rows in report.fates.items() if fate.split(":")[0] in STILL_USED
         ):
             raise TunesmithError("data.corpus_unbalanced", path=str(build.folder))
-        hashes = source_hashes(build.spec.sources, build.recipe_folder, build.executor)
         stated = state_version(aside, settings_of(build.spec, ()), hashes)
         report = replace(report, version=stated.version.id)
         write_card(aside, report, stated, build.spec.sources)
