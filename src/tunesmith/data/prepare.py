@@ -307,7 +307,7 @@ def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
 def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     """Take rows out of training that repeat what a benchmark asks."""
     for source in work.benchmarks:
-        files = list_files(local_path(source, work.folder))[0]
+        files = list_files(local_path(source, work.folder), source.split)[0]
         raws = (raw for path in files for raw in read_files(path, manner_of(source)))
         rows = (row for raw in raws for row in raw.rows if not isinstance(row, Unread))
         gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
