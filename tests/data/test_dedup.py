@@ -126,8 +126,9 @@ def test_training_rows_that_repeat_a_benchmark_go(tmp_path: Path) -> None:
         "choices": ["60", "How fast was it?"],
         "zh": ["每天早晨都要去市场买菜他们"],
     }
-    assert repeats(rows, list(texts_of(benchmark))) == [0, 3]
-    assert repeats(rows, []) == repeats(rows[:0], [question]) == []
+    passages = list(enumerate(texts_of(benchmark)))
+    assert repeats(rows, passages).rows() == [(0, 0), (3, 3)], "a row, and the passage that it repeats"
+    assert repeats(rows, []).is_empty() and repeats(rows[:0], passages).is_empty()
     (tmp_path / "probe.jsonl").write_text(json.dumps(benchmark) + "\n", encoding="utf-8")
     lines = [{"prompt": f"{i} is what number, {question if i == 7 else ''}", "completion": "x"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -136,7 +137,7 @@ def test_training_rows_that_repeat_a_benchmark_go(tmp_path: Path) -> None:
     prepared = prepare(DataSpec.model_validate(stated), tmp_path, ledger)
     assert ledger.totals()["dropped: repeats_benchmark"] == 1
     assert ledger.entries()[7].reason == "repeats_benchmark"
-    assert {"rows": 1, "name": "probe"} in [note.facts for note in prepared.notes]
+    assert {"rows": 1, "name": "probe", "split": "train"} in [note.facts for note in prepared.notes]
 
 
 def unit(*rows: Sequence[float]) -> np.ndarray:

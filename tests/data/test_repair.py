@@ -6,10 +6,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin, ToolCall
+from tunesmith.data.repair import emoji
 from tunesmith.data.repair.apply import repair_encoding, repair_texts
 from tunesmith.data.table import from_examples, to_examples
 from tunesmith.data.tidy import Cleaner, Needs
@@ -162,3 +164,77 @@ def test_bars_on_dirty_text(shared_data: Path) -> None:
     assert {fault: right[fault] / whole[fault] for fault in right if right[fault] < 0.95 * whole[fault]} == {}
     assert right.keys() == {"html", "mojibake", "control_chars"}
     assert {rule: rows for rule, rows in touched.items() if rows > 0.01 * whole["clean"]} == {}
+
+
+# -------------------------------------------------------------------------------------------------- emoji
+
+GRIN, FAMILY, THUMB, POINT = "😀", "👨\u200d👩\u200d👧\u200d👦", "👍🏽", "\u261d🏽"
+GERMANY, SCOTLAND = "🇩🇪", "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+ONE, HASH, PICTURED = "1\ufe0f\u20e3", "#\u20e3", "\u00a9\ufe0f"
+HEART, BURNING, RUNNER = "\u2764\ufe0f", "\u2764\u200d🔥", "🏃🏽\u200d♂\ufe0f"
+RAINBOW, KISS = "🏳\ufe0f\u200d🌈", "👩🏻\u200d\u2764\ufe0f\u200d💋\u200d👨🏿"
+EMOJI = [GRIN, FAMILY, THUMB, POINT, GERMANY, SCOTLAND, ONE, HASH, PICTURED, HEART, BURNING, RUNNER, RAINBOW, KISS]
+SIGNS = ["1", "#", "*", "©", "™", "☎", "✔", "☺", "→", "★", "⌚\ufe0e", "\u2764", "e\u0301", "你好", "a\u200db"]
+
+
+@pytest.mark.parametrize("one", EMOJI)
+def test_an_emoji_goes_as_a_whole_and_leaves_nothing(one: str) -> None:
+    assert emoji.remove_all([one, f"so {one} it is", f"so {one}{one}", f"{one} so", f"好{one}的"]) == [
+        "",
+        "so it is",
+        "so",
+        "so",
+        "好的",
+    ]
+    assert emoji.shorten_all([one * 5, f"a {one} {one} {one} b"], 2) == [one * 2, f"a {one} {one} b"]
+    assert pl.select(emoji.hint(pl.lit(f"a{one}b"))).item()
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_what_is_shown_as_a_sign_stays(sign: str) -> None:
+    texts = [sign, f"so {sign} it is", sign * 5]
+    assert emoji.remove_all(texts) == texts == emoji.shorten_all(texts, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"yes{GRIN}no", "yes no"),
+        (f"是{GRIN}否", "是否"),
+        (f"yes{GRIN}, no", "yes, no"),
+        (f"    {GRIN} item\nnext {GRIN}\n{GRIN}end", "    item\nnext\nend"),
+        (f"a {GRIN} {GRIN}  {GRIN} b", "a b"),
+    ],
+)
+def test_words_neither_join_nor_part_where_an_emoji_stood(text: str, expected: str) -> None:
+    assert emoji.remove_all([text]) == [expected]
+
+
+def test_emoji_go_from_every_text_of_a_row_and_the_ledger_counts_the_rows() -> None:
+    said = ((f"hi {GRIN}", f"fine {HEART}"), ("plain 1", "no 2"))
+    turns = [(Message("user", asked), Message("assistant", answered)) for asked, answered in said]
+    rows = [Example(number, "chat", Origin("s", number), each) for number, each in enumerate(turns)]
+    rows += [Example(2, "text", Origin("s", 2), text=GRIN * 9 + " so"), Example(3, "text", Origin("s", 3), text=GRIN)]
+    ledger = Ledger()
+    ledger.read("s", 4)
+    frame = from_examples(rows)
+    spec = RepairSpec(rules=["emoji"])
+    mended = repair_texts(frame, spec, ledger)
+    assert mended["text"].to_list() == ["", "", "so", ""] and mended["messages"][0][0]["content"] == "hi"
+    assert ledger.changed() == {"emoji": (3, 3)}
+    shorter = repair_texts(frame, RepairSpec(rules=["emoji_runs"], max_emoji=2), ledger)
+    assert shorter["text"].to_list() == ["", "", GRIN * 2 + " so", GRIN]
+    assert repair_texts(frame, RepairSpec(rules=["emoji_runs"]), ledger)["text"][2] == GRIN * emoji.LONGEST_RUN + " so"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"rules": ["emoji", "emoji_runs"]}, "emoji_twice"),
+        ({"rules": ["html"], "max_emoji": 2}, "emoji_without_rule"),
+        ({"rules": ["emoji_runs"], "max_emoji": 0}, "greater than"),
+    ],
+)
+def test_settings_of_emoji_that_cannot_take_effect_are_refused(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        RepairSpec.model_validate(settings)

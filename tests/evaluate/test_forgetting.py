@@ -11,9 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.events import SILENT
+from tunesmith.core.files import read_json, write_json
+from tunesmith.core.run import Run
 from tunesmith.evaluate.forgetting import (
     Margins,
+    ask_probes,
     change_over_seeds,
+    margins_path,
     measure_margins,
     read_margins,
     write_margins,
@@ -111,6 +116,25 @@ def test_margins_are_those_of_plain_transformers(base: Path, tmp_path: Path) -> 
         assert found.right[place] == (scores[probe.right] > max(wrong))
     write_margins(tmp_path / "kept.json", found)
     assert read_margins(tmp_path / "kept.json") == found
+
+
+def test_margins_of_an_older_version_are_measured_again_or_refused(base: Path, tmp_path: Path) -> None:
+    probe, loaded = file_of(tmp_path, ROWS), load_model(base, dtype=torch.float32)
+    run = Run.create(tmp_path / "runs", "one", "0" * 64)
+    ask_probes(run, tmp_path, [str(probe)], loaded, "base", SILENT)
+    path = margins_path(run.path, 0, "base")
+    found, stored = read_margins(path), read_json(path)
+    write_json(path, {name: each for name, each in stored.items() if name != "likelihoods"})
+    run.record_files(path)
+    with pytest.raises(TunesmithError, match="old_margins"):
+        read_margins(path)
+    ask_probes(run, tmp_path, [str(probe)], loaded, "base", SILENT)
+    run.check_files()
+    assert read_margins(path) == found
+    for broken in ({}, {**stored, "likelihoods": 1}, {**stored, "right": []}):
+        write_json(path, broken)
+        with pytest.raises(TunesmithError, match="broken_json"):
+            read_margins(path)
 
 
 def test_a_change_is_told_with_its_interval() -> None:

@@ -168,6 +168,18 @@ def _conflicts(frame: pl.DataFrame, _spec: FilterSpec, _count: CountTokens | Non
     return marked.filter(stray | ~stray.any().over("prompt_key"))["row"]
 
 
+def drop_conflicting(made: pl.DataFrame, among: pl.DataFrame, spec: FilterSpec | None, ledger: Ledger) -> pl.DataFrame:
+    """The made rows that answer no question otherwise than a row of `among` does, where the recipe has that rule."""
+    if spec is None or "conflicting_answers" not in spec.rules or made.is_empty():
+        return made
+    answered = among.filter(pl.col("kind") == "chat").select(prompt_key(), known=_answer("content")).unique()
+    asked = made.filter(pl.col("kind") == "chat").select("row", prompt_key(), answer=_answer("content"))
+    against = asked.join(answered, on="prompt_key").filter(pl.col("known") != pl.col("answer"))["row"].unique().sort()
+    reason: Reason = "conflicting_answers"
+    ledger.decide(against, "dropped", reason)
+    return made.filter(~pl.col("row").is_in(against.implode()))
+
+
 @dataclass(frozen=True)
 class _Slow:
     """A rule that takes more than an expression: the rows that it is against."""

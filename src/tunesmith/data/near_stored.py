@@ -9,8 +9,8 @@ import polars as pl
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import SPLITS
 from tunesmith.data.apart import near_pairs_across
-from tunesmith.data.stage_rules import nearest_of
-from tunesmith.recipe.recipe import Recipe
+from tunesmith.data.wall import Likeness
+from tunesmith.recipe.recipe import Recipe, StageSpec
 
 _SHOWN = 20
 """Pairs that an error names; it tells how many there are."""
@@ -35,7 +35,7 @@ def _leaks(tables: Mapping[str, pl.DataFrame], recipe: Recipe) -> Iterator[pl.Da
         yield near_pairs_across(splits, recipe.data.clean.near_duplicates)
     asked = {name: splits[name] for name in _ASKED}
     for stage in recipe.stages:
-        threshold = nearest_of(recipe.data, stage)
+        threshold = _nearest(recipe, stage)
         beside = [name for name in tables if name.rpartition("-")[0] == stage.name]
         for name in beside if threshold is not None else ():
             yield near_pairs_across({**asked, name: tables[name]}, threshold or 1.0).filter(name=name)
@@ -44,9 +44,14 @@ def _leaks(tables: Mapping[str, pl.DataFrame], recipe: Recipe) -> Iterator[pl.Da
             yield near_pairs_across(own, stage.data.clean.near_duplicates)
 
 
+def _nearest(recipe: Recipe, stage: StageSpec) -> float | None:
+    """From where on a row of a stage is too near to one that the evaluation asks."""
+    return Likeness.of(recipe.data.clean, stage.data.clean if stage.data is not None else None).near
+
+
 def looks_for_near(recipe: Recipe) -> bool:
     """Whether any rows of a recipe are compared by the likeness of their prompts."""
-    return any(nearest_of(recipe.data, stage) is not None for stage in recipe.stages)
+    return any(_nearest(recipe, stage) is not None for stage in recipe.stages)
 
 
 def refuse_near_leaks(tables: Mapping[str, pl.DataFrame], recipe: Recipe) -> None:

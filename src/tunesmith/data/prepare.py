@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 import polars as pl
 
@@ -15,7 +14,6 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, verify_folder, write_atomic
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS, SplitName
-from tunesmith.data.apart import near_across, repeats, texts_of
 from tunesmith.data.augment.apply import augmented
 from tunesmith.data.augment.fits import refuse_misfits
 from tunesmith.data.augment.generator import Generator
@@ -24,9 +22,8 @@ from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, SourceRows, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
-from tunesmith.data.formats.files import list_files, read_files
-from tunesmith.data.formats.read import Note, Reading, SourceReport, manner_of, read_source
-from tunesmith.data.formats.rows import Unread
+from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.gate import Gate
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.media.content import places_of, put_down
@@ -35,11 +32,11 @@ from tunesmith.data.media.settings import refuse_settings_of_words
 from tunesmith.data.pii.sealed import FILE, one_key, seal, user_key
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.split import check_leaks, shared_with, split_rows
-from tunesmith.data.stage_rules import nearest_of, unlike_the_run
+from tunesmith.data.stage_rules import unlike_the_run
 from tunesmith.data.table import SCHEMA
 from tunesmith.data.tidy import Cleaner, Needs
 from tunesmith.data.version import made_by, settings_of
-from tunesmith.recipe.places import local_path
+from tunesmith.data.wall import LOOKED_AT, Likeness, Wall
 from tunesmith.recipe.recipe import StageSpec
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec, SplitSpec, StageDataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
@@ -47,8 +44,6 @@ from tunesmith.recipe.specs.objectives import TARGET
 
 FOLDER = "data"
 CARD, CARD_PAGE = "data_card.md", "data_card.html"
-_LOOKED_AT: tuple[SplitName, ...] = ("test", "validation")
-"""Splits whose rows nothing may be learned from."""
 _NOTHING: Mapping[SplitName, pl.DataFrame] = MappingProxyType({})
 
 
@@ -63,7 +58,9 @@ class _Work:
     notes: list[Note]
     cleaner: Cleaner
     embed: Embedder | None
-    benchmarks: Sequence[SourceSpec] = ()
+    wall: Wall
+    likeness: Likeness
+    """From where on a row is too like one that the run is evaluated on."""
     suspected: list[tuple[int, Suspicion]] = field(default_factory=list)
     stage: str = ""
     """Whose tables are made; none of the run's own."""
@@ -104,20 +101,18 @@ def prepare(
         refuse_misfits(spec.augment, spec.kind)
     places = places_of((source for _, source in sources_in_order(spec)), recipe_folder, made_in)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, spec.benchmarks or ())
+    wall = Wall(spec.benchmarks or (), recipe_folder, ledger, embed)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, wall, Likeness.of(spec.clean))
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
     frames = _splits(work, given)
+    asked: dict[str, pl.DataFrame] = {split: frames[split] for split in LOOKED_AT}
+    gates = {"train": Gate("train", cleaner, wall, asked, work.likeness, ledger)}
     if spec.augment is not None:
-        looked_at: dict[str, pl.DataFrame] = {split: frames[split] for split in _LOOKED_AT}
-        given_to = (spec.augment, frames["train"], looked_at, recipe_folder, ledger, generator, places)
-        frames["train"], made = augmented(*given_to)
+        given_to = (spec.augment, frames["train"], asked, recipe_folder, ledger, generator, places)
+        frames["train"], made = augmented(*given_to, gates["train"].admit)
         work.notes += made
-        if cleaner.personal is not None:  # documents and models may say what no row said
-            new, _ = cleaner.personal.apply(frames["train"].filter(pl.col("parent").is_not_null()), ledger)
-            frames["train"] = pl.concat([frames["train"].filter(pl.col("parent").is_null()), new])
-        _keep_near_apart(work, frames)
         check_leaks(frames)
     tables: dict[str, pl.DataFrame] = {}
     cleaners = [cleaner]
@@ -126,11 +121,13 @@ def prepare(
             cleaners.append(cleaner.beside(stage.data.clean))
             work.notes += unlike_the_run(spec, stage)
         own = cleaner if stage.data is None else cleaners[-1]
-        staged = replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name)
+        likeness = Likeness.of(spec.clean, stage.data.clean if stage.data is not None else None)
+        staged = replace(work, spec=stage.data or spec, cleaner=own, stage=stage.name, likeness=likeness)
         for name, frame in _beside(staged, stage, frames).items():
-            beside: dict[str, pl.DataFrame] = {name: frame, **{str(split): frames[split] for split in _LOOKED_AT}}
-            _keep_near_apart(work, beside, (name,), nearest_of(spec, stage))
-            tables[name] = beside[name]
+            parted, notes = wall.keep_alike_apart({name: frame, **asked}, likeness, (name,))
+            work.notes += notes
+            tables[name] = parted[name]
+            gates[name] = Gate(name, own, wall, asked, likeness, ledger)
     refuse_empty(tables, ledger)
     ledger.check(row for frame in (*frames.values(), *tables.values()) for row in frame["row"])
     ordered = {split: frames[split] for split in SPLITS}
@@ -145,6 +142,7 @@ def prepare(
         listed=tuple(found for each in cleaners for found in each.listed),
         suspected=tuple(work.suspected),
         places=places,
+        gates=gates,
     )
 
 
@@ -154,7 +152,8 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
     Errors: those of `read_source`.
     """
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None)
+    wall = Wall((), recipe_folder, ledger, None)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None, wall, Likeness())
     frame = _clean(work, "rows", _read(work, "rows", spec.sources))
     notes = (*work.notes, *alike_names(frame))
     return Prepared(
@@ -181,11 +180,10 @@ def _splits(
     for split, frame in frames.items():
         frames[split] = _unasked(work, work.table(split), frame, asked)
     _labels(work, frames)
-    _keep_benchmarks_out(work, frames)
-    _keep_apart(work, frames)
-    _keep_near_apart(work, frames)
-    frames = _split(work, frames)
-    _keep_near_apart(work, frames)
+    frames["train"] = _without_benchmarks(work, "train", frames["train"])
+    work.notes += work.wall.keep_apart(frames, work.stage)
+    frames = _alike_apart(work, frames)
+    frames = _alike_apart(work, _split(work, frames))
     refuse_empty({work.table(split): frame for split, frame in frames.items()}, work.ledger)
     check_leaks(frames)
     check_order(frames)
@@ -203,6 +201,7 @@ def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFra
     for what, sources in stage.old_sources.items():
         name = work.table(what)
         old = _unasked(work, name, _read(work, name, sources), frames)
+        old = _without_benchmarks(work, what, old)
         tables[name] = rename_labels(old, work.spec.labels.names, work.ledger) if work.spec.labels else old
     return tables
 
@@ -210,10 +209,25 @@ def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFra
 def _unasked(work: _Work, name: str, frame: pl.DataFrame, asked: Mapping[SplitName, pl.DataFrame]) -> pl.DataFrame:
     """Clean rows of a table, less those that stand in a test or validation that it is held apart from."""
     frame = _clean(work, name, frame)
-    for other in _LOOKED_AT:
+    for other in LOOKED_AT:
         if other in asked:
-            frame = _without_shared(work, name, frame, other, asked[other])
+            frame, notes = work.wall.without_shared(name, frame, other, asked[other])
+            work.notes += notes
     return frame
+
+
+def _without_benchmarks(work: _Work, what: str, frame: pl.DataFrame) -> pl.DataFrame:
+    frame, notes = work.wall.without_benchmarks(work.table(what), frame, work.likeness.meaning)
+    work.notes += notes
+    return frame
+
+
+def _alike_apart(work: _Work, frames: Mapping[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
+    """The splits, none of which holds a prompt like one of another."""
+    named: dict[str, pl.DataFrame] = {split: frames[split] for split in frames}
+    parted, notes = work.wall.keep_alike_apart(named, Likeness.of(work.spec.clean))
+    work.notes += notes
+    return {split: parted[split] for split in frames}
 
 
 def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.DataFrame], ledger: Ledger) -> None:
@@ -304,60 +318,6 @@ def _labels(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
     work.suspected.extend(against)
 
 
-def _keep_benchmarks_out(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
-    """Take rows out of training that repeat what a benchmark asks."""
-    for source in work.benchmarks:
-        files = list_files(local_path(source, work.folder))[0]
-        raws = (raw for path in files for raw in read_files(path, manner_of(source)))
-        rows = (row for raw in raws for row in raw.rows if not isinstance(row, Unread))
-        gone = repeats(frames["train"], (text for row in rows for text in texts_of(row)))
-        work.ledger.decide(gone, "dropped", "repeats_benchmark")
-        frames["train"] = frames["train"].filter(~pl.col("row").is_in(gone))
-        work.notes.append(Note("data.benchmark_kept_out", {"rows": len(gone), "name": source.title}))
-
-
-def _keep_near_apart(
-    work: _Work,
-    frames: dict[str, pl.DataFrame] | dict[SplitName, pl.DataFrame],
-    only: Sequence[str] = ("train", "validation"),
-    threshold: float | None = None,
-) -> None:
-    """Take out rows of some tables whose prompt is near to one of a table that goes before theirs, until none is."""
-    threshold = threshold or work.spec.clean.near_duplicates
-    tables: dict[str, pl.DataFrame] = cast(dict[str, pl.DataFrame], frames)
-    while threshold is not None and len(tables) > 1:
-        shared = near_across(tables, threshold).filter(pl.col("name").is_in(only))
-        if shared.is_empty():
-            return
-        for (name, other), rows in shared.group_by("name", "other", maintain_order=True):
-            work.ledger.decide(rows["row"], "dropped", f"prompt_near_one_in_{other}", rows["partner"])
-            work.notes.append(
-                Note("data.near_kept_apart", {"rows": len(rows), "split": str(name), "other": str(other)})
-            )
-            tables[str(name)] = tables[str(name)].join(rows, on="row", how="anti", maintain_order="left")
-
-
-def _keep_apart(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> None:
-    """Take rows out of training that stand in a given test or validation, and out of validation those of test."""
-    for split, others in (("validation", ("test",)), ("train", ("test", "validation"))):
-        for other in others:
-            if split not in frames or other not in frames:
-                continue
-            frames[split] = _without_shared(work, work.table(split), frames[split], other, frames[other])
-
-
-def _without_shared(work: _Work, name: str, frame: pl.DataFrame, other: str, others: pl.DataFrame) -> pl.DataFrame:
-    """The rows that share neither a prompt nor a group with a row of `others`; the rest are dropped."""
-    shared = shared_with(frame, others)
-    by_prompt = shared.filter("same_prompt")["row"]
-    by_group = shared.filter(~pl.col("same_prompt"))["row"]
-    work.ledger.decide(by_prompt, "dropped", f"prompt_also_in_{other}")
-    work.ledger.decide(by_group, "dropped", f"group_also_in_{other}")
-    if len(shared):
-        work.notes.append(Note("data.kept_apart", {"rows": len(shared), "split": name, "other": other}))
-    return frame.join(shared, on="row", how="anti", maintain_order="left")
-
-
 def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName, pl.DataFrame]:
     """Cut what was not given from the sources."""
     wished, near = work.spec.split, work.spec.clean.near_duplicates
@@ -380,7 +340,7 @@ def _cut_by_time(work: _Work, source: pl.DataFrame, shares: Mapping[SplitName, f
     """The cut, less the rows of older splits whose prompt or group also stands in a newer one."""
     cut = split_by_time(source, shares)
     rows = {split: len(frame) for split, frame in cut.items()}
-    _keep_apart(work, cut)
+    work.notes += work.wall.keep_apart(cut, work.stage)
     check_enough_left(rows, cut)
     return cut
 
@@ -470,7 +430,7 @@ def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
     tables = {path.stem: _stored(path) for path in paths if path.stem not in SPLITS}
     for name, frame in tables.items():
-        asked = {str(split): splits[split] for split in _LOOKED_AT}
+        asked = {str(split): splits[split] for split in LOOKED_AT}
         stage, _, what = name.rpartition("-")
         if what == "train":
             asked[f"{stage}-validation"] = tables[f"{stage}-validation"]

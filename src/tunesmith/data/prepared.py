@@ -12,6 +12,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SplitName
 from tunesmith.data.content import Listed
 from tunesmith.data.formats.read import Note, SourceReport
+from tunesmith.data.gate import Gate
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.media.content import MediaPlaces
 from tunesmith.data.pii.apply import PersonalData
@@ -25,7 +26,8 @@ class Prepared:
     `beside` are rows that one stage alone names, by the name of their table: its own, and those of older tasks.
     `settings` are those that made the rows. `personal` are searches for personal data (the run's, and those of stages
     with rules of their own), `listed` is what the user's word lists found, `suspected` rows whose label is probably
-    wrong. `places` are where pictures and sounds lie.
+    wrong. `places` are where pictures and sounds lie. `gates` let rows that are made later into the tables that are
+    learned from.
     """
 
     frames: Mapping[SplitName, pl.DataFrame]
@@ -38,6 +40,7 @@ class Prepared:
     listed: tuple[Listed, ...] = ()
     suspected: tuple[tuple[int, Suspicion], ...] = ()
     places: MediaPlaces = field(default_factory=lambda: MediaPlaces({}))
+    gates: Mapping[str, Gate] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -53,6 +56,12 @@ class Prepared:
         """The same with one table replaced."""
         frames = {split: frame if split == name else each for split, each in self.frames.items()}
         return replace(self, frames=frames, beside={**self.beside, **({} if name in frames else {name: frame})})
+
+    def admitting(self, name: str, made: pl.DataFrame) -> Prepared:
+        """The same with a table of rows that were made, as far as the table's gate lets them in."""
+        admitted = self.gates[name].admit(made)
+        found = self.with_table(name, admitted.frame)
+        return replace(found, notes=(*self.notes, *admitted.notes), listed=(*self.listed, *admitted.listed))
 
     def keeping(self, rows: Collection[int]) -> Prepared:
         """The same with these rows alone."""

@@ -13,7 +13,7 @@ Shape letters: K positions, D documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -153,7 +153,8 @@ def margins_path(run_path: Path, place: int, label: str) -> Path:
 
 
 def ask_probes(run: Run, folder: Path, stated: Sequence[str], loaded: Loaded, label: str, emitter: Emitter) -> None:
-    """Score the choices of every probe of a recipe and keep the margins; what an earlier call has kept stays.
+    """Score the choices of every probe of a recipe and keep the margins; what an earlier call has kept stays, unless
+    an older version wrote it, which kept no likelihoods.
 
     Args:
         folder: where the recipe's paths start.
@@ -161,10 +162,10 @@ def ask_probes(run: Run, folder: Path, stated: Sequence[str], loaded: Loaded, la
     """
     for place, each in enumerate(stated):
         path = margins_path(run.path, place, label)
-        if not (path.exists() and run.recorded(path)):
+        if not (path.exists() and run.recorded(path)) or _is_of_older_version(read_json(path)):
             found = measure_margins(loaded, read_probes(probe_file(each, folder)), emitter)
-            write_margins(path, found)
-            run.record_files(path)
+            with run.replacing(path):
+                write_margins(path, found)
             emitter.emit(
                 "probed", model=label, probe=each, rows=len(found.margins), margin=found.mean,
                 likelihood=found.likelihood, right=found.accuracy,
@@ -177,10 +178,17 @@ def write_margins(path: Path, found: Margins) -> None:
 
 
 def read_margins(path: Path) -> Margins:
-    """Read them back. Errors: those of `read_json`."""
+    """Read them back. Errors: those of `read_json`; evaluate.old_margins."""
     stored = read_json(path)
+    if _is_of_older_version(stored):
+        raise TunesmithError("evaluate.old_margins", path=str(path))
     lists = [each for name in ("margins", "likelihoods", "right") if isinstance(each := stored.get(name), list)]
     if len(lists) != 3 or len({len(each) for each in lists}) != 1:
         raise TunesmithError("core.broken_json", path=str(path), reason="margins")
     margins, likelihoods, right = lists
     return Margins(tuple(map(float, margins)), tuple(map(float, likelihoods)), tuple(map(bool, right)))
+
+
+def _is_of_older_version(stored: Mapping[str, object]) -> bool:
+    """Whether margins were kept without likelihoods, as they were at first."""
+    return "margins" in stored and "likelihoods" not in stored

@@ -27,7 +27,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.models.attention import behind_learned, check_window, document_attention
 from tunesmith.models.beginning import beginning_of
 from tunesmith.models.bottleneck import WithBottleneck, adapter_of, project
-from tunesmith.models.dora import Lengths, factors
+from tunesmith.models.dora import Lengths, factors, gated
 from tunesmith.models.encoder_blocks import ENCODER_BLOCKS, LastEncoderBlock
 from tunesmith.models.fused import Projection, add_projection, gated_mlp, normed_projections, rotate, with_lengths
 from tunesmith.models.lora_experts import mixture_of
@@ -171,8 +171,8 @@ class FastBlock(GradientCheckpointingLayer):
             inner_TO = silu(gate_TO) * up_TO
             return add_projection(input_TW + mixture.down(inner_TO, shares_T), inner_TO, down)
         if after is not None or any(each.lengths is not None for each in (gate, up, down)):
-            gate_TO, up_TO = _read(self.post_attention_layernorm, input_TW, gate, up)
-            output_TW = project(silu(gate_TO) * up_TO, down)
+            gate_TO, up_TO = normed_projections(input_TW, norm_W, eps, [gate, up])
+            output_TW = project(_opened(gate_TO, up_TO, gate, up), down)
             return input_TW + output_TW if after is None else after.added_to(input_TW + output_TW, output_TW)
         output_TW = gated_mlp(input_TW, norm_W, eps, gate, up, down)
         if beside is None:
@@ -185,6 +185,13 @@ def _read(norm: LlamaRMSNorm, input_TW: Tensor, *projections: Projection) -> lis
     """The normed input through each projection, [T, O] each."""
     outputs = normed_projections(input_TW, norm.weight, norm.variance_epsilon, projections)
     return [with_lengths(output_TO, each) for output_TO, each in zip(outputs, projections, strict=True)]
+
+
+def _opened(gate_TO: Tensor, up_TO: Tensor, gate: Projection, up: Projection) -> Tensor:
+    """silu(gate) * up, [T, O], from what their products gave."""
+    if gate.lengths is not None and up.lengths is not None:
+        return gated(gate_TO, up_TO, gate.lengths, up.lengths)
+    return silu(with_lengths(gate_TO, gate)) * with_lengths(up_TO, up)
 
 
 def _fits(layer: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 _TOKENS_AT_ONCE = 128
 """Rows of an output and its gradient that are read together; they stay in the processor's cache."""
@@ -48,6 +49,14 @@ def factors(weight_OW: Tensor, low_NW: Tensor, high_ON: Tensor, scale: float, le
     return lengths_O / norms_O
 
 
+def gated(gate_TO: Tensor, up_TO: Tensor, gate: Lengths, up: Lengths) -> Tensor:
+    """silu(gate) * up, [T, O], each with its lengths; of four tensors as large, two are kept for the backward pass."""
+    if gate.bias_O is not None or up.bias_O is not None:
+        return silu(gate.given_to(gate_TO)) * up.given_to(up_TO)
+    inner_TO: Tensor = _Gated.apply(gate_TO, up_TO, gate.factors_O, up.factors_O)  # type: ignore[no-untyped-call]
+    return inner_TO
+
+
 class _Context(Protocol):
     """What torch hands to both directions of a function."""
 
@@ -70,8 +79,41 @@ class _Scaled(torch.autograd.Function):
         grad_TO = grad_outputs[0]
         scaled_TO = torch.empty_like(grad_TO)
         sums_O = torch.zeros_like(factors_O, dtype=torch.promote_types(factors_O.dtype, torch.float32))
-        for first in range(0, len(grad_TO), _TOKENS_AT_ONCE):
-            part = slice(first, first + _TOKENS_AT_ONCE)
+        for part in _parts(grad_TO):
             torch.mul(grad_TO[part], factors_O, out=scaled_TO[part])
             sums_O += (grad_TO[part] * output_TO[part]).sum(0)
         return scaled_TO, sums_O.to(factors_O.dtype)
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate * its factors) * (up * its factors), some tokens at a time; the backward pass makes all of it again."""
+
+    @staticmethod
+    def forward(ctx: _Context, gate_TO: Tensor, up_TO: Tensor, gate_factors_O: Tensor, up_factors_O: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_TO, up_TO, gate_factors_O, up_factors_O)
+        inner_TO = torch.empty_like(gate_TO)
+        for part in _parts(gate_TO):
+            open_PO = silu(gate_TO[part] * gate_factors_O)
+            torch.mul(open_PO, up_TO[part] * up_factors_O, out=inner_TO[part])
+        return inner_TO
+
+    @staticmethod
+    def backward(ctx: _Context, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        gate_TO, up_TO, gate_factors_O, up_factors_O = ctx.saved_tensors
+        grad_TO = grad_outputs[0]
+        gate_grad_TO, up_grad_TO = torch.empty_like(gate_TO), torch.empty_like(up_TO)
+        wide = torch.promote_types(gate_factors_O.dtype, torch.float32)
+        gate_sums_O, up_sums_O = (torch.zeros_like(each, dtype=wide) for each in (gate_factors_O, up_factors_O))
+        for part in _parts(gate_TO):
+            long_gate_PO, grad_PO = gate_TO[part] * gate_factors_O, grad_TO[part]
+            long_up_grad_PO = grad_PO * silu(long_gate_PO)
+            long_gate_grad_PO = torch.ops.aten.silu_backward(grad_PO * (up_TO[part] * up_factors_O), long_gate_PO)
+            gate_sums_O += (long_gate_grad_PO * gate_TO[part]).sum(0)
+            up_sums_O += (long_up_grad_PO * up_TO[part]).sum(0)
+            torch.mul(long_gate_grad_PO, gate_factors_O, out=gate_grad_TO[part])
+            torch.mul(long_up_grad_PO, up_factors_O, out=up_grad_TO[part])
+        return gate_grad_TO, up_grad_TO, gate_sums_O.to(gate_factors_O.dtype), up_sums_O.to(up_factors_O.dtype)
+
+
+def _parts(tensor_TO: Tensor) -> list[slice]:
+    return [slice(first, first + _TOKENS_AT_ONCE) for first in range(0, len(tensor_TO), _TOKENS_AT_ONCE)]

@@ -75,10 +75,12 @@ def with_answers(
             teacher = _answering(recipe, spec.teacher, spec.hosted, spec.max_new_tokens, stage.train.max_length, folder)
             name = "train" if stage.data is None else f"{stage.name}-train"
             answers = run_path / (ANSWERS if stage.data is None else f"{stage.name}-{ANSWERS}")
-            train = taught(prepared.tables[name], teacher, answers, ledger, seen)
+            answered = taught(prepared.tables[name], teacher, answers, ledger, seen)
+            prepared = prepared.admitting(name, answered)
+            train = prepared.tables[name]
             refuse_empty({name: train}, ledger)
             note = Note("data.taught", {"rows": len(train), "teacher": spec.teacher})
-            prepared = replace(prepared.with_table(name, train), notes=(*prepared.notes, note))
+            prepared = replace(prepared, notes=(*prepared.notes, note))
     return prepared
 
 

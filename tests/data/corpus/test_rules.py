@@ -33,7 +33,7 @@ from tunesmith.recipe.specs.goal import ComplianceSpec
 PIECE = 3000
 EVERYTHING: dict[str, object] = {
     "near_duplicates": 0.7,
-    "repair": {"rules": ["mojibake", "html", "full_width", "whitespace", "boilerplate"]},
+    "repair": {"rules": ["mojibake", "html", "full_width", "emoji", "whitespace", "boilerplate"]},
     "filter": {"rules": ["broken_encoding", "gibberish", "repetition", "too_short", "too_long", "language"]},
     "pii": "mask",
     "content": {"word_lists": [{"path": "words.txt", "action": "drop"}, {"path": "watched.txt"}]},
@@ -51,6 +51,7 @@ ODD = [
     "this one has a forbidden word in it, and so it must not be learned from at all.",
     "this one has a watched word in it, which is only counted and otherwise left alone.",
     "\x07 ",
+    "a text with 👍🏽 and 👨\u200d👩\u200d👧 and 1\ufe0f\u20e3 in it, which are no words of the text at all 😀😀😀",
 ]
 
 
@@ -187,7 +188,7 @@ def test_the_page_for_the_compliance_officer_lies_beside(folder: Path) -> None:
     stated = spec(EVERYTHING, licence="CC-BY-4.0")
     build_corpus(stated, folder, folder / "out", piece_bytes=PIECE, compliance=ComplianceSpec())
     page = (folder / "out" / COMPLIANCE).read_text("utf-8")
-    assert "CC-BY-4.0" in page and "words.txt" in page and "| web | train | 122 |" in page
+    assert "CC-BY-4.0" in page and "words.txt" in page and "| web | train | 123 |" in page
     with pytest.raises(TunesmithError) as caught:
         build_corpus(spec(EVERYTHING, licence="CC-BY-NC-4.0"), folder, folder / "nc", compliance=ComplianceSpec())
     assert caught.value.code == "data.non_commercial" and not (folder / "nc.building").exists()

@@ -1,7 +1,8 @@
 """The way from training rows to training rows with children: only here the methods meet.
 
-Children are made from rows that were read, never from children, and stand behind them. One that says what another
-training row says is merged with it; one that asks what a row of validation or test asks goes. The ledger says both.
+Children are made from rows that were read, never from children, and stand behind them. They pass the gate of the table
+first: its rules, its benchmarks. One that says what another training row says is merged with it; one that asks what a
+row of validation or test asks goes. The ledger says all of it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from tunesmith.data.augment.generator import Generator
 from tunesmith.data.augment.synthesize import synthesized
 from tunesmith.data.augment.thesaurus import Thesaurus, load_thesaurus
 from tunesmith.data.defects import Reason
-from tunesmith.data.formats.read import Note
+from tunesmith.data.gate import Admitted
 from tunesmith.data.keys import content_key
 from tunesmith.data.media.content import MediaPlaces
+from tunesmith.data.notes import Note
 from tunesmith.data.split import shared_with
 from tunesmith.recipe.specs.augment import AugmentSpec
 
 _Made = tuple[Reason, Callable[[], Iterable[Child]]]
+_Admit = Callable[[pl.DataFrame, pl.DataFrame], Admitted]
 _NOWHERE = MediaPlaces({})
 
 
@@ -42,6 +45,7 @@ def augmented(
     ledger: Ledger,
     generator: Generator | None = None,
     places: MediaPlaces = _NOWHERE,
+    admit: _Admit = lambda made, _among: Admitted(made),
 ) -> tuple[pl.DataFrame, list[Note]]:
     """The training rows with their children, and what was done.
 
@@ -50,6 +54,7 @@ def augmented(
         folder: where the recipe's paths start.
         generator: who answers prompts; without one the methods that need it are left out, and a note says so.
         places: where pictures and sounds lie, and where those that are made are put down.
+        admit: the gate that children pass before they come to the rows that are there.
 
     Errors: those of `load_thesaurus`, `synthesized` and `balanced`; augment.tagged_rows, data.source_changed.
     """
@@ -57,9 +62,9 @@ def augmented(
     table, notes = train, []
     for reason, make in (*_methods(spec, train, others, folder, generator), *_of_media(spec, train, places)):
         made = list(make())
-        children = as_table(made, reason, ledger)
-        kept = _apart(_merged(table, children, ledger), others, ledger)
-        notes.append(Note(f"augment.{reason}", {"made": len(made), "kept": len(kept)}))
+        admitted = admit(as_table(made, reason, ledger), table)
+        kept = _apart(_merged(table, admitted.frame, ledger), others, ledger)
+        notes += [Note(f"augment.{reason}", {"made": len(made), "kept": len(kept)}), *admitted.notes]
         table = pl.concat([table, kept])
     if spec.asks_a_model and generator is None:
         notes.append(Note("augment.no_model_asked"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tunesmith.core.ledger import Ledger
-from tunesmith.data.repair import html, mojibake, plain, script
+from tunesmith.data.repair import emoji, html, mojibake, plain, script
 from tunesmith.data.texts import any_text, changed_rows, each_text, rewrite_texts
 from tunesmith.recipe.specs.clean import RepairRule, RepairSpec
 
@@ -37,14 +37,19 @@ class _Column:
 
 _BEFORE: dict[RepairRule, _Batch | _Column] = {"mojibake": _Batch(mojibake.hint, mojibake.mend_all)}
 """Before Unicode is normalised: the control characters that this takes away are bytes of misread texts."""
-_AFTER: dict[RepairRule, _Batch | _Column] = {
-    "html": _Batch(html.hint, html.to_text_all),
-    "full_width": _Column(plain.half_width),
-    "boilerplate": _Column(plain.without_appendix),
-    "whitespace": _Column(plain.one_blank),
-    "simplified": _Batch(script.hint, script.to_simplified),
-    "traditional": _Batch(script.hint, script.to_traditional),
-}
+
+
+def _after(spec: RepairSpec) -> dict[RepairRule, _Batch | _Column]:
+    return {
+        "html": _Batch(html.hint, html.to_text_all),
+        "full_width": _Column(plain.half_width),
+        "emoji": _Batch(emoji.hint, emoji.remove_all),
+        "emoji_runs": _Batch(emoji.hint, emoji.shortening(spec.max_emoji)),
+        "boilerplate": _Column(plain.without_appendix),
+        "whitespace": _Column(plain.one_blank),
+        "simplified": _Batch(script.hint, script.to_simplified),
+        "traditional": _Batch(script.hint, script.to_traditional),
+    }
 
 
 def check_packages(spec: RepairSpec | None) -> None:
@@ -59,19 +64,19 @@ def check_packages(spec: RepairSpec | None) -> None:
 
 def repair_encoding(frame: pl.DataFrame, spec: RepairSpec | None, ledger: Ledger) -> pl.DataFrame:
     """What has to come before normalising."""
-    return _repair(frame, spec, _BEFORE, ledger)
+    return frame if spec is None else _repair(frame, spec, _BEFORE, ledger)
 
 
 def repair_texts(frame: pl.DataFrame, spec: RepairSpec | None, ledger: Ledger) -> pl.DataFrame:
     """What comes after it."""
-    return _repair(frame, spec, _AFTER, ledger)
+    return frame if spec is None else _repair(frame, spec, _after(spec), ledger)
 
 
 def _repair(
-    frame: pl.DataFrame, spec: RepairSpec | None, rules: dict[RepairRule, _Batch | _Column], ledger: Ledger
+    frame: pl.DataFrame, spec: RepairSpec, rules: dict[RepairRule, _Batch | _Column], ledger: Ledger
 ) -> pl.DataFrame:
     for name, rule in rules.items():
-        if spec is not None and name in spec.rules and len(frame):
+        if name in spec.rules and len(frame):
             mended = rule.apply(frame)
             ledger.change(changed_rows(frame, mended), name)
             frame = mended

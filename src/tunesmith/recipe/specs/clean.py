@@ -25,7 +25,17 @@ PiiType = Literal[
     "address",
     "name",
 ]
-RepairRule = Literal["mojibake", "html", "full_width", "whitespace", "boilerplate", "simplified", "traditional"]
+RepairRule = Literal[
+    "mojibake",
+    "html",
+    "full_width",
+    "emoji",
+    "emoji_runs",
+    "whitespace",
+    "boilerplate",
+    "simplified",
+    "traditional",
+]
 FilterRule = Literal[
     "broken_encoding",
     "gibberish",
@@ -48,15 +58,21 @@ class RepairSpec(Spec):
     rules: list[RepairRule] = Field(
         ["mojibake", "full_width"],
         min_length=1,
-        description="What is mended: wrongly decoded text, HTML, full-width letters and digits, blanks, sentences "
-        "that sites "
-        "append, Chinese characters into one script.",
+        description="What is mended: wrong decoding, HTML, full width, emoji (all, or long runs), blanks, what sites "
+        "append, Chinese into one script.",
+    )
+    max_emoji: int | None = Field(
+        None, ge=1, le=100, description="emoji_runs: emoji in a row that stay; none stated: 3."
     )
 
     @model_validator(mode="after")
-    def _one_script(self) -> Self:
+    def _takes_effect(self) -> Self:
         if {"simplified", "traditional"} <= set(self.rules):
             raise ValueError("two_scripts")
+        if {"emoji", "emoji_runs"} <= set(self.rules):
+            raise ValueError("emoji_twice")
+        if self.max_emoji is not None and "emoji_runs" not in self.rules:
+            raise ValueError("emoji_without_rule")
         return self
 
 

@@ -39,8 +39,8 @@ class CleanSpec(Spec):
         None,
         gt=0,
         le=1,
-        description="Cosine of the bundled encoder (English) from which on only one of two rows stays, such as "
-        "0.95; none looks for none.",
+        description="Cosine of the bundled encoder (English) from which on one of two rows goes, and any like what is "
+        "tested, such as 0.95; none looks for none.",
     )
     repair: RepairSpec | None = Field(None, description="Rules that change texts; none: no text is mended.")
     filter: FilterSpec | None = Field(None, description="Rules that drop rows; none: every readable row stays.")
