@@ -50,8 +50,8 @@ def unpacked(each: Input, folder: Path) -> Input:
     if not is_pressed(each.path):
         return each
     opened = folder / f"rows{each.kind}"
-    if not is_whole(folder):
-        with new_folder(folder) as aside, (aside / opened.name).open("wb") as stream:
+    if not is_whole(folder, of=folder.name):
+        with new_folder(folder, of=folder.name) as aside, (aside / opened.name).open("wb") as stream:
             for chunk in unpressed_chunks(each.path):
                 stream.write(chunk)
             if not stream.tell():
