@@ -16,6 +16,7 @@ from tunesmith.core.secrets import holds_secret
 from tunesmith.messages import say
 from tunesmith.recipe.plain_yaml import read_yaml
 from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.sources_apart import name_apart
 
 _SHOWN_CHARACTERS = 80
 _PLACES = {
@@ -62,6 +63,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), name: str = "recipe")
     for override in overrides:
         _apply(values, override)
     _refuse_secrets(values)
+    name_apart(values)
     try:
         # Through JSON, because pydantic's strict mode then takes lists and tables for what the file can say.
         return Recipe.model_validate_json(json.dumps(values), strict=True)

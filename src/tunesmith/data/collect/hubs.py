@@ -17,11 +17,12 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import filter_repo_objects
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file
 from tunesmith.data.collect.failures import broken, failed, hub_failure
-from tunesmith.data.collect.stores import DISK_ERRORS
+from tunesmith.data.collect.stores import DISK_ERRORS, refuse_alike
 from tunesmith.data.formats.extras import needed
 from tunesmith.data.formats.kinds import SUFFIXES
 
@@ -36,13 +37,18 @@ _MAIN = "master"
 def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
     """Fetch a data set of the Hugging Face hub; returns its revision, licence and number of files.
 
-    Every file is held to the hash that the hub states of it. Errors: those of `hub_failure`, data.hub_no_file.
+    Every file is held to the hash that the hub states of it. Errors: those of `hub_failure`, data.hub_no_file,
+    data.names_alike.
     """
     name, revision, path = _parts(address, HF)
     try:
         info = HfApi().dataset_info(name, revision=revision, files_metadata=True)
         wanted = _patterns(path)
+        names = [each.rfilename for each in info.siblings or ()]
+        refuse_alike(filter_repo_objects(names, allow_patterns=wanted), address)
         snapshot_download(name, repo_type="dataset", revision=info.sha, local_dir=into, allow_patterns=wanted)
+    except TunesmithError:
+        raise
     except Exception as error:  # which library sends the requests, and so whose errors come, has changed before
         raise _said(address, HF, error) from None
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes on its own downloads

@@ -19,6 +19,9 @@ _DUCKDB_SAFE = frozenset(
 )
 
 
+_NO_WAY = "Failed to connect"
+
+
 def reason_of(error: Exception, dialect: Dialect, url: URL) -> str:
     """The first line of what was said where that is about the query or the way to the server; else only its number."""
     said = getattr(error, "orig", None) or error
@@ -30,6 +33,8 @@ def reason_of(error: Exception, dialect: Dialect, url: URL) -> str:
         return line if kind in _DUCKDB_SAFE else kind
     if dialect == "postgresql":
         code = str(getattr(said, "sqlstate", None) or "")
+        if not code and _NO_WAY not in line:  # the driver's own words, which may repeat a value
+            return kind
     else:
         arguments: tuple[object, ...] = getattr(said, "args", ())
         code = str(arguments[0]) if arguments else ""

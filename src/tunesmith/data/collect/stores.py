@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -32,7 +34,7 @@ def fetch_from_store(address: str, into: Path) -> dict[str, object]:
     """Fetch one file, or all files of rows and texts below a folder; returns how many.
 
     Errors: data.unknown_store, data.secret_in_address, data.extra_missing, core.too_little_space, those of
-    `store_failure`.
+    `store_failure` and `refuse_alike`.
     """
     found = _SCHEME.fullmatch(address)
     scheme = found["scheme"].lower() if found else address.partition("://")[0]
@@ -44,6 +46,7 @@ def fetch_from_store(address: str, into: Path) -> dict[str, object]:
     system, root, sizes = _listed(address, scheme)
     require_space(into, sum(sizes.values()))
     targets = {name: into / _below(address, name, root) for name in sizes}
+    refuse_alike([target.relative_to(into).as_posix() for target in targets.values()], address)
     for name, size in sizes.items():
         _fetch(system, address, name, targets[name], size)
     return {"rows": len(sizes)}
@@ -79,6 +82,19 @@ def _fetch(system: AbstractFileSystem, address: str, name: str, target: Path, si
         raise store_failure(error, address, target.name) from None
     if target.stat().st_size != size:
         raise broken(address, target.name, f"{target.stat().st_size:,} / {size:,} B")
+
+
+def refuse_alike(names: Iterable[str], address: str) -> None:
+    """Many file systems take names that differ in case, or in how a letter with its accent is written, for one: there
+    the second file would silently replace the first, so no machine fetches both.
+
+    Errors: data.names_alike.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise TunesmithError("data.names_alike", source=address, one=other, other=name)
 
 
 def _below(address: str, name: str, root: str) -> str:

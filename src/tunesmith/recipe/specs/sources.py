@@ -54,6 +54,7 @@ FROM_ENVIRONMENT = r"env:[A-Za-z_][A-Za-z0-9_]*"
 class TermsSpec(Spec):
     """What the people behind the rows agreed to; rows outside of it are dropped with a reason."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"retention_days", "undated"})
     consent: str | None = Field(
         None, min_length=1, description="Column that must say yes (true, 1, yes); any other value, or none, is a no."
     )
@@ -65,11 +66,24 @@ class TermsSpec(Spec):
         pattern=r"^\d{4}-\d\d-\d\d$",
         description="Oldest day that may still be used, such as 2026-01-31 (UTC); a row without a time is too old.",
     )
+    retention_days: int | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="Days that a row may be kept after its time, held against the day of reading (UTC).",
+    )
+    undated: Literal["drop", "keep"] | None = Field(
+        None,
+        description="Rows without a time that can be read, beside retention_days: left out or used; none: an error.",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.time is None) != (self.since is None) or (self.consent is None and self.since is None):
+        dated = self.since is not None or self.retention_days is not None
+        if (self.time is None) == dated or (self.consent is None and not dated):
             raise ValueError("terms")
+        if self.undated is not None and (self.retention_days is None or self.since is not None):
+            raise ValueError("terms_undated")
         if self.since is not None:
             try:
                 date.fromisoformat(self.since)
@@ -82,7 +96,7 @@ class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
 
     unstated: ClassVar[frozenset[str]] = frozenset(
-        {"query", "database", "encoding", "chunk_size", "terms", "question", "split"}
+        {"query", "database", "encoding", "chunk_size", "terms", "question", "split", "licence_column"}
     )
 
     path: str = Field(
@@ -121,8 +135,13 @@ class SourceSpec(Spec):
         None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."
     )
     licence: str = Field("", description="Licence of the rows, kept in the data card.")
+    licence_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the licence of each row, which goes before the source's; a row without one has that.",
+    )
     encoding: Encoding | None = Field(
-        None, description="Encoding of text files; none finds UTF-8, byte order marks, GB18030 and Big5."
+        None, description="Encoding of text files; none finds UTF-8, marks, UTF-16, GB18030 and Big5."
     )
     chunk_size: int | None = Field(
         None, ge=100, le=1_000_000, description="Characters of a row cut from a document; none is 2000."
