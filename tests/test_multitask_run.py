@@ -57,3 +57,32 @@ def test_a_source_is_a_task(tmp_path: Path) -> None:
     assert mean == pytest.approx(metrics["exact_match"])
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
+
+
+def test_a_task_of_old_rows_alone(tmp_path: Path) -> None:
+    """New rows are one task, replayed ones another, whose part of the loss is its weight and not its number of rows."""
+    tables = {
+        "sums": [{"prompt": f"{place} + 1?", "completion": str(place + 1)} for place in range(40)],
+        "old": [{"prompt": f"colour {place}?", "completion": ("red", "blue")[place % 2]} for place in range(6)],
+    }
+    for name, rows in tables.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    text = RECIPE.format(base=tiny_chat_model(tmp_path / "base", spread=0.1))
+    text = text.replace(", {path: colours.jsonl}", "").replace(
+        "sampling_temperature: 2.0, weights: {sums: 2.0}", "weights: {old: 3}"
+    )
+    text = text.replace("    train:", "    replay: {share: 0.25, sources: [{path: old.jsonl, name: old}]}\n    train:")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text, "utf-8")
+    work = lifecycle.start(recipe, (), tmp_path / "runs", ())
+    lifecycle.run_to_release(work)
+    steps = [event.values for event in read_events(work.path / METRICS, "step")]
+    for each in steps:
+        told = {name: float(str(value)) for name, value in each.items() if name.startswith("loss")}
+        assert told["loss"] == pytest.approx(told["loss/sums"] + told["loss/old"])
+        assert told["loss/old"] == pytest.approx(0.75 * told["loss_of_old_rows"])
+        assert told["loss/sums"] == pytest.approx(0.25 * told["loss_of_new_rows"])
+    validations = [event.values for event in read_events(work.path / METRICS, "validation")]
+    assert validations and all("loss/sums" in each and "loss/old" not in each for each in validations)
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal

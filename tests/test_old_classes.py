@@ -112,3 +112,28 @@ def test_old_rows_go_to_the_heads_that_their_sources_are_named_after(tmp_path: P
     notes = {event.values["code"]: event.values for event in read_events(work.path / METRICS, "note")}
     assert (notes["train.replay"]["old"], notes["train.replay"]["rows"]) == (2, 8)
     assert proof.certify_resume(work).equal
+
+
+def test_a_task_with_old_rows_alone_has_a_head_too(tmp_path: Path) -> None:
+    """From its rows to its artefact: learned from what is replayed, asked like any task, published like any task."""
+    makers = {"intents": text_rows, "names": token_rows}
+    for split, count, seed in (("train", 24, 1), ("validation", 8, 1), ("test", 8, 1), ("old", 12, 5)):
+        for name, make in makers.items():
+            rows = make(count, "train" if split == "old" else split, seed=seed)  # type: ignore[arg-type]
+            write_rows(tmp_path / f"{name}-{split}.jsonl", rows)
+    both = {
+        split: ", ".join(f"{{name: {name}, path: {name}-{split}.jsonl}}" for name in makers)
+        for split in ("validation", "test")
+    }
+    base = tiny_encoder(tmp_path / "base", spread=0.1)
+    text = HEADS.format(base=base, train="{name: intents, path: intents-train.jsonl}", **both)
+    text = text.replace("[{name: intents, path: intents-old.jsonl}]", "[{name: names, path: names-old.jsonl}]")
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    work = lifecycle.start(tmp_path / "recipe.yaml", (), tmp_path / "runs", ())
+    lifecycle.run_to_release(work)
+    steps = [event.values for event in read_events(work.path / METRICS, "step")]
+    assert all({"loss/intents", "loss/names", "loss_of_old_rows/names"} <= each.keys() for each in steps)
+    assert (work.path / "evaluate" / "tuned-names.json").is_file()
+    assert {each.name for each in (work.path / "ship").iterdir()} >= {"safetensors-intents", "safetensors-names"}
+    certificate = proof.verify(work)
+    assert certificate is not None and certificate.equal

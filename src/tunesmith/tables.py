@@ -39,11 +39,12 @@ def keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
 
 
 def _keep(work: Work, spec: RowsSpec, folder: Path, stage: str, examples: Mapping[str, Sequence[Example]]) -> None:
-    """Number the labels of tasks that have them, and say which no training row teaches."""
+    """Number the labels of tasks that have them, and say which no training row teaches: replayed ones train too."""
     if spec.task == "chat":
         return
     labels = found_labels(spec, [each for rows in examples.values() for each in rows])
-    splits = {split: examples[f"{stage}{split}"] for split in SPLITS if f"{stage}{split}" in examples}
+    splits = {split: list(examples[f"{stage}{split}"]) for split in SPLITS if f"{stage}{split}" in examples}
+    splits["train"] += [each for name, rows in examples.items() if name.endswith("-replay") for each in rows]
     for name, rows in rows_by_task(spec).items():
         lacking = [split for split, found in splits.items() if not of_task(name, found)]
         if lacking:

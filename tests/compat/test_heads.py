@@ -50,6 +50,24 @@ def test_old_rows_are_of_tasks_that_have_heads() -> None:
         check(parse_recipe(RECIPE, ["stages.0.objective={kind: multitask, weights: {c: 2.0}}"]))
 
 
+ONLY_OLD = [
+    "data.sources=[{path: a.jsonl, name: a}]",
+    "data.validation_sources=[{path: v.jsonl, name: a}, {path: w.jsonl, name: b}]",
+    "data.test_sources=[{path: t.jsonl, name: a}, {path: u.jsonl, name: b}]",
+    "stages.0.replay={sources: [{path: o.jsonl, name: b}]}",
+]
+
+
+def test_a_task_with_old_rows_alone_names_its_validation_and_test_rows() -> None:
+    check(parse_recipe(RECIPE, ONLY_OLD))
+    for missing, where in ((1, "validation_sources"), (2, "test_sources")):
+        with pytest.raises(TunesmithError, match="task_without_source") as error:
+            check(parse_recipe(RECIPE, [each for place, each in enumerate(ONLY_OLD) if place != missing]))
+        assert error.value.facts["where"] == where
+    with pytest.raises(TunesmithError, match="one_task"):
+        check(parse_recipe(RECIPE, ONLY_OLD[:-1]))
+
+
 def test_vectors_of_tasks_need_tasks_with_heads() -> None:
     plain = "model: {base: m}\ndata: {sources: [{path: a, name: a}, {path: b}]}\nstages: [{name: s}]\n"
     stated = "stages.0.objective={kind: multitask, task_embeddings: true}"

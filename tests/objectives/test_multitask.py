@@ -184,6 +184,15 @@ def test_old_rows_belong_to_a_task_that_is_trained() -> None:
     check(parse_recipe(RECIPE, [stated[0], "stages.0.replay={sources: [{path: o.jsonl, name: a}]}"]))
 
 
+def test_old_rows_are_a_task_of_their_own_where_a_weight_names_it() -> None:
+    replayed = "stages.0.replay={sources: [{path: o.jsonl, name: old}]}"
+    weighed = "stages.0.objective={kind: multitask, weights: {old: 0.5}}"
+    check(parse_recipe(RECIPE, [weighed, replayed]))
+    check(parse_recipe(RECIPE, [weighed, replayed, "data.sources=[{path: a.jsonl}]"]))
+    with pytest.raises(TunesmithError, match="unknown_task"):
+        check(parse_recipe(RECIPE, [weighed]))
+
+
 def test_validation_rows_belong_to_a_task_that_is_trained() -> None:
     stated = ["stages.0.objective={kind: multitask}", "data.validation_sources=[{path: v.jsonl}]"]
     with pytest.raises(TunesmithError, match="unknown_task"):

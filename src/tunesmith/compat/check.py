@@ -121,16 +121,19 @@ def _check_forgetting(recipe: Recipe) -> None:
 
 
 def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    """A task is a source: there are several, and whatever names one names one of them."""
+    """A task is a source: there are several, and whatever names one names one of them.
+
+    A source of replayed rows is a task of its own where a weight names it: a slip of the pen in its name is none.
+    """
     if not isinstance(stage.objective, MultitaskSpec):
         return
-    data = data_of(recipe, stage)
+    data, weights = data_of(recipe, stage), stage.objective.weights
+    replayed = [source.title for source in stage.replay.sources] if stage.replay is not None else []
     known = [source.title for source in data.sources]
+    known += [name for name in replayed if name in (data.tasks or weights)]
     if len(set(known)) < 2:
         raise TunesmithError("compat.one_task", place=place)
-    replayed = stage.replay.sources if stage.replay is not None else []
-    named = [*stage.objective.weights, *(source.title for source in (*data.validation_sources, *replayed))]
-    for name in named:
+    for name in [*weights, *(source.title for source in data.validation_sources), *replayed]:
         if name not in known:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.recipe.chain import data_of
@@ -34,7 +34,8 @@ def check_heads(recipe: Recipe, stage: StageSpec, place: int) -> None:
     derived = "token_class" if set(tasks.values()) == {"token_class"} else "text_class"
     if (data.task, data.rows) != (derived, derived):
         raise TunesmithError("compat.heads_rows", task=data.task, rows=data.rows)
-    _check_sources(data)
+    replayed = stage.replay.sources if stage.replay is not None else []
+    _check_sources(data, {source.title for source in replayed})
     _check_augment(recipe.data if stage.data is None else None)
     for name, rows in tasks.items() if stage.data is None else ():
         if not recipe.evaluate.metrics_of(rows):
@@ -64,14 +65,24 @@ def _check_augment(data: DataSpec | None) -> None:
             raise TunesmithError("compat.heads_augment", what=what)
 
 
-def _check_sources(data: RowsSpec) -> None:
-    """Every source is of a task, and wherever sources are named, every task has one."""
+def _check_sources(data: RowsSpec, replayed: Collection[str]) -> None:
+    """Every source is of a task, and wherever sources are named, every task has one.
+
+    A task whose rows are replayed needs no new ones. Then nothing can be set aside of it: its validation and test rows
+    are named.
+    """
     tasks = data.tasks or {}
-    for where in ("sources", "validation_sources", "test_sources"):
-        found = [source.title for source in getattr(data, where, ())]
+    stated = {
+        where: [source.title for source in getattr(data, where)]
+        for where in ("sources", "validation_sources", "test_sources")
+        if hasattr(data, where)
+    }
+    without_new = [name for name in tasks if name in replayed and name not in stated["sources"]]
+    for where, found in stated.items():
         for name in found:
             if name not in tasks:
                 raise TunesmithError("compat.source_without_task", source=name, where=where, known=", ".join(tasks))
-        lacking = [name for name in tasks if name not in found]
-        if found and lacking:
+        has_all = [*found, *without_new] if where == "sources" else found
+        lacking = [name for name in tasks if name not in has_all]
+        if (found or without_new) and lacking:
             raise TunesmithError("compat.task_without_source", task=lacking[0], where=where)

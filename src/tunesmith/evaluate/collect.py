@@ -32,13 +32,13 @@ from tunesmith.evaluate.card_facts import (
     TrainingFacts,
     Unmeasured,
 )
-from tunesmith.evaluate.class_metrics import COUNTED, counts_of
 from tunesmith.evaluate.cost import Cost, cost
 from tunesmith.evaluate.forgetting import margins_path, read_margins
-from tunesmith.evaluate.intervals import Interval, paired_f1_gain, paired_gain, wilson
+from tunesmith.evaluate.gain import gain
+from tunesmith.evaluate.intervals import paired_gain, wilson
 from tunesmith.evaluate.loss_plot import curve_from_events
 from tunesmith.evaluate.method import method_of
-from tunesmith.evaluate.metrics import OF_ALL_ROWS, SHARES
+from tunesmith.evaluate.metrics import SHARES
 from tunesmith.evaluate.parts import Part, parts_of
 from tunesmith.evaluate.speed import speed
 from tunesmith.evaluate.stages import stages_of
@@ -172,17 +172,8 @@ def _metric_line(name: str, task: Examined) -> MetricLine:
         few_shot=second,
         tuned=values["tuned"],
         tuned_interval=wilson(values["tuned"], len(rows)) if name in SHARES else None,
-        gain=_gain(name, tuned, bases[better], task.questions),
+        gain=gain(name, [tuned], [bases[better]], task.questions),
     )
-
-
-def _gain(name: str, tuned: Result, base: Result, questions: Sequence[Question]) -> Interval | None:
-    """What the tuned model gains; None for a corpus figure whose rows have no counts of their own."""
-    if name in COUNTED:
-        wanted = [each.wanted for each in questions]
-        new, old = (counts_of(name, each.answers.texts, wanted) for each in (tuned, base))
-        return paired_f1_gain(new, old)
-    return None if name in OF_ALL_ROWS else paired_gain(tuned.scores.rows[name], base.scores.rows[name])
 
 
 def _support(tasks: Sequence[Examined]) -> SupportRate:

@@ -93,7 +93,10 @@ class Validator:
         self._task_metric = task_metric
 
     def __call__(self) -> dict[str, float]:
-        """Mean of every term over all rows of all ranks, their sum as `loss`, and the task's metrics."""
+        """Mean of every term over all rows of all ranks, their sum as `loss`, and the task's metrics.
+
+        A term of which no row has an item, such as that of a task with old rows alone, has no mean.
+        """
         training = self._policy.training
         self._policy.eval()
         sums: dict[str, float] = {}
@@ -106,7 +109,7 @@ class Validator:
         self._policy.train(training)
         totals = self._runtime.sum([*sums.values(), *counts.values()])
         pairs = zip(sums, totals, totals[len(sums) :], strict=False)
-        means = {name: total / count if count else float("nan") for name, total, count in pairs}
+        means = {name: total / count for name, total, count in pairs if count}
         return {"loss": sum(means.values()) if means else float("nan"), **means, **self._task_metric(self._policy)}
 
     def _look(self, batch: Packed) -> tuple[dict[str, float], dict[str, float]]:
