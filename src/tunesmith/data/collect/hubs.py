@@ -13,11 +13,11 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import filter_repo_objects
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file
@@ -45,7 +45,7 @@ def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
         info = HfApi().dataset_info(name, revision=revision, files_metadata=True)
         wanted = _patterns(path)
         names = [each.rfilename for each in info.siblings or ()]
-        refuse_alike(filter_repo_objects(names, allow_patterns=wanted), address)
+        refuse_alike([each for each in names if any(fnmatch(each, pattern) for pattern in wanted)], address)
         snapshot_download(name, repo_type="dataset", revision=info.sha, local_dir=into, allow_patterns=wanted)
     except TunesmithError:
         raise
