@@ -104,11 +104,11 @@ def prepare(
     one_key(stated.clean.pii for stated in everything)
     if spec.augment is not None:
         refuse_misfits(spec.augment, spec.kind)
-    own = [source for _, source in sources_in_order(spec)]
-    places = places_of(own, recipe_folder, made_in)
+    of_run = [source for _, source in sources_in_order(spec)]
+    places = places_of(of_run, recipe_folder, made_in)
     if spec.kind not in MEDIA_KINDS:
         beside = [source for stage in stages for sources in stage.sources.values() for source in sources]
-        refuse_together_larger_than_memory([*own, *beside, *(spec.benchmarks or ())], recipe_folder)
+        refuse_together_larger_than_memory([*of_run, *beside, *(spec.benchmarks or ())], recipe_folder)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
     wall = Wall(spec.benchmarks or (), recipe_folder, ledger, embed)
     likeness = Likeness.of(spec.clean)
