@@ -16,6 +16,7 @@ import typer
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RecipeArgument
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.lock import locks_stay_here
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
 
@@ -46,6 +47,8 @@ def corpus(
     from tunesmith.data.corpus.build import build_corpus
 
     stated = load_recipe(recipe)
+    if locks_stay_here(out.absolute().parent):
+        tell(say("cli.corpus_lock_here", path=str(out)))
     with _executor(on, address) as executor:
         report = build_corpus(stated.data, recipe.resolve().parent, out, executor, compliance=stated.goal.compliance)
     for label, rows in (*report.fates.items(), *report.splits.items()):

@@ -8,7 +8,8 @@
     shards      rows that stay go to the split that their own words or their group name, and are written (shards.py)
 
 Parts are folders that appear whole, and the corpus is one more. A build that is killed goes on with the parts that are
-there, if recipe, files and versions are the same, and else begins anew; the result has the same bytes.
+there, if recipe, files and versions are the same, and else begins anew; the result has the same bytes. The name of a
+part says of which plan it is, so that no worker that outlived an older build can slip one of that in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import (
     MANIFEST,
     disk_errors,
-    is_whole,
     read_json,
     remove_folder,
     remove_rubbish,
@@ -32,18 +32,19 @@ from tunesmith.core.files import (
     write_json,
 )
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.lock import locks_stay_here
 from tunesmith.data.corpus.decide import decide
 from tunesmith.data.corpus.executors import Executor, InThreads
 from tunesmith.data.corpus.finish import REPORT, write_corpus
 from tunesmith.data.corpus.inputs import Input, inputs_of, unpacked
 from tunesmith.data.corpus.lock import LOCK_FILE, held
 from tunesmith.data.corpus.masks import mask_part, number_values, with_own_values
-from tunesmith.data.corpus.part import Cleaned, make_part, read_marks
+from tunesmith.data.corpus.part import Cleaned, is_part, make_part, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
 from tunesmith.data.corpus.stated import source_hashes
-from tunesmith.data.corpus.work import Build
+from tunesmith.data.corpus.work import Build, digest_of
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.licences import check_licences
 from tunesmith.data.pii.apply import Held
@@ -81,6 +82,7 @@ def build_corpus(
     folder = out.with_name(f"{out.name}.building")
     build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, executor or InThreads())
     plan = build.plan()
+    build = replace(build, digest=digest_of(plan))
     if out.exists():
         return _report_of(build, plan)
     with held(folder):
@@ -126,7 +128,7 @@ def _start(build: Build, plan: Plan) -> None:
     folder = build.folder
     with disk_errors(folder):
         remove_rubbish(folder.parent)
-        remove_rubbish(folder)
+        remove_rubbish(folder, alone=not locks_stay_here(folder))
         if not _same_plan(folder, plan):
             (folder / PLAN).unlink(missing_ok=True)  # first: without it nothing here counts
             for part in sorted(path for path in folder.iterdir() if path.name != LOCK_FILE):
@@ -144,13 +146,13 @@ def _same_plan(folder: Path, plan: Plan) -> bool:
 
 def _cut(build: Build) -> tuple[Piece, ...]:
     """The pieces of all files; compressed ones are unpacked for that."""
-    opened = build.executor.map(partial(_open, build.folder), enumerate(build.inputs))
+    opened = build.executor.map(partial(_open, build.folder, build.digest), enumerate(build.inputs))
     return tuple(pieces_of(opened, build.piece_bytes))
 
 
-def _open(folder: Path, numbered: tuple[int, Input]) -> Input:
+def _open(folder: Path, digest: str, numbered: tuple[int, Input]) -> Input:
     number, each = numbered
-    return unpacked(each, folder / f"unpacked-{number:05d}")
+    return unpacked(each, folder / f"unpacked-{number:05d}-{digest}")
 
 
 def _make_parts(build: Build) -> None:
@@ -168,7 +170,7 @@ def _make(spec: DataSpec, recipe_folder: Path, part: tuple[Path, Piece]) -> None
         masks = cleaner.personal is not None and cleaner.personal.spec.action == "mask"
         return Cleaned(frame, found if masks else Held(), facts_of(cleaner))
 
-    if not is_whole(folder):
+    if not is_part(folder):
         reading = Reading("text", spec.split.group_by, spec.split.seed)
         make_part(folder, piece, spec.sources[piece.source], reading, clean)
 
