@@ -16,6 +16,7 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, remove_rubbish, sha256_file, verify_folder
 from tunesmith.core.home import hub_offline
+from tunesmith.core.secrets import without_secrets
 from tunesmith.data.collect.database import Answer, answer_to, database_place
 from tunesmith.data.collect.hubs import HF, MODELSCOPE, fetch_from_hub, fetch_from_modelscope
 from tunesmith.data.collect.lineage import lineage_of
@@ -68,7 +69,7 @@ def _fetch(source: SourceSpec, place: Path, folder: Path) -> None:
     with new_folder(place, lineage=lineage) as aside:
         aside.chmod(0o700)
         if source.query is not None:
-            lineage |= {"query": source.query, "database": database_place(source, folder) or ""}
+            lineage |= {"query": without_secrets(source.query), "database": database_place(source, folder) or ""}
             lineage |= _fetch_query(source, folder, aside / ROWS_FILE)
         elif source.path.startswith(HF):
             lineage |= fetch_from_hub(source.path, aside)

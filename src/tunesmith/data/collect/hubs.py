@@ -44,7 +44,7 @@ def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
         wanted = _patterns(path)
         snapshot_download(name, repo_type="dataset", revision=info.sha, local_dir=into, allow_patterns=wanted)
     except Exception as error:  # which library sends the requests, and so whose errors come, has changed before
-        raise _said(address, HF, error) from error
+        raise _said(address, HF, error) from None
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes on its own downloads
     _verify(address, into, info.siblings or ())
     licence = getattr(info.card_data, "license", None)
@@ -64,7 +64,7 @@ def fetch_from_modelscope(address: str, into: Path) -> dict[str, object]:
             name, repo_type="dataset", revision=revision, local_dir=str(into), allow_patterns=_patterns(path)
         )
     except Exception as error:  # the library raises classes of its own that exist only with it
-        raise _said(address, MODELSCOPE, error) from error
+        raise _said(address, MODELSCOPE, error) from None
     for each in (".cache", "._____temp", ".msc", ".mv", ".mdl"):
         shutil.rmtree(into / each, ignore_errors=True)
         (into / each).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import re
 
 from sqlalchemy import URL
 
+from tunesmith.core.secrets import HIDDEN, without_secrets
 from tunesmith.data.collect.statement import Dialect
 
 _ABOUT_THE_QUERY = {
@@ -41,5 +42,5 @@ def _scrubbed(line: str, url: URL) -> str:
     hidden = [value for name, value in url.query.items() if "pass" in name or "secret" in name or "token" in name]
     for secret in (url.render_as_string(hide_password=False), url.password, *hidden):
         if secret:
-            line = line.replace(str(secret), "***")
-    return line
+            line = line.replace(str(secret), HIDDEN)
+    return without_secrets(line)

@@ -15,6 +15,7 @@ from fsspec import AbstractFileSystem
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import require_space
+from tunesmith.core.secrets import holds_secret
 from tunesmith.data.collect.failures import broken, store_failure
 from tunesmith.data.formats.kinds import kind_of_file
 
@@ -23,7 +24,7 @@ LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memor
 _EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "adlfs": "az"}
 """Our extra that brings a library."""
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-_SECRET = re.compile(r"\w+://[^/]*@|.*[?&](?:sig|signature|token|key|password|secret|sv|x-amz-\w+)=", re.IGNORECASE)
+_USER = re.compile(r"\w+://[^/]*@")
 _SCHEME = re.compile(r"(?P<scheme>[a-z0-9+.-]+)://[^:]*", re.IGNORECASE)
 
 
@@ -35,7 +36,7 @@ def fetch_from_store(address: str, into: Path) -> dict[str, object]:
     """
     found = _SCHEME.fullmatch(address)
     scheme = found["scheme"].lower() if found else address.partition("://")[0]
-    if _SECRET.match(address):
+    if holds_secret(address) or _USER.match(address):
         raise TunesmithError("data.secret_in_address")
     if found is None or scheme not in LIBRARIES:  # `::` would chain further schemes behind it
         known = ", ".join(f"{name}://" for name in ("hf", "modelscope", "file", *LIBRARIES) if name != "memory")
@@ -60,7 +61,7 @@ def _listed(address: str, scheme: str) -> tuple[AbstractFileSystem, str, dict[st
         extra = _EXTRAS[module]
         raise TunesmithError("data.extra_missing", what=f"{scheme}://", module=module, extra=extra) from error
     except Exception as error:  # every store has error classes of its own
-        raise store_failure(error, address) from error
+        raise store_failure(error, address) from None
     sizes = {name: int(info.get("size") or 0) for name, info in sorted(listed.items()) if kind_of_file(Path(name))}
     if not sizes:
         raise store_failure(FileNotFoundError("no file of rows there"), address)
@@ -75,7 +76,7 @@ def _fetch(system: AbstractFileSystem, address: str, name: str, target: Path, si
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # which say what this disk lacks, not the store
             raise
-        raise store_failure(error, address, target.name) from error
+        raise store_failure(error, address, target.name) from None
     if target.stat().st_size != size:
         raise broken(address, target.name, f"{target.stat().st_size:,} / {size:,} B")
 

@@ -106,7 +106,7 @@ def read_source(
         source = source.model_copy(update={"layout": stated, "columns": columns})
     else:
         _refuse_media(source, path, reading.wanted)
-        taken, passed_over = list_files(path)
+        taken, passed_over = list_files(path, source.split)
         notes = [*notes, *_notes_of(passed_over, path, source)]
         refuse_larger_than_memory(taken, source.address)
         raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
@@ -143,7 +143,7 @@ def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
 def manner_of(source: SourceSpec) -> Manner:
     """How the files of a source are read."""
     usual = Manner()
-    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size)
+    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size, source.split)
 
 
 def _notes_of(passed_over: Sequence[Path], path: Path, source: SourceSpec) -> list[Note]:

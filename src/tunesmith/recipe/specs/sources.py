@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.secrets import without_secrets
 from tunesmith.recipe.specs.base import MOST, Spec
 
 Layout = Literal[
@@ -80,7 +81,9 @@ class TermsSpec(Spec):
 class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"query", "database", "encoding", "chunk_size", "terms", "question"})
+    unstated: ClassVar[frozenset[str]] = frozenset(
+        {"query", "database", "encoding", "chunk_size", "terms", "question", "split"}
+    )
 
     path: str = Field(
         "",
@@ -95,6 +98,12 @@ class SourceSpec(Spec):
         pattern=rf"^(?:{FROM_ENVIRONMENT}|[^:]+\.(?:db|sqlite|sqlite3|duckdb))$",
         description="env:NAME, the variable that holds the URL of a PostgreSQL, MySQL, SQLite or DuckDB database; or a "
         "file of one of the last two.",
+    )
+    split: str | None = Field(
+        None,
+        pattern=r"^\w[\w.]*$",
+        description="Which split is read of a place whose files are named after several, such as train in "
+        "train-00000-of-00002.parquet; none: they are of one.",
     )
     name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
     layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
@@ -126,16 +135,18 @@ class SourceSpec(Spec):
     def _one_place(self) -> Self:
         if (self.query is None) != (self.database is None) or bool(self.path) == bool(self.query):
             raise ValueError("source_place")
+        if self.query is not None and self.split is not None:
+            raise ValueError("source_split")
         return self
 
     @property
     def address(self) -> str:
         """Where the rows come from, in words that hold no secret."""
         if self.query is None:
-            return self.path
+            return without_secrets(self.path)
         return f"{self.database}#{hashlib.sha256(self.query.encode()).hexdigest()[:8]}"
 
     @property
     def title(self) -> str:
         """What the ledger and reports call the source."""
-        return self.name or self.address
+        return without_secrets(self.name) or self.address
