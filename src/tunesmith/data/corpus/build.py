@@ -15,6 +15,7 @@ part says of which plan it is, so that no worker that outlived an older build ca
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import polars as pl
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import (
+    ASIDE,
     MANIFEST,
     disk_errors,
     read_json,
@@ -39,7 +41,7 @@ from tunesmith.data.corpus.finish import REPORT, write_corpus
 from tunesmith.data.corpus.inputs import Input, inputs_of, unpacked
 from tunesmith.data.corpus.lock import LOCK_FILE, held
 from tunesmith.data.corpus.masks import mask_part, number_values, with_own_values
-from tunesmith.data.corpus.part import Cleaned, is_part, make_part, read_marks
+from tunesmith.data.corpus.part import Cleaned, is_part, make_part, read_fates, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
@@ -50,11 +52,14 @@ from tunesmith.data.licences import check_licences
 from tunesmith.data.pii.apply import Held
 from tunesmith.data.pii.mask import Masker
 from tunesmith.data.tidy import Cleaner, Needs
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.clean import PiiSpec
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
 PLAN = "plan.json"
+_OURS = (PLAN, LOCK_FILE, "part-", "unpacked-", "shared-", ASIDE, ".nfs")
+"""How all names begin in a folder that is built in; NFS keeps a removed file that is open under the last one."""
 
 
 def build_corpus(
@@ -71,7 +76,8 @@ def build_corpus(
         executor: where the parts are worked on; a thread a core where none is given.
         compliance: licences that count.
 
-    Errors: data.corpus_exists, data.source_changed; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
+    Errors: data.corpus_exists, data.source_changed, data.empty_file, data.no_rows, corpus.inside_source,
+    corpus.not_ours; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
     `unpacked`, `pieces_of`, `read_piece`, `held`, `new_folder` and the executor.
     """
     out, recipe_folder = out.absolute(), recipe_folder.absolute()  # other processes start elsewhere
@@ -81,6 +87,7 @@ def build_corpus(
     inputs = inputs_of(spec.sources, recipe_folder)
     folder = out.with_name(f"{out.name}.building")
     build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, executor or InThreads())
+    _refuse_place(build)
     plan = build.plan()
     build = replace(build, digest=digest_of(plan))
     if out.exists():
@@ -106,6 +113,7 @@ def _pass(build: Build, plan: Plan) -> CorpusReport:
     hashes = source_hashes(build.spec.sources, build.recipe_folder, build.executor)
     _refuse_changed(build, plan)  # again: so the hashes are of the bytes that the parts were made of
     marks = [read_marks(part) for part in build.parts]
+    _refuse_nothing(build, sum(len(each.sizes) for each in marks))
     decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, build.executor)
     clock.lap("decision")
     report = write_corpus(build, plan, decision, masker, hashes)
@@ -196,6 +204,33 @@ def _refuse_changed(build: Build, plan: Plan) -> None:
     except OSError:  # it is not even there
         pass
     raise TunesmithError("data.source_changed", path=", ".join(source.address for source in build.spec.sources))
+
+
+def _refuse_nothing(build: Build, left: int) -> None:
+    """Errors: data.empty_file where no row was read, data.no_rows where none is left."""
+    if left:
+        return
+    fates = Counter[str]()
+    for part in build.parts:
+        fates.update(read_fates(part)["reason"])
+    if not fates:
+        raise TunesmithError("data.empty_file", path=", ".join(source.address for source in build.spec.sources))
+    (reason, _), read = fates.most_common(1)[0], sum(fates.values())
+    raise TunesmithError("data.no_rows", read=read, reason=reason)
+
+
+def _refuse_place(build: Build) -> None:
+    """Errors: corpus.inside_source where the corpus would become a source of itself; corpus.not_ours where the folder
+    to build in holds what no build has made, and would be cleared.
+    """
+    for source in build.spec.sources:
+        place = local_path(source, build.recipe_folder).resolve()
+        if build.out.resolve().is_relative_to(place) and place.is_dir():
+            raise TunesmithError("corpus.inside_source", path=str(build.out), source=str(place))
+    if build.folder.is_dir():
+        for path in sorted(build.folder.iterdir()):
+            if not path.name.startswith(_OURS):
+                raise TunesmithError("corpus.not_ours", path=str(path), folder=str(build.folder))
 
 
 class _Clock:
