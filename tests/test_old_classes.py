@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from class_rows import several_rows, text_rows, token_rows, write_rows
+from typer.testing import CliRunner
 
 from tunesmith import lifecycle, proof
+from tunesmith.cli.main import app
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import read_events
 from tunesmith.core.run import METRICS
@@ -137,3 +139,6 @@ def test_a_task_with_old_rows_alone_has_a_head_too(tmp_path: Path) -> None:
     assert {each.name for each in (work.path / "ship").iterdir()} >= {"safetensors-intents", "safetensors-names"}
     certificate = proof.verify(work)
     assert certificate is not None and certificate.equal
+    told = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]).stdout
+    assert f"tunesmith predict FILE --model {work.path} --task intents" in " ".join(told.split())
+    assert all(name in told for name in ("intents/accuracy", "names/token_accuracy")), "no name is cut"

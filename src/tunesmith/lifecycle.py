@@ -165,7 +165,8 @@ def prepare_data(work: Work) -> None:
     embed = TextEmbedder() if by_meaning else None
     generator = generator_of(recipe, work.recipe_folder, work.path, work.events)
     given = (recipe.data, work.recipe_folder, ledger, recipe.stages)
-    prepared = data_room.prepare(*given, generator=generator, needs=needs_of(work), embed=embed)
+    needed = needs_of(work)
+    prepared = data_room.prepare(*given, generator=generator, needs=needed, embed=embed, compliance=compliance)
     refuse_changed_sources(recipe, work.recipe_folder, work.run.manifest().get("sources"))
     prepared = with_answers(recipe, prepared, work.recipe_folder, work.path, ledger, work.events)
     examples: Mapping[str, Sequence[Example]] = {name: to_examples(frame) for name, frame in prepared.tables.items()}

@@ -8,9 +8,10 @@ from pathlib import Path
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_json
 from tunesmith.core.types import SPLITS, Example
+from tunesmith.models.heads import is_unnamed, refuse_other_labels, stated_head
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.data import RowsSpec
-from tunesmith.tasks.label_sets import found_labels, labels_file, of_task, rows_by_task
+from tunesmith.tasks.label_sets import ONLY, found_labels, labels_file, of_task, rows_by_task
 from tunesmith.work import LABELS, Work
 
 
@@ -27,7 +28,7 @@ def keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
     Args:
         examples: the rows by the name of their table.
 
-    Errors: lifecycle.one_label, lifecycle.task_without_rows.
+    Errors: lifecycle.one_label, lifecycle.task_without_rows, models.other_labels where the base has a head of its own.
     """
     owned = dict(owners(work.recipe, examples))
     shared = [name for name, stage in owned.items() if stage is None or stage.data is None]
@@ -36,6 +37,16 @@ def keep_labels(work: Work, examples: Mapping[str, Sequence[Example]]) -> None:
         if stage.data is not None:
             own = {name: examples[name] for name, owner in owned.items() if owner == stage}
             _keep(work, stage.data, work.path / stage.name, f"{stage.name}-", own)
+
+
+def _as_the_base_numbers(work: Work, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels in the order of the head that the base brings along, where it has one. Errors: models.other_labels."""
+    folder = work.base().path
+    head = stated_head(folder)
+    if head is None or head.parts or is_unnamed(head.labels):
+        return labels
+    refuse_other_labels(folder, head.labels, labels)
+    return head.labels
 
 
 def _keep(work: Work, spec: RowsSpec, folder: Path, stage: str, examples: Mapping[str, Sequence[Example]]) -> None:
@@ -51,6 +62,8 @@ def _keep(work: Work, spec: RowsSpec, folder: Path, stage: str, examples: Mappin
             raise TunesmithError("lifecycle.task_without_rows", task=name, split=lacking[0])
         if len(labels[name]) < 2 - (rows == "multi_label"):
             raise TunesmithError("lifecycle.one_label", labels=", ".join(labels[name]) or "-")
+    if not stage and ONLY in labels:
+        labels[ONLY] = _as_the_base_numbers(work, labels[ONLY])
     with work.run.replacing(folder / LABELS):
         write_json(folder / LABELS, labels_file(labels))
     taught = found_labels(spec, splits["train"])

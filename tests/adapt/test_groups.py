@@ -11,6 +11,7 @@ from fits import local, make_job
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
+from tunesmith.messages import say
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.train.checkpoint import checkpoint_paths
 from tunesmith.train.loop import Job, fit
@@ -79,6 +80,9 @@ def test_block_after_block_begins_to_move(base: Path, tmp_path: Path) -> None:
         settings=settings,
         emitter=Events(listeners=(seen.append,)),
     )
+    (note,) = (event.values for event in seen if event.kind == "note")
+    first = sum(each.numel() for each in job.policy.parameters() if each.requires_grad)
+    assert note == {"code": "train.unfreeze", "first": first, "left": 3}
     before = {name: each.detach().clone() for name, each in job.policy.named_parameters()}
 
     def standing() -> set[str]:
@@ -98,6 +102,17 @@ def test_block_after_block_begins_to_move(base: Path, tmp_path: Path) -> None:
     assert costs[0] == 2 * costs[1] > costs[2] == 0
     told = [(event.values["step"], event.values["turns_left"]) for event in seen if event.kind == "unfrozen"]
     assert told == [(3, 2), (6, 1), (9, 0)]
+
+
+def test_what_was_never_set_free_is_told(base: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    job = make_job(
+        base, tmp_path, local(), adapt=FULL, groups={"unfreeze": {"blocks": 1, "patience": 50}},
+        settings={"epochs": 1.0}, emitter=Events(listeners=(seen.append,)),
+    )  # fmt: skip
+    fit(job)
+    notes = [event.values for event in seen if event.kind == "note"]
+    assert notes[-1] == {"code": "train.still_frozen", "left": 3} and "3" in say("train.still_frozen", left=3)
 
 
 @pytest.mark.parametrize("rule", [{"every_steps": 3}, {"patience": 1}])

@@ -151,7 +151,7 @@ def test_one_expert_comes_moves_and_goes_and_the_others_keep_their_bytes(base: P
     assert sorted(added) == [0, 1, 2, 3]
     assert all(added[each] == before[each] for each in before)
 
-    updated = expert_bytes(trained(base, tmp_path / "updated", start=str(first), new_experts=0, update=[1]))
+    updated = expert_bytes(trained(base, tmp_path / "updated", start=str(first), update=[1]))
     assert updated[0] == before[0] and updated[2] == before[2] and sorted(updated) == [0, 1, 2]
     assert all(updated[1][name] != each for name, each in before[1].items())
 
@@ -236,18 +236,20 @@ def test_what_does_not_fit_is_refused(base: Path, tmp_path: Path) -> None:
     first = trained(base, tmp_path / "first", new_experts=2, rank=2)
     other = tiny_chat_model(tmp_path / "other", spread=0.1, seed=7)
     with pytest.raises(TunesmithError, match=r"ship\.other_base"):
-        make_job(other, tmp_path / "fit", local(), adapt={"kind": "lora-experts", "start": str(first)})
+        make_job(
+            other, tmp_path / "fit", local(), adapt={"kind": "lora-experts", "start": str(first), "new_experts": 1}
+        )
     for adapt, code in (
         ({"start": str(first), "update": [5]}, "adapt.no_such_lora_expert"),
-        ({"start": str(first), "rank": 4}, "adapt.start_differs"),
-        ({"start": str(tmp_path / "nowhere")}, "ship.missing_change"),
+        ({"start": str(first), "new_experts": 1, "rank": 4}, "adapt.start_differs"),
+        ({"start": str(tmp_path / "nowhere"), "new_experts": 1}, "ship.missing_change"),
     ):
         with pytest.raises(TunesmithError) as caught:
             make_job(base, tmp_path / "fit", local(), adapt={"kind": "lora-experts", **adapt})
         assert caught.value.code == code
     recipe = "model: {base: m}\ndata: {sources: [{path: a.jsonl}]}\nstages: [{name: s, adapt: {kind: lora-experts}}]\n"
     assert parse_recipe(recipe).formats == ["adapter"]
-    for override in ("update=[1]", "new_experts=0"):
+    for override in ("update=[1]", "new_experts=0", "start=folder"):
         with pytest.raises(TunesmithError, match=r"recipe\.bad_value"):
             parse_recipe(recipe, [f"stages.0.adapt.{override}"])
     change = tmp_path / "change"

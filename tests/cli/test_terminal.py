@@ -14,6 +14,7 @@ from tunesmith.core.events import Events
 
 def emit_a_run(events: Events) -> None:
     events.emit("stage", stage="train")
+    events.emit("rows", train=22, validation=5, test=5, read=1048, **{"instruct-replay": 1016})
     events.emit("parameters", trainable=10, total=1000)
     for step in range(1, 9):
         events.emit("step", step=step, total_steps=8, loss=1 / step, tokens=100 * step, seconds=1.0 * step)
@@ -45,6 +46,8 @@ def test_plain_lines_tell_everything_once(capsys: pytest.CaptureFixture[str]) ->
     assert "training 8/8 loss 0.125, 100 tokens/s" in lines
     for words in (
         "4/6  Training",
+        "1048 rows read: 22 to train, 5 to choose the best checkpoint, 5 to test",
+        "besides, for a stage alone: instruct-replay 1016",
         "validation at step 8: loss 0.5 (best so far)",
         "done in 1 min 15 s",
         "the tuned model: json_exact 87.5 %",

@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -28,6 +30,7 @@ from tunesmith.core.files import (
     write_atomic,
     write_json,
 )
+from tunesmith.core.writers import this_process
 
 
 def names(folder: Path) -> list[str]:
@@ -303,11 +306,16 @@ def test_killed_between_any_two_steps_one_whole_state_is_there(tmp_path: Path) -
     assert seen == {"one", "two"} and step > 8, "the countdown ran through the writing"
 
 
+HERE = this_process().split("-")[0]
+DEAD = f"{ASIDE}{HERE}-4194304999-17"
+ELSEWHERE = f"{ASIDE}0123456789ab-{os.getpid()}-17"
+
+
 def test_the_moment_between_the_two_renames(tmp_path: Path) -> None:
     """The state that a kill there leaves, written by hand with a number no process has."""
     make(tmp_path / "best", "one")
-    (tmp_path / "best").rename(tmp_path / f"{ASIDE}4194304999-0123abcd-older-best")
-    make(tmp_path / f"{ASIDE}4194304999-0123abcd-ffffffffffff", "two")
+    (tmp_path / "best").rename(tmp_path / f"{DEAD}-older-best")
+    make(tmp_path / f"{DEAD}-ffffffffffff", "two")
     remove_rubbish(tmp_path)
     assert names(tmp_path) == ["best"] and (tmp_path / "best" / "a").read_text() == "one"
     verify_folder(tmp_path / "best")
@@ -315,14 +323,14 @@ def test_the_moment_between_the_two_renames(tmp_path: Path) -> None:
 
 def test_an_older_folder_does_not_displace_the_newer(tmp_path: Path) -> None:
     make(tmp_path / "best", "two")
-    make(tmp_path / f"{ASIDE}4194304999-0123abcd-older-best", "one")
+    make(tmp_path / f"{DEAD}-older-best", "one")
     remove_rubbish(tmp_path)
     assert names(tmp_path) == ["best"] and (tmp_path / "best" / "a").read_text() == "two"
 
 
 def test_an_older_folder_comes_back_even_when_its_writers_number_lives_again(tmp_path: Path) -> None:
-    make(tmp_path / f"{ASIDE}{os.getppid()}-0123abcd-older-best", "one")
-    make(tmp_path / f"{ASIDE}{os.getpid()}-0123abcd-older-last-one", "one")
+    make(tmp_path / f"{ASIDE}{HERE}-{os.getppid()}-17-older-best", "one")
+    make(tmp_path / f"{ASIDE}{HERE}-{os.getpid()}-17-older-last-one", "one")
     remove_rubbish(tmp_path)
     assert names(tmp_path) == ["best", "last-one"]
 
@@ -332,13 +340,97 @@ def test_what_is_being_written_is_no_rubbish(tmp_path: Path) -> None:
         (aside / "a").write_text("x")
         remove_rubbish(tmp_path)
         assert (aside / "a").exists(), "this process is writing it"
-    other = tmp_path / f"{ASIDE}{os.getppid()}-0123abcd-ffffffffffff"
-    other.mkdir()
-    mine_of_an_earlier_life = tmp_path / f"{ASIDE}{os.getpid()}-0123abcd-ffffffffffff"
-    mine_of_an_earlier_life.write_text("")
-    (tmp_path / f"{ASIDE}replay").mkdir()
+        command = [sys.executable, "-c", REMOVER, str(tmp_path)]
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+        assert (aside / "a").exists(), "and another one can see that"
+    (tmp_path / f"{ASIDE}{HERE}-{os.getppid()}-17-ffffffffffff").mkdir()  # of an earlier life of that number
+    (tmp_path / f"{ASIDE}{HERE}-{os.getpid()}-17-ffffffffffff").write_text("")
     remove_rubbish(tmp_path)
-    assert names(tmp_path) == sorted([other.name, "best"])
+    assert names(tmp_path) == ["best"]
+
+
+REMOVER = """
+import sys
+from pathlib import Path
+from tunesmith.core.files import remove_rubbish
+remove_rubbish(Path(sys.argv[1]), alone=len(sys.argv) > 2)
+"""
+
+
+def test_who_is_killed_and_not_yet_buried_is_dead(tmp_path: Path) -> None:
+    made = "from tunesmith.core.writers import this_process; print(this_process(), flush=True)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", made], stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        writer = child.stdout.readline().strip()
+        child.stdout.read()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked for it
+        (tmp_path / f"{ASIDE}{writer}-ffffffffffff").mkdir()
+        remove_rubbish(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("writer", [ELSEWHERE, f"{ASIDE}4194304999-0123abcd", f"{ASIDE}something"])
+def test_what_another_machine_may_be_writing_stays_for_a_week(tmp_path: Path, writer: str) -> None:
+    """Its number is free here, or a stranger's: that says nothing of the process over there."""
+    theirs = tmp_path / f"{writer}-ffffffffffff"
+    (theirs / "deep").mkdir(parents=True)
+    (theirs / "deep" / "file").write_text("x")
+    eight_days_ago = time.time() - 8 * 24 * 3600
+    for path in (theirs / "deep", theirs):
+        os.utime(path, (eight_days_ago, eight_days_ago))
+    remove_rubbish(tmp_path)
+    assert names(tmp_path) == [theirs.name], "a file in it has just been written"
+    os.utime(theirs / "deep" / "file", (eight_days_ago, eight_days_ago))
+    remove_rubbish(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_who_is_alone_takes_the_rubbish_of_all_machines(tmp_path: Path) -> None:
+    (tmp_path / f"{ELSEWHERE}-ffffffffffff").mkdir()
+    (tmp_path / f"{ASIDE}replay").mkdir()
+    make(tmp_path / f"{ELSEWHERE}-older-best", "one")
+    remove_rubbish(tmp_path, alone=True)
+    assert names(tmp_path) == ["best"]
+
+
+def test_another_machines_replacement_is_given_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / f"{ELSEWHERE}-older-best", "one")
+    make(tmp_path / "next", "two")
+    Timer(0.3, lambda: (tmp_path / "next").rename(tmp_path / "best")).start()  # its second rename
+    remove_rubbish(tmp_path)
+    assert (tmp_path / "best" / "a").read_text() == "two"
+    assert names(tmp_path) == [f"{ELSEWHERE}-older-best", "best"], "it takes its own rubbish away"
+    shutil.rmtree(tmp_path / "best")
+    monkeypatch.setattr(files, "_HALF_DONE", 0.2)
+    remove_rubbish(tmp_path)
+    assert names(tmp_path) == ["best"] and (tmp_path / "best" / "a").read_text() == "one"
+
+
+def test_a_process_of_another_container_is_one_of_another_machine(tmp_path: Path) -> None:
+    """Both see one folder, and neither knows the other's numbers: what lives here stays, and what was killed there."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to make a container")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", REMOVER, str(tmp_path)]
+    with new_folder(tmp_path / "best") as aside:
+        (aside / "a").write_text("x")
+        subprocess.run([*unshare, *command], env=environment, check=True)
+        assert (aside / "a").exists()
+        blind = ["unshare", "--pid", "--fork"]  # /proc shows the numbers of this one there
+        subprocess.run([*blind, *command], env=environment, check=True)
+        assert (aside / "a").exists()
+    assert names(tmp_path) == ["best"]
+
+
+def test_a_folder_that_was_taken_for_rubbish_does_not_appear_half_empty(tmp_path: Path) -> None:
+    make(tmp_path / "best", "one")
+    with pytest.raises(TunesmithError) as error, new_folder(tmp_path / "best") as aside:
+        (aside / "a").write_text("two")
+        shutil.rmtree(aside)
+    assert code_of(error) == "core.disk_fault"
+    assert names(tmp_path) == ["best"] and (tmp_path / "best" / "a").read_text() == "one"
 
 
 def test_a_folder_is_removed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,13 +85,13 @@ def test_one_process_holds_a_run_and_its_death_frees_it(run: Run) -> None:
         assert error.value.code == "core.run_in_use" and error.value.facts["pid"] == str(other.pid)
         other.send_signal(signal.SIGKILL)
     with run.owned():
-        assert (run.path / ".owner").read_text() == str(os.getpid())
+        assert (run.path / ".owner").read_text() == f"{os.getpid()} {platform.node()}"
 
 
 @pytest.mark.parametrize(
     "left",
-    ["", "1", str(os.getpid()), str(os.getppid()), "99999999999999999999", "rubbish\0"],
-    ids=["nothing", "init", "own number", "parent", "no number", "rubbish"],
+    ["", "1", str(os.getpid()), f"{os.getppid()} {platform.node()}", "7 elsewhere", "9" * 20, "rubbish\0"],
+    ids=["nothing", "init", "own number", "parent", "another machine's", "no number", "rubbish"],
 )
 def test_what_a_dead_owner_wrote_holds_nothing(run: Run, left: str) -> None:
     """Its number may be empty, a living stranger's by now, or ours: only the lock counts."""
@@ -114,10 +118,24 @@ def test_rubbish_goes_when_the_run_is_held_and_never_by_looking(run: Run) -> Non
         assert not rubbish.exists()
 
 
-def test_the_folder_that_is_locked_is_there_for_whoever_comes_later(tmp_path: Path) -> None:
-    """Else the first would lock a folder farther up than those that come after it."""
-    with one_at_a_time(tmp_path / "deep" / "down" / "runs"):
-        assert (tmp_path / "deep" / "down").is_dir() and not (tmp_path / "deep" / "down" / "runs").exists()
+def test_who_starts_a_run_locks_a_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock of a folder would hold on one machine alone where others see it too, as on NFS."""
+    monkeypatch.setattr(fcntl, "flock", no_folder(fcntl.flock))
+    runs = tmp_path / "deep" / "down" / "runs"
+    with one_at_a_time(runs):
+        (runs / ".starting").chmod(0o600)  # of a killed one
+    assert not runs.exists()
+    with one_at_a_time(runs):
+        (runs / "a").mkdir()
+    assert [each.name for each in runs.iterdir()] == ["a"]
+
+
+def no_folder(flock: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    def checked(descriptor: int, operation: int) -> None:
+        assert stat.S_ISREG(os.fstat(descriptor).st_mode)
+        flock(descriptor, operation)
+
+    return checked
 
 
 def test_runs_are_listed_by_age_across_names_and_found_by_name_and_hash(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.data.defects import Reason
 from tunesmith.data.formats import fits
 from tunesmith.data.formats.files import Unread, list_files, read_file
-from tunesmith.data.prepare import prepare
-from tunesmith.recipe.specs.data import DataSpec
+from tunesmith.data.prepare import prepare, read_and_clean
+from tunesmith.recipe.specs.data import DataSpec, SourceSpec
 
 ROWS = [{"query": "你好，请问几点了？", "response": "现在是中午十二点。"}, {"query": "b", "response": 'c, "d"\ne'}]
 
@@ -211,6 +211,30 @@ def test_rows_that_memory_cannot_hold_are_refused_before_they_are_read(
     assert caught.value.facts == {"path": "rows.jsonl", "size": "3.0", "needed": "18.0", "free": "16.0"}
     monkeypatch.setattr(fits, "free_memory_bytes", lambda: 18 * 10**9)
     fits.refuse_larger_than_memory([tmp_path / "rows.jsonl"], "rows.jsonl")
+
+
+def test_sources_that_fit_one_by_one_and_not_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        write(tmp_path, name, "{}" * 2**20)
+        with (tmp_path / name).open("r+b") as file:
+            file.truncate(10**9)
+    monkeypatch.setattr(fits, "free_memory_bytes", lambda: 17 * 10**9)
+    given = {"sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}], "test_sources": [{"path": "c.jsonl"}]}
+    for begin in (prepare, read_and_clean):
+        stated = given if begin is prepare else {"sources": [{"path": f"{each}.jsonl"} for each in "cab"]}
+        with pytest.raises(TunesmithError) as caught:
+            begin(DataSpec.model_validate(stated), tmp_path, Ledger())
+        assert caught.value.code == "data.larger_than_memory"
+        assert caught.value.facts == {
+            "path": "c.jsonl, a.jsonl, b.jsonl",
+            "size": "3.0",
+            "needed": "18.0",
+            "free": "17.0",
+        }
+    twice = [SourceSpec(path="a.jsonl"), SourceSpec(path="b.jsonl"), SourceSpec(path="a.jsonl", sample=3)]
+    fits.refuse_together_larger_than_memory(twice, tmp_path)  # what is read again takes no more than before
 
 
 def test_short_rows_take_more_memory_than_long_ones_of_the_same_bytes(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, RowKind
 from tunesmith.data.collect.fetch import collect
@@ -135,7 +137,37 @@ def test_terms_drop_what_nobody_agreed_to_and_what_is_too_old(tmp_path: Path) ->
     assert len(examples) == 4
 
 
-@pytest.mark.parametrize("wrong", [{}, {"time": "at"}, {"since": "2026-02-01"}, {"consent": "a", "time": "at"}])
+def test_retention_in_days_leaves_out_what_is_past(tmp_path: Path) -> None:
+    def at(days: int) -> str:
+        return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+    dated: list[object] = [
+        {"prompt": f"{days}", "completion": "b", "at": at(days)} for days in (0, 29, 30, 31, 400, -3)
+    ]
+    terms = {"time": "at", "retention_days": 30}
+    examples, ledger = read(tmp_path, dated, terms=terms)
+    assert [example.messages[0].content for example in examples] == ["0", "29", "30", "-3"]
+    assert ledger.totals() == {"dropped: retention_past": 2, "kept": 4}
+    mixed = [*dated, {"prompt": "none", "completion": "b"}, {"prompt": "odd", "completion": "b", "at": "soon"}]
+    with pytest.raises(TunesmithError) as caught:
+        read(tmp_path, mixed, terms=terms)
+    assert caught.value.code == "data.undated_row" and caught.value.facts == {"column": "at", "days": 30}
+    dropped = read(tmp_path, mixed, terms={**terms, "undated": "drop"})[1]
+    assert dropped.totals() == {"dropped: no_date": 2, "dropped: retention_past": 2, "kept": 4}
+    assert read(tmp_path, mixed, terms={**terms, "undated": "keep"})[1].totals()["kept"] == 6
+    both = {**terms, "since": at(10)[:10]}
+    assert read(tmp_path, mixed, terms=both)[1].totals() == {"dropped: too_old": 6, "kept": 2}
+
+
+@pytest.mark.parametrize("more", [{"undated": "keep"}, {"undated": "drop", "since": "2026-02-01", "retention_days": 3}])
+def test_a_word_on_undated_rows_that_could_do_nothing_is_refused(more: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="terms"):
+        TermsSpec.model_validate({"consent": "agreed", "time": "at", **more})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"retention_days": 3}, {"time": "at"}, {"since": "2026-02-01"}, {"consent": "a", "time": "at"}]
+)
 def test_terms_that_say_nothing_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="terms"):
         TermsSpec.model_validate(wrong)

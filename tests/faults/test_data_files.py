@@ -31,6 +31,7 @@ JAPANESE = [{"prompt": "注文した商品がまだ届いていません。", "c
 RUSSIAN = [{"prompt": "Мой заказ ещё не пришёл", "completion": "Проверьте статус доставки"}]
 FRENCH = [{"prompt": "Où est passée ma commande ?", "completion": "Elle a été expédiée, désolé."}]
 TRADITIONAL = [{"prompt": "訂單什麼時候到貨？", "completion": "預計三天內送達，請留意。"}]
+ENGLISH = [{"prompt": "plain", "completion": "text"}]
 Rows = list[dict[str, str]]
 
 
@@ -62,6 +63,11 @@ READ: dict[str, tuple[str, bytes, Rows, str]] = {
     "Big5": (".jsonl", lines(TRADITIONAL).encode("big5"), TRADITIONAL, "big5"),
     "CSV in Big5": (".csv", table(TRADITIONAL).encode("big5"), TRADITIONAL, "big5"),
     "CSV as Excel writes it": (".csv", table(EMOJI).encode("utf-8-sig"), EMOJI, "utf-8-sig"),
+    "English in UTF-16 without a mark": (".jsonl", lines(ENGLISH).encode("utf-16-le"), ENGLISH, "utf-16-le"),
+    "Chinese in UTF-16 without a mark": (".jsonl", lines(CHINESE).encode("utf-16-le"), CHINESE, "utf-16-le"),
+    "Chinese in UTF-16, big end first, without a mark": (
+        ".csv", table(CHINESE).encode("utf-16-be"), CHINESE, "utf-16-be",
+    ),
     "CSV in UTF-16": (".csv", table(EMOJI).encode("utf-16"), EMOJI, "utf-16"),
     "CSV with the line ends of an old Mac": (".csv", table(EMOJI, "\r").encode(), EMOJI, "utf-8"),
     "a JSON document in GB18030": (
@@ -79,12 +85,8 @@ READ: dict[str, tuple[str, bytes, Rows, str]] = {
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "UTF-16 without a mark": (
-        utf16([{"prompt": "plain", "completion": "text"}], "le"),
-        "not_text",
-    ),
-    "Chinese in UTF-16 without a mark": (lines(CHINESE).encode("utf-16-le"), "wrong_encoding"),
-    "Chinese in UTF-16, big end first, without a mark": (lines(CHINESE).encode("utf-16-be"), "wrong_encoding"),
+    "Russian in UTF-16 without a mark": (lines(RUSSIAN).encode("utf-16-le"), "maybe_utf16"),
+    "UTF-16 without a mark, cut within a character": (lines(CHINESE).encode("utf-16-le")[:-1], "maybe_utf16"),
     "UTF-16 cut within a character": (lines(EMOJI).encode("utf-16")[:-1], "wrong_encoding"),
     "UTF-16 with half of a pair": (b"\xff\xfe\x00\xd8\x20\x00", "wrong_encoding"),
     "Latin-1": (lines(FRENCH).encode("latin-1"), "wrong_encoding"),
@@ -113,7 +115,9 @@ def test_encodings_are_read_right_or_refused_with_the_place(tmp_path: Path, tall
         path.write_bytes(content)
         file = read_file(path)
         assert file.rows == rows and file.encoding == encoding, name
-        assert file.guessed == (encoding in ("gb18030", "big5")), "what was only found by trying is said"
+        assert file.guessed == (encoding in ("gb18030", "big5", "utf-16-le", "utf-16-be")), (
+            "what was only found by trying is said"
+        )
         tally.count("files in an encoding")
     for name, (content, code) in REFUSED.items():
         for suffix in (".jsonl", ".csv", ".json"):

@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "4f2c9e1a" * 5
 TOKEN = "hf_planted0Token0Of0Tests"
+LEAKED = f"The token {TOKEN} may not read https://me:pLanted7Zq@cdn.example/x?X-Amz-Signature=pLanted7Zq0"
+"""What the hub says of the model "leaky"."""
 FILES = {
     "train.jsonl": b'{"prompt": "a", "completion": "b"}\n',
     "extra/more.jsonl": b'{"prompt": "c", "completion": "d"}\n',
@@ -61,6 +63,8 @@ class Hub(BaseHTTPRequestHandler):
             self._about(parts[3], parts[4:])
         elif parts[:1] == ["datasets"] and parts[3:4] == ["resolve"]:
             self._file(parts[2], parts[4], "/".join(parts[5:]))
+        elif parts == ["api", "models", "acme", "leaky"]:
+            self._say(403, LEAKED, {})
         else:
             self._send(404, {"Content-Length": "0"})
 

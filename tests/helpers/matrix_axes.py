@@ -253,11 +253,6 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(_NO_EFFECT, adapt=_all(ADAPTS, but=_LORA), objective=frozenset({"groups: LoRA+"})),
     Refusal(_NO_EFFECT, adapt=_BEGINNINGS, objective=frozenset({"groups: no decay"})),
-    Refusal(
-        "compat.window_dropout",
-        adapt=frozenset({"lora: rsLoRA, dropout"}),
-        objective=frozenset({"adversarial: KL", "adversarial: MMD"}),
-    ),
 )
 
 

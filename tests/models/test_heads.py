@@ -122,3 +122,5 @@ def test_a_head_that_answers_other_labels_is_refused(tmp_path: Path) -> None:
     assert again.new == ()
     with pytest.raises(TunesmithError, match=r"models\.other_labels"):
         load_with_head(tmp_path / "tuned", Head("text_class", ("a", "b", "d")), dtype=torch.float32)
+    with pytest.raises(TunesmithError, match=r"models\.labels_in_other_order"):
+        load_with_head(tmp_path / "tuned", Head("text_class", LABELS[::-1]), dtype=torch.float32)

@@ -21,11 +21,14 @@ from tunesmith.compat.check import check
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import folder_hashes
+from tunesmith.core.seed import derive_seed
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.objectives.alignment import gaussian_divergence, mean_discrepancy
 from tunesmith.objectives.domains import reversal_factor
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.specs.objectives import MmdSpec, ReversalSpec
+from tunesmith.runtime.base import Runtime, seed_draws, seed_pass
+from tunesmith.train import look_ahead, loop
 from tunesmith.train.checkpoint import checkpoint_facts, checkpoint_paths
 from tunesmith.train.loop import Job, fit
 from tunesmith.train.probe import step_cost
@@ -235,18 +238,22 @@ runtime.close()
 """
 
 
-def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) -> None:
-    aims = {**AIMS, "words": ALL}
-    program = RANK_PROGRAM.replace("AIMS", repr({name: objective(**each) for name, each in aims.items()}))
-    program = program.replace("PLAIN", repr(PLAIN))
+def start_ranks(program: str, *arguments: Path) -> list[subprocess.Popen[bytes]]:
+    """Two processes of one job."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     helpers = str(Path(__file__).parents[1] / "helpers")
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     environment["PYTHONPATH"] = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", program, str(bases["encoder"]), str(tmp_path / "pair")]
-    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+
+
+def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) -> None:
+    aims = {**AIMS, "words": ALL}
+    program = RANK_PROGRAM.replace("AIMS", repr({name: objective(**each) for name, each in aims.items()}))
+    ranks = start_ranks(program.replace("PLAIN", repr(PLAIN)), bases["encoder"], tmp_path / "pair")
     for name, aim in aims.items():
         kind = "token_class" if name == "words" else "text_class"
         fit(make(bases["encoder"], tmp_path / "alone" / name, aim, kind=kind))
@@ -260,6 +267,89 @@ def test_two_gloo_processes_equal_one(bases: dict[str, Path], tmp_path: Path) ->
         assert told["best_value"] == pytest.approx(expected["best_value"], rel=1e-9), (
             "the distance is of both ranks' rows"
         )
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+
+def test_with_dropout_parts_of_a_step_have_the_gradient_of_the_features_they_have(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """Rows of the target stand in the step twice, each time with other features."""
+    job = make_class_job(
+        bases["encoder"], tmp_path, local(), "text_class", dtype=torch.float64, dropout=0.3,
+        adapt={"kind": "lora", "rank": 4, "lora_dropout": 0.3}, objective=objective(**ALL, target_share=0.8),
+        settings={**PLAIN, "batch_size": 4, "gradient_accumulation_steps": 4},
+    )  # fmt: skip
+    window = job.source.window(0)
+    targets = [row.row for row in window if row.row >= 500]
+    assert len(targets) == 13 > len(set(targets))
+    batches, moving = job.passes.cut(0, window), list(job.optimizer.masters)
+    parameters = dict(job.policy.named_parameters())
+    places = [parameters[name] for name in moving]
+    features, numbers = [], []
+    for place, batch in enumerate(batches):
+        seed_pass(job.runtime, job.spec.seed, 0, place)
+        features.append(job.policy.hidden(batch))
+        numbers += batch.row[batch.document_of_kept()].tolist()
+    of_target, together = torch.tensor([row >= 500 for row in numbers]), torch.cat(features)
+    twice = next(row for row in targets if targets.count(row) == 2)
+    assert not torch.equal(*(together[place] for place, row in enumerate(numbers) if row == twice))
+    own, other = together[~of_target], together[of_target]
+    value = 0.3 * gaussian_divergence(own, other) + 2.0 * mean_discrepancy(own, other, MmdSpec())
+    wanted = torch.autograd.grad(value, places, allow_unused=True)
+
+    job.look_ahead.begin(0)
+    job.look_ahead.look(batches)
+    job.look_ahead.tell()
+    found = torch.zeros((), dtype=torch.float64)
+    for place, batch in enumerate(batches):
+        seed_pass(job.runtime, job.spec.seed, 0, place)
+        terms = job.objective.loss(job.policy, batch)
+        found = found + (terms["kl"] + terms["mmd"]) / len(window)
+    assert float(found.detach()) == pytest.approx(float(value.detach()))
+    gradients = torch.autograd.grad(found, places, allow_unused=True)
+    assert any(each is not None and bool(each.any()) for each in wanted)
+    for name, each, expected in zip(moving, gradients, wanted, strict=True):
+        if expected is not None and each is not None:
+            torch.testing.assert_close(each, expected, rtol=1e-9, atol=1e-12, msg=name)
+        assert (each is None or not each.any()) == (expected is None or not expected.any()), name
+
+
+DROPPED_PROGRAM = """
+import sys, torch
+from pathlib import Path
+from class_fits import make_class_job
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.runtime.distributed import DistributedRuntime
+from tunesmith.train.loop import fit
+runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
+fit(make_class_job(Path(sys.argv[1]), Path(sys.argv[2]), runtime, "text_class", dtype=torch.float64, **ARGUMENTS))
+runtime.close()
+"""
+
+
+def test_with_dropout_two_processes_are_one_that_drops_what_they_drop(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, object] = {
+        "rows": 21, "dropout": 0.2, "adapt": {"kind": "lora", "rank": 4, "lora_dropout": 0.2},
+        "objective": objective(**ALL), "settings": {**PLAIN, "batch_size": 4},
+    }  # fmt: skip
+    ranks = start_ranks(DROPPED_PROGRAM.replace("ARGUMENTS", repr(arguments)), bases["encoder"], tmp_path / "pair")
+
+    def as_that_rank(runtime: Runtime, seed: int, step: int, place: int) -> None:
+        seed_draws(runtime.device, derive_seed(seed, "dropout", step, 0, place))
+
+    for module in (loop, look_ahead):
+        monkeypatch.setattr(module, "seed_pass", as_that_rank)
+    arguments["settings"] = {**PLAIN, "batch_size": 4, "gradient_accumulation_steps": 2}
+    fit(make_class_job(bases["encoder"], tmp_path / "alone", local(), "text_class", dtype=torch.float64, **arguments))  # type: ignore[arg-type]
+    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    found, wanted = (
+        load_file(checkpoint_paths(tmp_path / each)[-1] / "masters.safetensors") for each in ("pair", "alone")
+    )
+    near(found, wanted)
 
 
 # ------------------------------------------------------------------------------------------ what is kept
@@ -339,7 +429,6 @@ RECIPE = json.dumps(
 REFUSED = {
     "compat.rows": ["data.task=chat"],
     "compat.adversarial_replay": ["stages.0.replay={sources: [{path: o.jsonl}]}"],
-    "compat.window_dropout": ["stages.0.adapt={kind: lora, lora_dropout: 0.1}"],
     "recipe.bad_value": ["stages.0.objective={kind: adversarial, target_sources: [{path: o.jsonl}]}"],
     "recipe.missing_key": ["stages.0.objective={kind: adversarial, reversal: {}}"],
 }
@@ -351,10 +440,7 @@ def test_what_cannot_be_is_refused(code: str) -> None:
         check(parse_recipe(RECIPE, REFUSED[code]))
     assert error.value.code == code
     check(parse_recipe(RECIPE, []))
-    with pytest.raises(TunesmithError, match="window_dropout"):
-        check(parse_recipe(RECIPE, ["model.dropout=own"]))
-    alone = {"kind": "adversarial", **TARGETS, "reversal": {}}
-    check(parse_recipe(RECIPE, [f"stages.0.objective={json.dumps(alone)}", *REFUSED["compat.window_dropout"]]))
+    check(parse_recipe(RECIPE, ["model.dropout=own", "stages.0.adapt={kind: lora, lora_dropout: 0.1}"]))
 
 
 @pytest.mark.parametrize(("aim", "rows"), [(REVERSAL, 1), ({"kl": 1.0}, 3), ({"mmd": {}}, 2)])

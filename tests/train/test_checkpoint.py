@@ -19,6 +19,7 @@ from tunesmith.core.conditions import Conditions
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Events
 from tunesmith.core.files import ASIDE, verify_folder
+from tunesmith.core.writers import this_process
 from tunesmith.train import checkpoint
 from tunesmith.train.checkpoint import Checkpoints, Snapshot, checkpoint_paths
 
@@ -163,7 +164,9 @@ def test_a_kill_while_the_same_step_is_saved_again(tmp_path: Path) -> None:
     """The older folder was moved aside, the newer not yet in place: nothing else is there to continue from."""
     store = checkpoints(tmp_path, keep=1)
     store.save(snapshot(5))
-    (tmp_path / "checkpoint-5").rename(tmp_path / f"{ASIDE}4194304999-0123abcd-older-checkpoint-5")
+    (tmp_path / "checkpoint-5").rename(
+        tmp_path / f"{ASIDE}{this_process().split('-')[0]}-4194304999-17-older-checkpoint-5"
+    )
     found = store.newest()
     assert found is not None and found.step == 5 and names(tmp_path) == ["checkpoint-5"]
 

@@ -4,10 +4,12 @@ pass, by this machine or by a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +18,14 @@ import typer
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RecipeArgument
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.lock import locks_stay_here
+from tunesmith.core.process import available_cores
 from tunesmith.messages import say
 from tunesmith.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from tunesmith.data.corpus.executors import Executor
+    from tunesmith.recipe.specs.data import DataSpec
 
 CorpusOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="cli.opt_corpus_out")]
 CORPUS = Path("corpus")
@@ -46,7 +51,9 @@ def corpus(
     from tunesmith.data.corpus.build import build_corpus
 
     stated = load_recipe(recipe)
-    with _executor(on, address) as executor:
+    if locks_stay_here(out.absolute().parent):
+        tell(say("cli.corpus_lock_here", path=str(out)))
+    with _executor(on, address, partial(_workers, stated.data, recipe.resolve().parent)) as executor:
         report = build_corpus(stated.data, recipe.resolve().parent, out, executor, compliance=stated.goal.compliance)
     for label, rows in (*report.fates.items(), *report.splits.items()):
         tell(f"    {label}: {rows:,}")
@@ -62,17 +69,32 @@ def corpus(
 
 
 @contextmanager
-def _executor(on: Place, address: str) -> Iterator[Executor]:
-    """Errors: corpus.address, those of `on_ray`."""
+def _executor(on: Place, address: str, workers: Callable[[], int]) -> Iterator[Executor]:
+    """Errors: corpus.address, those of `on_ray` and of `workers`: how many this machine carries."""
     if on is Place.RAY:
-        from tunesmith.data.corpus.on_ray import on_ray
+        from tunesmith.data.corpus.on_ray import LOCAL, on_ray
 
-        with on_ray(address) as executor:
+        elsewhere = address or os.environ.get("RAY_ADDRESS")
+        with on_ray(address, 0 if elsewhere and elsewhere != LOCAL else workers()) as executor:
             yield executor
         return
     if address:
         raise TunesmithError("corpus.address", address=address)
     from tunesmith.data.corpus.in_processes import in_processes
 
-    with in_processes() as executor:
+    with in_processes(workers()) as executor:
         yield executor
+
+
+def _workers(spec: DataSpec, folder: Path) -> int:
+    """How many processes the memory of this machine carries; said where these are fewer than its cores.
+
+    Errors: those of `process_bytes` and `processes_for`.
+    """
+    from tunesmith.data.corpus.memory import process_bytes, processes_for
+
+    needed = process_bytes(spec, folder)
+    count = processes_for(needed)
+    if count < available_cores():
+        tell(say("cli.corpus_processes", count=count, cores=available_cores(), megabytes=-(-needed // 2**20)))
+    return count

@@ -25,6 +25,7 @@ from rich.text import Text
 from tunesmith.cli.manner import manner
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import disk_errors, write_atomic
+from tunesmith.core.secrets import first_line, without_secrets
 from tunesmith.messages import render, say
 from tunesmith.models.catalog import cache_folder
 
@@ -58,8 +59,8 @@ def failure_of(error: BaseException) -> Failure:
     if known is not None:
         return Failure(known, USER_ERROR)
     path = _keep_trace(error)
-    reason = (str(error).strip().splitlines() or ["-"])[0][:300]
-    return Failure(TunesmithError("core.unexpected", kind=type(error).__name__, reason=reason, path=path), UNEXPECTED)
+    unforeseen = TunesmithError("core.unexpected", kind=type(error).__name__, reason=first_line(error), path=path)
+    return Failure(unforeseen, UNEXPECTED)
 
 
 def _usage_error(error: BaseException) -> TunesmithError | None:
@@ -110,9 +111,9 @@ def _machine_error(error: BaseException) -> TunesmithError | None:
 def _keep_trace(error: BaseException) -> str:
     """Write the trace where a report can quote it; where no file can be written, say so instead."""
     path = cache_folder() / "errors" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    trace = "".join(traceback.format_exception(error))
+    trace = without_secrets("".join(traceback.format_exception(error)))
     try:
-        write_atomic(path, f"{' '.join(sys.argv)}\n\n{trace}")
+        write_atomic(path, f"{without_secrets(' '.join(sys.argv))}\n\n{trace}")
     except TunesmithError:
         sys.stderr.write(trace)
         return "stderr"

@@ -46,11 +46,13 @@ def show_metrics(figures: Mapping[str, Mapping[str, float]]) -> None:
     """The table of metrics: a row a metric, a column a model."""
     if not figures or manner().as_json:
         return
+    names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column(say("cli.metric"))
+    table.add_column(
+        say("cli.metric"), no_wrap=True, min_width=max(map(len, names), default=0)
+    )  # a cut name is nobody's
     for model in figures:
         table.add_column(say(f"cli.what_{model}"), justify="right")
-    names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
     for name in names:
         values = [percent(metrics[name]) if name in metrics else "-" for metrics in figures.values()]
         table.add_row(name, *values)

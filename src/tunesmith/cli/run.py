@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RUNS, MachineOption, NewOption, RecipeArgument, RunsOption, SetOption
@@ -10,6 +11,9 @@ from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import started
 from tunesmith.messages import say
+
+if TYPE_CHECKING:
+    from tunesmith.work import Work
 
 
 def run(
@@ -27,7 +31,14 @@ def run(
     tell()
     tell(say(f"cli.verdict_{verdict.decision}"), "bold")
     tell(say("cli.card", path=str(work.path / CARD)))
-    hint = "serve" if work.recipe.data.task == "chat" else "predict"
-    tell(say(f"cli.try_{hint}", path=str(work.path)))
+    tell(_try_it(work))
     card, speed = str(work.path / CARD), efficiency(work.path)
     answer({"run": str(work.path), "verdict": verdict.decision, "card": card, "metrics": figures, "efficiency": speed})
+
+
+def _try_it(work: Work) -> str:
+    """The next command: of several tasks with heads, one is named as an example."""
+    path, tasks = str(work.path), work.recipe.data.tasks
+    if work.recipe.data.task == "chat":
+        return say("cli.try_serve", path=path)
+    return say("cli.try_predict", path=f"{path} --task {next(iter(tasks))}" if tasks else path)

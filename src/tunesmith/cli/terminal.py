@@ -112,6 +112,9 @@ class Terminal:
     def _rows(self, values: Mapping[str, Value]) -> None:
         counts = {name: _whole(values.get(name, 0)) for name in ("read", "train", "validation", "test")}
         self._detail(say("cli.rows", **counts))
+        beside = [f"{name} {_whole(count)}" for name, count in values.items() if name not in counts]
+        if beside:
+            self._detail(say("cli.rows_beside", tables=", ".join(beside)))
 
     def _result(self, values: Mapping[str, Value]) -> None:
         metrics = {name: value for name, value in values.items() if isinstance(value, float)}

@@ -40,7 +40,7 @@ def check(recipe: Recipe) -> None:
     compat.target_metric, compat.stopping_metric, compat.auto_batch_unpacked, compat.unfreeze_distributed,
     compat.penalty_adaptation, compat.format_needs_merge, compat.whole_weights, compat.dropout_of_task,
     compat.one_task, compat.unknown_task, compat.curriculum_order, compat.curriculum_loss, compat.forgetting_of_task,
-    compat.adversarial_replay, compat.window_dropout, compat.no_domain_distance, and those of `check_quantized`,
+    compat.adversarial_replay, compat.no_domain_distance, and those of `check_quantized`,
     `check_heads` and `check_chain`.
     """
     check_trained(recipe)
@@ -59,7 +59,7 @@ def check(recipe: Recipe) -> None:
         _check_tasks(recipe, stage, place)
         check_heads(recipe, stage, place)
         _check_curriculum(recipe, stage, place)
-        _check_domains(recipe, stage, place)
+        _check_domains(stage, place)
     check_chain(recipe)
 
 
@@ -138,17 +138,10 @@ def _check_tasks(recipe: Recipe, stage: StageSpec, place: int) -> None:
             raise TunesmithError("compat.unknown_task", place=place, task=name, known=", ".join(dict.fromkeys(known)))
 
 
-def _check_domains(recipe: Recipe, stage: StageSpec, place: int) -> None:
-    """Rows of a step come from two domains and nowhere else; KL and MMD look at a step's features twice."""
-    spec, adapt = stage.objective, stage.adapt
-    if not isinstance(spec, AdversarialSpec):
-        return
-    if stage.replay is not None:
+def _check_domains(stage: StageSpec, place: int) -> None:
+    """Rows of a step come from two domains and nowhere else."""
+    if isinstance(stage.objective, AdversarialSpec) and stage.replay is not None:
         raise TunesmithError("compat.adversarial_replay", place=place)
-    terms = [name for name, each in (("kl", spec.kl), ("mmd", spec.mmd)) if each is not None]
-    dropped = [adapt.lora_dropout if isinstance(adapt, LoraSpec) else 0, recipe.model.dropout]
-    if terms and any(dropped):
-        raise TunesmithError("compat.window_dropout", place=place, terms=", ".join(terms))
 
 
 def _check_curriculum(recipe: Recipe, stage: StageSpec, place: int) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from tunesmith.core.secrets import without_secrets
+
 Fact = str | int | float | bool
 
 
@@ -16,13 +18,16 @@ class TunesmithError(Exception):
 
     Args:
         code: `<room>.<name>`, a key of the message catalogue; `tunesmith explain CODE` shows it.
-        facts: the values that fill the placeholders of the sentence.
+        facts: the values that fill the placeholders of the sentence; secrets in them are hidden here, so that what a
+            library said may be handed on.
     """
 
     def __init__(self, code: str, /, **facts: Fact) -> None:
         self.code = code
-        self.facts = facts
-        super().__init__(code, facts)
+        self.facts: dict[str, Fact] = {
+            name: without_secrets(value) if isinstance(value, str) else value for name, value in facts.items()
+        }
+        super().__init__(code, self.facts)
 
     def __reduce__(self) -> tuple[partial[TunesmithError], tuple[()]]:
         """As it goes from one process to another: with its facts, which are no arguments by place."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from tunesmith.core.files import disk_errors, fsync_path, make_folders
+from tunesmith.core.secrets import without_secrets
 
 _MANY = frozenset({"step"})
 """Kinds of which there are too many to wait for the disk each time. The next event of another kind, such as the one
@@ -54,6 +55,7 @@ class Events:
 
     def emit(self, kind: str, **values: Value) -> None:
         """Record one event. Progress events are shown but not stored: they are many and say nothing afterwards."""
+        values = {name: without_secrets(value) if isinstance(value, str) else value for name, value in values.items()}
         event = Event(kind, time.time(), values)
         if self._path is not None and kind != "progress":
             line = json.dumps({"kind": kind, "time": round(event.time, 3), **_strict(values)}, ensure_ascii=False)

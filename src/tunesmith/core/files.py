@@ -2,7 +2,8 @@
 
 Write aside, fsync, hash, rename, fsync the parent. Whatever is found at a final name was therefore complete when
 the name appeared, and its hash says whether it still is. A process that is killed between two steps leaves names
-that begin with `ASIDE`; `remove_rubbish` takes them away, or finishes going back where a replacement was half done.
+that begin with `ASIDE` and its own name (writers.py); `remove_rubbish` takes them away, or finishes going back where a
+replacement was half done. Several machines may share a folder: what another one is writing is left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +23,7 @@ from typing import cast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.exchange import exchange
-from tunesmith.core.process import is_alive
+from tunesmith.core.writers import is_living, this_process, writer_of
 
 MANIFEST = "manifest.json"
 ASIDE = ".aside-"
@@ -29,9 +31,14 @@ ASIDE = ".aside-"
 
 _SEAL = "manifest_sha256"
 _OLDER = "older"
-_PROCESS = uuid.uuid4().hex[:8]
-"""Tells this process from an earlier one of the same number, as containers give out again."""
-_ASIDE_NAME = re.compile(rf"{re.escape(ASIDE)}(?P<pid>\d{{1,10}})-(?P<process>[0-9a-f]{{8}})-(?P<rest>.+)", re.DOTALL)
+Content = bytes | memoryview | str
+
+_UNTOUCHED = 7 * 24 * 3600.0
+"""Seconds for which nothing in a folder of another machine has changed before it counts as rubbish: nobody writes so
+slowly, not even one whose lid was shut over a weekend.
+"""
+_HALF_DONE, _BETWEEN_LOOKS = 5.0, 0.1
+"""Seconds that another machine's replacement, two renames in a row, is given to be done."""
 
 _CHUNK_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -130,13 +137,16 @@ def make_folders(folder: Path) -> None:
         fsync_path(each.parent)
 
 
-def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> str:
+def write_atomic(path: Path, content: Content, *, private: bool = False, room: Path | None = None) -> str:
     """Write the whole content or leave what was there, and return its SHA-256. A private file is its owner's alone.
+
+    Args:
+        room: the folder on the same disk that it waits in; the one of `path` where none is given.
 
     Errors: core.disk_full, core.not_writable, core.disk_fault.
     """
     data = content.encode() if isinstance(content, str) else content
-    aside = _aside(path, uuid.uuid4().hex[:12])
+    aside = _aside((room or path.parent) / path.name, uuid.uuid4().hex[:12])
     with disk_errors(path, lambda: len(data)):
         make_folders(path.parent)
         try:
@@ -223,7 +233,14 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def new_folder(path: Path, needed: int = 0, **facts: object) -> Iterator[Path]:
+def new_folder(
+    path: Path,
+    needed: int = 0,
+    room: Path | None = None,
+    written: Mapping[str, str] | None = None,
+    /,
+    **facts: object,
+) -> Iterator[Path]:
     """Yield an empty folder aside; when the block ends well it becomes `path`, replacing what was there.
 
     A manifest with the hash of every file (and `facts`) is written into it. When the block raises, `path` is as it
@@ -231,25 +248,38 @@ def new_folder(path: Path, needed: int = 0, **facts: object) -> Iterator[Path]:
 
     Args:
         needed: bytes that the block will write, as far as that is known: refused beforehand where they have no room.
+        room: the folder on the same disk that it waits in; the one of `path` where none is given.
+        written: SHA-256 of files by their names in the folder, which others have written for the block; it may fill
+            this as it goes. A file that is not like that any more is refused.
 
-    Errors: those of `write_atomic`, core.too_little_space.
+    Errors: those of `write_atomic`, core.too_little_space, core.hash_differs.
     """
-    aside = _aside(path, uuid.uuid4().hex[:12])
+    aside = _aside((room or path.parent) / path.name, uuid.uuid4().hex[:12])
+    made = -1
     try:
         with disk_errors(path, lambda: max(1, needed, folder_bytes(aside))):
             require_space(path, needed)
             make_folders(path.parent)
             aside.mkdir()
+            made = os.open(aside, os.O_RDONLY)  # open, so that no other folder gets its number
             yield aside
-            write_manifest(aside, {"files": folder_hashes(aside), **facts})
+            hashes = folder_hashes(aside)
+            for name, digest in (written or {}).items():
+                if hashes.get(name) != digest:
+                    raise TunesmithError("core.hash_differs", path=str(aside / name))
+            write_manifest(aside, {"files": hashes, **facts})
             for entry in aside.rglob("*"):
                 if entry.is_file():
                     # safetensors leaves 0600; another user (a server, say) may read what this one may share
                     entry.chmod(0o666 & ~_umask())
                 fsync_path(entry)
             fsync_path(aside)
+            if not os.path.samestat(os.fstat(made), aside.stat()):  # somebody took it for rubbish: half of it is gone
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(aside))
             _swap_in(aside, path)
     finally:
+        if made >= 0:
+            os.close(made)
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -305,7 +335,7 @@ def _swap_in(aside: Path, path: Path) -> None:
 
 
 def _aside(path: Path, rest: str) -> Path:
-    return path.with_name(f"{ASIDE}{os.getpid()}-{_PROCESS}-{rest}")
+    return path.with_name(f"{ASIDE}{this_process()}-{rest}")
 
 
 def verify_folder(folder: Path) -> dict[str, object]:
@@ -344,35 +374,80 @@ def verify_file(folder: Path, name: str) -> None:
         raise TunesmithError("core.hash_differs", path=str(folder / name))
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder is there and every byte of it is as it was written."""
+def is_whole(folder: Path, **stated: object) -> bool:
+    """Whether a folder is there, every byte of it is as it was written, and its manifest states these facts."""
     try:
-        return folder.is_dir() and bool(verify_folder(folder))
+        return folder.is_dir() and stated.items() <= verify_folder(folder).items()
     except TunesmithError:
         return False
 
 
-def remove_rubbish(folder: Path) -> None:
-    """Clear away what killed processes left directly inside `folder`; what a living one is writing stays.
+def remove_rubbish(folder: Path, *, alone: bool = False) -> None:
+    """Clear away what killed processes left directly inside `folder`; what a living one may be writing stays.
 
+    Of other machines nobody here can know who lives: what is theirs goes after a week in which nothing of it changed.
     A folder that was moved out of the way of a replacement which never took its place goes back to its name. What
-    cannot be removed costs space and stays. Errors: those of `disk_errors`, where a folder cannot go back.
+    cannot be removed costs space and stays.
+
+    Args:
+        alone: the caller holds a lock that keeps everybody else out, on other machines too: whoever wrote is dead.
+
+    Errors: those of `disk_errors`, where a folder cannot go back.
     """
     for entry in sorted(folder.glob(f"{ASIDE}*")):
-        name = _ASIDE_NAME.fullmatch(entry.name)
-        pid, process, rest = (int(name["pid"]), name["process"], name["rest"]) if name else (0, "", "")
-        own = pid == os.getpid() and process == _PROCESS
+        writer, rest = writer_of(entry.name, ASIDE)
+        living = None if not writer else is_living(writer)
+        if living is None and alone:
+            living = False
         place = folder / rest.removeprefix(f"{_OLDER}-")
-        if rest.startswith(f"{_OLDER}-") and not own and not place.exists():
-            with disk_errors(place):
-                entry.rename(place)
-        elif own or (pid not in (0, os.getpid()) and is_alive(pid)):
+        if living:
             continue
-        elif entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                entry.unlink()
+        if rest.startswith(f"{_OLDER}-") and not place.exists():
+            if living is False or _stays_half_done(entry, place):
+                _put_back(entry, place)
+        elif living is False or _seconds_untouched(entry) > _UNTOUCHED:
+            _remove(entry)
+
+
+def _stays_half_done(older: Path, place: Path) -> bool:
+    """Whether a replacement on another machine has stopped between its two renames."""
+    until = time.monotonic() + _HALF_DONE
+    while time.monotonic() < until:
+        if place.exists() or not older.exists():
+            return False
+        time.sleep(_BETWEEN_LOOKS)
+    return True
+
+
+def _put_back(older: Path, place: Path) -> None:
+    with disk_errors(place):
+        try:
+            older.rename(place)
+        except OSError:
+            if not place.exists():  # else another one was quicker
+                raise
+
+
+def _seconds_untouched(path: Path) -> float:
+    """How long ago anything in a folder (or a file) changed, by the clock of the disk that it is on."""
+    clock = _aside(path, uuid.uuid4().hex[:12])
+    try:
+        clock.touch()
+        now = clock.stat().st_mtime
+        return now - max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+    except OSError:  # it goes away or changes as we look, or cannot be removed anyway
+        return 0.0
+    finally:
+        with suppress(OSError):
+            clock.unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        remove_folder(path)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def remove_folder(path: Path) -> None:

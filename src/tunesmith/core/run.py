@@ -32,6 +32,7 @@ from tunesmith.core.files import (
     sha256_file,
     write_manifest,
 )
+from tunesmith.core.lock import lock_file, locks_stay_here
 from tunesmith.core.process import available_cores, is_alive
 
 # Files of a run that several rooms read.
@@ -41,6 +42,7 @@ CERTIFICATE = "resume_certificate.json"
 
 _RECORDED_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "polars")
 _OWNER = ".owner"
+_STARTING = ".starting"
 _LOOKS, _BETWEEN_LOOKS = 100, 0.01
 
 
@@ -161,16 +163,18 @@ class Run:
         """Hold the run for this process, and clear away what a killed one left in it.
 
         The lock is the operating system's: it goes with the process that held it, however that ended, so no number of
-        a dead process can be mistaken for a living one. Errors: core.run_in_use, those of `disk_errors`.
+        a dead process can be mistaken for a living one. It keeps out other machines where the file system carries it
+        to them (lock.py). Errors: core.run_in_use, those of `disk_errors`.
         """
         with disk_errors(self.path):
             descriptor = os.open(self.path / _OWNER, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             with disk_errors(self.path):
                 self._lock(descriptor)
-                remove_rubbish(self.path)
+                alone = not locks_stay_here(self.path)
+                remove_rubbish(self.path, alone=alone)
                 for folder in sorted(each for each in self.path.iterdir() if each.is_dir()):
-                    remove_rubbish(folder)
+                    remove_rubbish(folder, alone=alone)
             try:
                 yield
             finally:
@@ -200,21 +204,21 @@ class Run:
 
     def _take(self, descriptor: int, kind: int) -> None:
         """Lock, or name the owner. Errors: core.run_in_use."""
-        pid = ""
+        pid = machine = ""
         for _ in range(_LOOKS):
             with suppress(BlockingIOError):
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 return
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            if pid.isdecimal() and is_alive(int(pid)):
+            pid, _, machine = os.pread(descriptor, 300, 0).decode("utf-8", "replace").strip().partition(" ")
+            if pid.isdecimal() and machine == platform.node() and is_alive(int(pid)):
                 break
             time.sleep(_BETWEEN_LOOKS)  # an owner that has not written its number yet, or somebody who only looks
-        raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid or "?")
+        raise TunesmithError("core.run_in_use", path=str(self.path), pid=pid or "?", machine=machine or "?")
 
     def _lock(self, descriptor: int) -> None:
         self._take(descriptor, fcntl.LOCK_EX)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} {platform.node()}".encode(), 0)
 
 
 def _table(manifest: dict[str, object], key: str) -> dict[str, object]:
@@ -239,18 +243,29 @@ def installed_versions() -> dict[str, str]:
 def one_at_a_time(root: Path) -> Iterator[None]:
     """Wait until no other process finds or makes a run below `root`: two that start one recipe get one run.
 
-    The folder above is locked, since `root` goes again with its only run. Errors: those of `disk_errors`.
+    Errors: those of `disk_errors`.
     """
-    folder = root.absolute().parent
-    with disk_errors(folder):
-        make_folders(folder)
-        descriptor = os.open(folder, os.O_RDONLY)
+    root = root.absolute()
+    with disk_errors(root):
+        descriptor = _first_in(root)
     try:
-        with disk_errors(folder):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):  # an empty file that stays harms nobody
+            (root / _STARTING).unlink()
         os.close(descriptor)
+        with suppress(OSError):  # a run is in it
+            root.rmdir()
+
+
+def _first_in(root: Path) -> int:
+    """The lock of a folder, which goes with its only run, so perhaps as we come."""
+    while True:
+        make_folders(root)
+        with suppress(FileNotFoundError):
+            descriptor = lock_file(root / _STARTING, float("inf"))
+            assert descriptor is not None
+            return descriptor
 
 
 def list_runs(root: Path, name: str | None = None, recipe_hash: str = "") -> list[Run]:

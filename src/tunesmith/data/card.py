@@ -13,6 +13,7 @@ from tunesmith.data.card_media import media_section
 from tunesmith.data.card_parts import Bullets as Bullets
 from tunesmith.data.card_parts import Cell, Part, Picture, Section, Table, Words
 from tunesmith.data.diversity import MOST_WORDS, compared
+from tunesmith.data.formats.read import rows_by_licence
 from tunesmith.data.plots import bars, spread
 from tunesmith.data.prepared import Prepared
 from tunesmith.messages import LANGUAGES, both
@@ -103,7 +104,20 @@ def _sources(prepared: Prepared) -> Section:
     columns = _columns("source", "split", "file", "layout", "encoding", "rows", "readable", "licence", "sha256")
     kept = pl.concat([frame.select("source") for frame in prepared.tables.values()])["source"]
     picture = _counted("card.kept_by_source", _frequent(kept))
-    return Section(both("data.card_sources"), (*picture, Table(columns, rows)))
+    return Section(both("data.card_sources"), (*picture, Table(columns, rows), *_licences(prepared, unknown)))
+
+
+def _licences(prepared: Prepared, unknown: Words) -> tuple[Part, ...]:
+    """Rows by licence, where the rows of a source have several."""
+    counted = [(each, rows_by_licence(each)) for each in prepared.sources]
+    if all(len(rows) < 2 and each.licence in rows for each, rows in counted):
+        return ()
+    lines = [
+        (each.name, each.split, licence or unknown, rows)
+        for each, found in counted
+        for licence, rows in sorted(found.items())
+    ]
+    return (both("card.rows_by_licence"), Table(_columns("source", "split", "licence", "rows"), tuple(lines)))
 
 
 def _frequent(values: pl.Series) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.data.defects import Reason
 from tunesmith.recipe.specs.data import SourceSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
@@ -35,14 +36,26 @@ def commercial_use(licence: str) -> Use:
     return "allowed" if _ALLOWED.search(licence) else "unknown"
 
 
+def refused_licence(licence: str, wanted: ComplianceSpec | None) -> Reason | None:
+    """Why a row's licence keeps it out; None where it does not."""
+    if wanted is None or not wanted.commercial:
+        return None
+    use = commercial_use(licence)
+    if use == "forbidden":
+        return "licence_forbids"
+    return "licence_unknown" if use == "unknown" and wanted.unknown_licences == "refuse" else None
+
+
 def check_licences(sources: Iterable[SourceSpec], wanted: ComplianceSpec | None) -> None:
     """Refuse rows that a commercial product may not learn from, before any is read.
+
+    Sources whose rows state licences of their own are judged row by row (`refused_licence`).
 
     Errors: data.non_commercial, data.unknown_licence.
     """
     if wanted is None or not wanted.commercial:
         return
-    stated = list(sources)
+    stated = [each for each in sources if each.licence_column is None]
     for use, code in (("forbidden", "data.non_commercial"), ("unknown", "data.unknown_licence")):
         against = [each for each in stated if commercial_use(each.licence) == use]
         if against and (use == "forbidden" or wanted.unknown_licences == "refuse"):

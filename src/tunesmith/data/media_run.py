@@ -76,7 +76,8 @@ def _fill(run: Run) -> None:
     manifest, recipe, ledger = run.manifest(), load_recipe(run.path / LOCK), Ledger()
     folder = Path(str(manifest["recipe_folder"]))
     with folder_aside(run.path / FOLDER) as made_in:
-        prepared = prepare(recipe.data, folder, ledger, recipe.stages, made_in=made_in)
+        licences = recipe.goal.compliance
+        prepared = prepare(recipe.data, folder, ledger, recipe.stages, made_in=made_in, compliance=licences)
         refuse_changed_sources(recipe, folder, manifest.get("sources"))
         written = write(prepared, run.path, compliance=recipe.goal.compliance)
     ledger.write(run.path / _LEDGER)

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunesmith.core.errors import Fact
+from tunesmith.core.secrets import without_secrets
 
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence of the catalogue and its facts."""
+    """A sentence of the catalogue and its facts, without secrets."""
 
     code: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        said = {name: without_secrets(fact) if isinstance(fact, str) else fact for name, fact in self.facts.items()}
+        object.__setattr__(self, "facts", said)

@@ -22,11 +22,13 @@ from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, SourceRows, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
-from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source
+from tunesmith.data.formats.fits import refuse_together_larger_than_memory
+from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source, rows_by_licence
 from tunesmith.data.gate import Gate
 from tunesmith.data.labels.apply import SUSPECTED, alike_names, check_names, rename_labels, suspected, suspected_lines
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.media.content import places_of, put_down
+from tunesmith.data.media.kinds import MEDIA_KINDS
 from tunesmith.data.media.made import files_made
 from tunesmith.data.media.settings import refuse_settings_of_words
 from tunesmith.data.pii.sealed import FILE, one_key, seal, user_key
@@ -62,6 +64,7 @@ class _Work:
     likeness: Likeness
     """From where on a row is too like one that the run is evaluated on."""
     suspected: list[tuple[int, Suspicion]] = field(default_factory=list)
+    compliance: ComplianceSpec | None = None
     stage: str = ""
     """Whose tables are made; none of the run's own."""
 
@@ -79,6 +82,7 @@ def prepare(
     needs: Needs | None = None,
     embed: Embedder | None = None,
     made_in: Path | None = None,
+    compliance: ComplianceSpec | None = None,
 ) -> Prepared:
     """Read, clean and split the rows of a recipe. Every row that was read has a fate in the ledger.
 
@@ -88,6 +92,7 @@ def prepare(
         generator: who answers prompts, where rows are to be made by a model.
         needs: what else needs a model.
         embed: what makes vectors of texts, for duplicates by meaning.
+        compliance: licences that count, where rows state their own.
         made_in: a folder for pictures and sounds that are made; without one they are counted and not kept.
 
     Errors: those of `Cleaner`, `read_source`, `split_rows`, `split_by_time` and `refuse_misfits`; data.missing_group,
@@ -99,10 +104,15 @@ def prepare(
     one_key(stated.clean.pii for stated in everything)
     if spec.augment is not None:
         refuse_misfits(spec.augment, spec.kind)
-    places = places_of((source for _, source in sources_in_order(spec)), recipe_folder, made_in)
+    of_run = [source for _, source in sources_in_order(spec)]
+    places = places_of(of_run, recipe_folder, made_in)
+    if spec.kind not in MEDIA_KINDS:
+        beside = [source for stage in stages for sources in stage.sources.values() for source in sources]
+        refuse_together_larger_than_memory([*of_run, *beside, *(spec.benchmarks or ())], recipe_folder)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, needs or Needs())
     wall = Wall(spec.benchmarks or (), recipe_folder, ledger, embed)
-    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, wall, Likeness.of(spec.clean))
+    likeness = Likeness.of(spec.clean)
+    work = _Work(spec, recipe_folder, ledger, [], [], cleaner, embed, wall, likeness, compliance=compliance)
     given: dict[SplitName, list[SourceSpec]] = {}
     for split, source in sources_in_order(spec):
         given.setdefault(split, []).append(source)
@@ -151,6 +161,8 @@ def read_and_clean(spec: DataSpec, recipe_folder: Path, ledger: Ledger) -> Prepa
 
     Errors: those of `read_source`.
     """
+    if spec.kind not in MEDIA_KINDS:
+        refuse_together_larger_than_memory(spec.sources, recipe_folder)
     cleaner = Cleaner(spec.clean, recipe_folder, ledger, Needs())
     wall = Wall((), recipe_folder, ledger, None)
     work = _Work(spec, recipe_folder, ledger, [], [], cleaner, None, wall, Likeness())
@@ -254,7 +266,7 @@ def _read(work: _Work, split: str, sources: Sequence[SourceSpec], time_by: str |
     frames = []
     for source in sources:
         kind, labelled = work.spec.kind_of(source.title), split != f"{work.stage}-{TARGET}"
-        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled, time_by)
+        reading = Reading(kind, work.spec.split.group_by, work.spec.split.seed, labelled, time_by, work.compliance)
         frame, report = read_source(source, split, work.folder, reading, work.ledger)
         frames.append(frame)
         work.sources.append(report)
@@ -385,8 +397,9 @@ def _write_asked(prepared: Prepared, run_path: Path, compliance: ComplianceSpec 
     written: list[Path] = []
     if prepared.personal or prepared.listed or compliance is not None:
         sources = [
-            SourceRows(each.name, each.split, each.licence, sum(file.rows for file in each.files))
+            SourceRows(each.name, each.split, licence, rows)
             for each in prepared.sources
+            for licence, rows in rows_by_licence(each).items()
         ]
         page = compliance_report(sources, prepared.personal, prepared.listed, compliance)
         write_atomic(run_path / REPORT, page)

@@ -52,7 +52,7 @@ def _rows(source: SourceSpec, folder: Path, kind: RowKind) -> Iterator[tuple[Pat
             (file.path, row) for file in media_files(source, local_path(source, folder), kind)[0] for row in file.rows
         )
         return
-    for path in list_files(local_path(source, folder))[0]:
+    for path in list_files(local_path(source, folder), source.split)[0]:
         for file in read_files(path, manner_of(source)):
             yield from ((file.path, row) for row in file.rows)
 

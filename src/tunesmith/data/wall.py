@@ -65,7 +65,7 @@ class Wall:
         """The texts of each benchmark, with the number of the row that they stand in."""
         found = []
         for source in self._benchmarks:
-            files = list_files(local_path(source, self._folder))[0]
+            files = list_files(local_path(source, self._folder), source.split)[0]
             raws = (raw for path in files for raw in read_files(path, manner_of(source)))
             rows = (row for raw in raws for row in raw.rows)
             texts = [(place, text) for place, row in enumerate(rows) if not isinstance(row, Unread)

@@ -9,7 +9,7 @@ W width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from tunesmith.models.packed import Packed
 from tunesmith.models.policy import Policy
 from tunesmith.models.sites import is_encoder
 
+_SHOWN = 10
+"""Labels that an error names."""
 _POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta")
 """Architectures that count positions from the one behind the padding token's number."""
 
@@ -88,6 +90,37 @@ def stated_head(folder: Path) -> Head | None:
         return None
     labels = tuple(str(numbered[number]) for number in sorted(numbered, key=int))
     return Head(kind, labels, stated.get("problem_type") == "multi_label_classification")
+
+
+def is_unnamed(labels: Sequence[str]) -> bool:
+    """Whether labels are those that transformers invents where nobody named any: LABEL_0, LABEL_1."""
+    return all(name.startswith("LABEL_") for name in labels)
+
+
+def refuse_other_labels(folder: Path, known: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse rows whose labels are not those of a model's head, and name the model's for those spelt otherwise.
+
+    Errors: models.other_labels.
+    """
+    missing, surplus = ([each for each in one if each not in set(other)] for one, other in
+                        ((known, wanted), (wanted, known)))  # fmt: skip
+    if not missing and not surplus:
+        return
+    by_letters = {"".join(each.casefold().replace("_", " ").split()): each for each in missing}
+    alike = {each: by_letters.get("".join(each.casefold().replace("_", " ").split())) for each in surplus}
+    names = ", ".join(f"{each}: {model}" for each, model in alike.items() if model is not None)
+    raise TunesmithError(
+        "models.other_labels",
+        path=str(folder),
+        missing=_listed(missing),
+        surplus=_listed(surplus),
+        names=f"{{{names or 'NAME IN THE ROWS: NAME IN THE MODEL'}}}",
+    )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = len(labels) - _SHOWN
+    return (", ".join(labels[:_SHOWN]) + (f" (+{more})" if more > 0 else "")) or "-"
 
 
 def class_name(architecture: str, head: Head) -> str:

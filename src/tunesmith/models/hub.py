@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.secrets import first_line
 
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 """What is fetched from a repository; everything else stays there."""
@@ -42,8 +43,7 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> tuple[Path,
     except TunesmithError:
         raise
     except Exception as error:  # which library sends the requests, and so whose errors come, has changed before
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-        raise TunesmithError("models.download_failed", base=hub_id, reason=reason) from error
+        raise TunesmithError("models.download_failed", base=hub_id, reason=first_line(error)) from None  # has secrets
     return folder, info.sha or folder.name
 
 
@@ -54,5 +54,5 @@ def download_modelscope(model_id: str, revision: str | None, *, offline: bool) -
         return Path(str(fetch(model_id, revision=revision, allow_patterns=ALLOWED, local_files_only=offline)))
     except Exception as error:  # the library raises classes of its own that exist only with it
         if offline:
-            raise TunesmithError("models.offline", base=model_id) from error
-        raise TunesmithError("models.download_failed", base=model_id, reason=str(error)[:300]) from error
+            raise TunesmithError("models.offline", base=model_id) from None
+        raise TunesmithError("models.download_failed", base=model_id, reason=first_line(error)) from None

@@ -40,7 +40,7 @@ from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.dropout import set_dropout
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.head_kind import refuse_head
-from tunesmith.models.heads import Head, head_names
+from tunesmith.models.heads import Head, head_names, refuse_other_labels
 from tunesmith.models.hub import download, download_modelscope
 from tunesmith.models.quantized import quantize_blocks
 from tunesmith.models.side_by_side import add_task_embeddings
@@ -316,7 +316,8 @@ def load_with_head(
         dropout: share of what the model's own dropout layers drop in training.
         quantize: how the linear layers of the blocks are held; the head stays as it is.
 
-    Errors: those of `load_model` but for models.no_end_token, models.other_labels, models.no_dropout.
+    Errors: those of `load_model` but for models.no_end_token, models.other_labels,
+    models.labels_in_other_order, models.no_dropout.
     """
     _check_labels(folder, head)
     kind = {"text_class": AutoModelForSequenceClassification, "token_class": AutoModelForTokenClassification}[head.task]
@@ -409,9 +410,9 @@ def _check_labels(folder: Path, head: Head) -> None:
     stated = read_allowed(folder, "config.json").values.get("id2label")
     if isinstance(stated, dict) and not all(str(name).startswith("LABEL_") for name in stated.values()):
         found = tuple(str(stated[key]) for key in sorted(stated, key=int))
-        if found != head.labels:
-            odd = sorted(set(found) ^ set(head.labels)) or ["-"]
-            raise TunesmithError("models.other_labels", path=str(folder), count=len(odd), first=odd[0])
+        refuse_other_labels(folder, found, head.labels)
+        if found != head.labels:  # the same names by other numbers: one would be taken for another
+            raise TunesmithError("models.labels_in_other_order", path=str(folder), labels=", ".join(found))
 
 
 def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:

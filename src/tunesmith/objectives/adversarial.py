@@ -94,13 +94,13 @@ class Adversarial:
         features_RW = rows.mean(policy.hidden(batch))
         return torch.tensor(rows.numbers, dtype=torch.long, device=features_RW.device), features_RW
 
-    def know(self, *seen: Tensor) -> None:
-        """Take numbers [N] and features [N, W] of all rows of a step, which then comes in parts."""
+    def know(self, own: slice, *seen: Tensor) -> None:
+        """Take numbers [N] and features [N, W] of all rows of a step, which then comes in parts, and which are here."""
         rows_N, features_NW = seen
-        rows: list[int] = rows_N.tolist()
-        is_target_N = torch.tensor([row in self._targets for row in rows], device=features_NW.device)
+        found = [row in self._targets for row in rows_N.tolist()]
+        is_target_N = torch.tensor(found, dtype=torch.bool, device=features_NW.device)
         for term in self._aligned.values():
-            term.gathered(rows, features_NW, is_target_N)
+            term.gathered(own, features_NW, is_target_N)
 
     def count(self, batch: Packed) -> dict[str, float]:
         """Weights of the source rows, and for every other figure the rows of both domains."""
@@ -121,7 +121,7 @@ class Adversarial:
             if self.own is not None:
                 beside.update(self._domain(self.own, features_RW, is_target_R))
             for name, term in self._aligned.items():
-                beside[name] = term.sum_of(rows.numbers, features_RW, is_target_R)
+                beside[name] = term.sum_of(features_RW, is_target_R)
 
         losses_K: Tensor = policy(batch, self._spec.label_smoothing, look=look)
         return {TASK: (losses_K * batch.weight)[~rows.by_place(is_target_R)].sum(), **beside}

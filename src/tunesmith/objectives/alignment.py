@@ -3,14 +3,15 @@
 Neither figure is a sum over rows: each looks at all rows of a step together. Where a step is computed in several parts,
 its features are therefore gathered first, without gradients; the figure and its slope at every row's features are
 taken from them, and each part then adds up slope times features, which has the gradient of the whole (Gao et al. 2021,
-2101.06983, do so with contrastive losses). So the layout of a step cannot change the update.
+2101.06983, do so with contrastive losses). So the layout of a step cannot change the update. Slopes are those of
+appearances: with dropout a row that stands in a step twice has two features.
 
 Shape letters: S rows of the source, T rows of the target, N rows of a step, K rows of a batch, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -85,31 +86,35 @@ class FeatureTerm:
         self._weight = weight
         self._distance = distance
         self._value = 0.0
-        self._slopes: Mapping[int, Tensor] | None = None
+        self._slopes: Tensor | None = None  # of the rows of this rank, in the order in which parts come
+        self._taken = 0
 
     def in_one_part(self) -> None:
         """The next batches hold a whole step each, or what is to be taken for one."""
         self._slopes = None
 
-    def gathered(self, rows: Sequence[int], features_NW: Tensor, is_target_N: Tensor) -> None:
-        """Take value and slopes from all rows of a step; a row that stands in it twice has one slope."""
+    def gathered(self, own: slice, features_NW: Tensor, is_target_N: Tensor) -> None:
+        """Take value and slopes from all rows of a step, which then comes in parts.
+
+        Args:
+            own: which of them the parts hold, in their order.
+        """
         leaf_NW = _wide(features_NW.detach()).requires_grad_()
         with torch.enable_grad():
             value = self._of(leaf_NW, is_target_N)
             (slope_NW,) = torch.autograd.grad(value, leaf_NW)
         # The loop divides by the rows of the step, so every row's part is as many times as large.
-        self._slopes = dict(zip(rows, slope_NW * len(rows), strict=True))
+        self._slopes, self._taken = slope_NW[own] * len(slope_NW), 0
         self._value = float(value.detach())
 
-    def sum_of(self, rows: Sequence[int], features_KW: Tensor, is_target_K: Tensor) -> Tensor:
-        """The value times the rows of a part, with their share of the whole step's gradient."""
-        wide_KW = _wide(features_KW)
+    def sum_of(self, features_KW: Tensor, is_target_K: Tensor) -> Tensor:
+        """The value times the rows of the next part, with their share of the whole step's gradient."""
+        wide_KW, rows = _wide(features_KW), len(features_KW)
         if self._slopes is None:
-            return len(rows) * self._of(wide_KW, is_target_K)
-        if not rows:
-            return wide_KW.sum()
-        slope_KW = torch.stack([self._slopes[row] for row in rows])
-        return len(rows) * self._value + (slope_KW * (wide_KW - wide_KW.detach())).sum()
+            return rows * self._of(wide_KW, is_target_K)
+        slope_KW = self._slopes[self._taken : self._taken + rows]
+        self._taken += rows
+        return rows * self._value + (slope_KW * (wide_KW - wide_KW.detach())).sum()
 
     def _of(self, features_NW: Tensor, is_target_N: Tensor) -> Tensor:
         """0 where a domain has a single row or none, as in the small step at an epoch's end: it has no spread."""

@@ -81,7 +81,7 @@ class Balanced:
         tokens_1 = torch.tensor([found.tokens], dtype=torch.float64, device=batch.keep.device)
         return tokens_1, *(load_E[None] for load_E in found.loads.values())
 
-    def know(self, *seen: Tensor) -> None:
+    def know(self, own: slice, *seen: Tensor) -> None:
         """Add up what `look` gave for every pass."""
         tokens, *loads = (each.sum(0) for each in seen)
         self._window = _Window(float(tokens), dict(zip(self._layers, loads, strict=True)))

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.secrets import holds_secret
 from tunesmith.messages import say
 from tunesmith.recipe.plain_yaml import read_yaml
 from tunesmith.recipe.recipe import Recipe
+from tunesmith.recipe.sources_apart import name_apart
 
 _SHOWN_CHARACTERS = 80
 _PLACES = {
@@ -32,7 +34,8 @@ _MOST_BYTES = 2**20
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides.
 
-    Errors: recipe.missing_file, recipe.too_large, recipe.broken_yaml, recipe.duplicate_key and those of `parse_recipe`.
+    Errors: recipe.missing_file, recipe.too_large, recipe.broken_yaml, recipe.duplicate_key, recipe.secret and those of
+    `parse_recipe`.
     """
     try:
         size = path.stat().st_size
@@ -43,21 +46,42 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise TunesmithError("recipe.missing_file", path=str(path)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise TunesmithError("recipe.broken_yaml", path=str(path), reason=str(error)) from error
+    for number, line in enumerate(text.splitlines(), 1):  # comments too: a run keeps a copy of the file
+        if holds_secret(line):
+            raise TunesmithError("recipe.secret", place=f"{path}:{number}")
     return parse_recipe(text, overrides, name=str(path))
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), name: str = "recipe") -> Recipe:
-    """A recipe from its text. Errors: recipe.broken_yaml, unknown_key, missing_key, bad_value, bad_override."""
+    """A recipe from its text.
+
+    Errors: recipe.broken_yaml, unknown_key, missing_key, bad_value, bad_override, secret.
+    """
     values = _separate(read_yaml(text, name), name)
     if not isinstance(values, dict):
         raise TunesmithError("recipe.broken_yaml", path=name, reason=say("recipe.reason_no_table"))
     for override in overrides:
         _apply(values, override)
+    _refuse_secrets(values)
+    name_apart(values)
     try:
         # Through JSON, because pydantic's strict mode then takes lists and tables for what the file can say.
         return Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise _first_fault(error, name) from error
+
+
+def _refuse_secrets(values: object, place: str = "") -> None:
+    """A recipe is copied into runs, locks and manifests, and sent to others. Errors: recipe.secret."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _refuse_secrets(key, place)
+            _refuse_secrets(value, f"{place}.{key}".removeprefix("."))
+    elif isinstance(values, list):
+        for number, value in enumerate(values):
+            _refuse_secrets(value, f"{place}.{number}")
+    elif isinstance(values, str) and holds_secret(values):
+        raise TunesmithError("recipe.secret", place=place)
 
 
 def _separate(values: object, name: str) -> object:

@@ -204,7 +204,7 @@ def build(stage: StageSpec, inputs: StageInputs, runtime: Runtime, emitter: Emit
         emitter=emitter,
         # asked in a turn for the first time when that turn's parameters move already
         meter=cache(lambda turn: Meter.of(policy, again=spec.gradient_checkpointing, device=runtime.device.type)),
-        unfreezing=_unfreezing(policy, moving, groups.unfreeze),
+        unfreezing=_unfreezing(policy, moving, groups.unfreeze, emitter),
         penalties=penalties_of(stage.penalties, masters, additions, fisher, measured),
         spec=spec,
         peak_learning_rate=peak,
@@ -368,11 +368,17 @@ def validation_loss(stage: StageSpec, loaded: Loaded, task: Task, rows: Sequence
     return Validator(placed, Supervised(SupervisedSpec()), runtime, rows, passes, no_task_metric)()["loss"]
 
 
-def _unfreezing(policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None) -> Unfreezing:
+def _unfreezing(
+    policy: Policy, moving: Mapping[str, nn.Parameter], spec: UnfreezeSpec | None, emitter: Emitter
+) -> Unfreezing:
     turns = from_the_top(policy.model, moving, spec.blocks) if spec else []
     if spec and len(turns) < 2:
         raise TunesmithError("adapt.group_without_effect", setting="unfreeze")
-    return Unfreezing([[moving[name] for name in names] for names in turns], spec)
+    unfreezing = Unfreezing([[moving[name] for name in names] for names in turns], spec)
+    if unfreezing.turns_left:
+        first = sum(moving[name].numel() for name in turns[0])
+        emitter.emit("note", code="train.unfreeze", first=first, left=unfreezing.turns_left)
+    return unfreezing
 
 
 def _passes(

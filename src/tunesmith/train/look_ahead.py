@@ -33,8 +33,12 @@ class WindowTerm(Protocol):
     def look(self, policy: Policy, batch: Packed) -> tuple[Tensor, ...]:
         """What is to be known of one pass; of each tensor the first dimension may differ from pass to pass."""
 
-    def know(self, *seen: Tensor) -> None:
-        """Take what `look` gave for all passes of the step: each tensor joined along its first dimension."""
+    def know(self, own: slice, *seen: Tensor) -> None:
+        """Take what `look` gave for all passes of the step: each tensor joined along its first dimension.
+
+        Args:
+            own: where what this rank has seen lies in it, in the order of its passes.
+        """
 
 
 class LookAhead:
@@ -82,5 +86,9 @@ class LookAhead:
     def tell(self) -> None:
         """Tell the terms what was found on all ranks; every rank has looked."""
         for term, found in zip(self._looking, self._found, strict=True):
-            term.know(*(self._runtime.gather(torch.cat(parts)) for parts in zip(*found, strict=True)))
+            seen = [torch.cat(parts) for parts in zip(*found, strict=True)]
+            held = self._runtime.gather(torch.tensor([len(seen[0])], device=seen[0].device)).tolist()
+            first = sum(held[: self._runtime.rank])
+            own = slice(first, first + len(seen[0]))
+            term.know(own, *(self._runtime.gather(each) for each in seen))
         self._found = []

@@ -134,6 +134,8 @@ def fit(job: Job, until: int | None = None) -> FitResult:
         _save_unless_saved(job, progress)
     elif job.stopper.best_value is None:
         raise TunesmithError("train.no_good_validation", metric=job.stopper.metric, step=progress.step)
+    elif job.unfreezing.turns_left:
+        job.emitter.emit("note", code="train.still_frozen", left=job.unfreezing.turns_left)
     return FitResult(progress, job.stopper)
 
 

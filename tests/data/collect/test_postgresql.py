@@ -29,7 +29,8 @@ PLANTED = "13800007Zq"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    pytest.importorskip("psycopg", reason="needs the extra postgresql")
+    for name in ("psycopg", "adbc_driver_postgresql"):
+        pytest.importorskip(name, reason="needs the extra postgresql")
     if programs() is None:
         pytest.skip("needs PostgreSQL's programs initdb and pg_ctl (Debian: apt-get install postgresql)")
     with running_cluster() as found:
@@ -135,6 +136,81 @@ def test_a_writing_query_never_reaches_the_server(
             collect([asked(query)], tmp_path, offline=False)
     assert "DELETE" not in (cluster.folder / "log").read_text("utf-8", "replace")
     collect([asked("SELECT * FROM tickets")], tmp_path, offline=False)
+
+
+ODD = {
+    "numeric": ("12345678901234567890.1230", "12345678901234567890.1230"),
+    "numeric(9,1)": ("1e-1", "0.1"),
+    "money": ("1.5", "$1.50"),
+    "integer[]": ("{{1,2},{3,null}}", [[1, 2], [3, None]]),
+    "text[]": ('{a,NULL,"b,c"}', ["a", None, "b,c"]),
+    "numeric[]": ("{1.5}", [1.5]),
+    "jsonb": ('{"a": [1, null], "中": "文"}', {"a": [1, None], "中": "文"}),
+    "json": ('{"b":\n 1.0, "a": 2}', {"b": 1.0, "a": 2}),
+    "uuid": ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    "timestamp": ("2026-01-02 03:04:05.678", "2026-01-02T03:04:05.678000"),
+    "timestamptz": ("2026-01-02 03:04:05+08", "2026-01-01T19:04:05+00:00"),
+    "date": ("2026-01-02", "2026-01-02"),
+    "time": ("03:04:05", "03:04:05"),
+    "timetz": ("03:04:05+08", "03:04:05+08"),
+    "interval": ("1 day 2 hours", "1 day 02:00:00"),
+    "inet": ("10.0.0.1", "10.0.0.1"),
+    "macaddr": ("08:00:2b:01:02:03", "08:00:2b:01:02:03"),
+    "int4range": ("[1,4)", "[1,4)"),
+    "point": ("(1,2)", "(1,2)"),
+    "tsvector": ("a b", "'a' 'b'"),
+    "xml": ("<a>文</a>", "<a>文</a>"),
+    "oid": ("4000000000", 4_000_000_000),
+    "bigint": ("-9007199254740993", -9007199254740993),
+    "double precision": ("0.1", 0.1),
+    "boolean": ("yes", True),
+    "char(3)": ("x", "x  "),
+    "mood": ("好", "好"),
+    "pair": ('(1,"a b")', {"a": 1, "b": "a b"}),
+    "text": ('\\ "quoted"\n\t\x7f 😀', '\\ "quoted"\n\t\x7f 😀'),
+}
+
+
+def test_every_type_arrives_as_it_is_or_as_its_words(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.run("CREATE TYPE mood AS ENUM ('好', 'bad')", "CREATE TYPE pair AS (a integer, b text)")
+    columns = [f"'{said.replace(chr(39), chr(39) * 2)}'::{kind} AS \"{kind}\"" for kind, (said, _) in ODD.items()]
+    query = f"SELECT {', '.join(columns)} UNION ALL SELECT {', '.join(['NULL'] * len(columns))} -- the end"
+    ask = SourceSpec(
+        query=f"SELECT * FROM ({query.removesuffix(' -- the end')}) AS all_rows -- the end", database=f"env:{VARIABLE}"
+    )
+    (place,) = collect([ask], tmp_path, offline=False)
+    found, empty = map(json.loads, (place / "rows.jsonl").read_text("utf-8").splitlines())
+    assert found == {kind: told for kind, (_, told) in ODD.items()}
+    assert empty == dict.fromkeys(ODD)
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("SELECT 'infinity'::timestamptz AS at", "data.endless_time"),
+        ("SELECT '-infinity'::date AS at", "data.endless_time"),
+        ("SELECT 'x'::bytea AS at", "data.binary_column"),
+        ("SELECT 1 AS a, 2 AS a", "data.duplicate_columns"),
+        ("SELECT 1 AS a WHERE false", "data.empty_file"),
+    ],
+)
+def test_what_no_line_can_hold_is_an_error(tmp_path: Path, query: str, code: str) -> None:
+    with pytest.raises(TunesmithError) as caught:
+        collect([asked(query)], tmp_path, offline=False)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("text", ["postgresql", "postgres+x"])
+def test_urls_in_the_forms_that_people_write(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Settings of the session come through, the secret's odd characters too."""
+    scheme = {"postgresql": "postgresql", "postgres+x": "postgresql+psycopg"}[text]
+    url = cluster.url().replace("postgresql", scheme, 1) + "&options=-c%20search_path%3Dpg_catalog%20-c%20geqo%3Doff"
+    monkeypatch.setenv(VARIABLE, url)
+    query = "SELECT current_setting('search_path') AS path, current_setting('geqo') AS geqo, '+'::text AS plus"
+    (place,) = collect([asked(query)], tmp_path, offline=False)
+    assert json.loads((place / "rows.jsonl").read_text("utf-8")) == {"path": "pg_catalog", "geqo": "off", "plus": "+"}
 
 
 LARGE = """

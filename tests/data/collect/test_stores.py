@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,26 @@ def test_a_missing_library_is_named(
         collect([SourceSpec(path=f"{scheme}://bucket/a")], tmp_path, offline=False)
     facts = caught.value.facts
     assert (caught.value.code, facts["module"], facts["extra"]) == ("data.extra_missing", module, extra)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("set/Rows.jsonl", "set/rows.jsonl"),
+        ("set/A/b.jsonl", "set/a/B.jsonl"),
+        ("set/\u00e9.jsonl", "set/e\u0301.jsonl"),
+    ],
+)
+def test_keys_that_are_one_name_elsewhere_are_refused(
+    tmp_path: Path, store: fsspec.AbstractFileSystem, one: str, other: str
+) -> None:
+    """Where names that differ in case alone are one file, the second would silently take the place of the first."""
+    store.pipe({f"/alike/{one}": LINE, f"/alike/{other}": LINE})
+    folded = {unicodedata.normalize("NFC", each).casefold() for each in (one, other)}
+    assert len(folded) == 1, "as such a file system takes them"
+    source = SourceSpec(path="memory://alike/set")
+    with pytest.raises(TunesmithError) as caught:
+        collect([source], tmp_path, offline=False)
+    assert caught.value.code == "data.names_alike" and not local_path(source, tmp_path).exists()
+    single = SourceSpec(path=f"memory://alike/{one}")
+    assert len(list(collect([single], tmp_path, offline=False)[0].rglob("*.jsonl"))) == 1

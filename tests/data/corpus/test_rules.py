@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,7 +14,7 @@ import polars as pl
 import pytest
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.files import sha256_file, verify_folder
+from tunesmith.core.files import ASIDE, sha256_file, verify_folder
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SPLITS
 from tunesmith.data.compliance import REPORT as COMPLIANCE
@@ -288,19 +287,25 @@ def test_an_empty_file_is_no_corpus(folder: Path) -> None:
     assert caught.value.code == "data.empty_file"
 
 
-def test_where_a_folder_cannot_be_locked_a_file_in_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS locks what is open for writing, which no folder ever is."""
+def test_a_file_is_locked_since_nfs_carries_no_lock_of_a_folder_to_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flock = fcntl.flock
 
-    def of_nfs(descriptor: int, operation: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EBADF, "Bad file descriptor")
+    def of_files(descriptor: int, operation: int) -> None:
+        assert stat.S_ISREG(os.fstat(descriptor).st_mode)
         flock(descriptor, operation)
 
-    built(folder, EVERYTHING, "whole")
-    monkeypatch.setattr(fcntl, "flock", of_nfs)
-    with held(folder / "out.building"), pytest.raises(TunesmithError) as caught:
-        built(folder, EVERYTHING)
-    assert caught.value.code == "data.corpus_busy"
+    monkeypatch.setattr(fcntl, "flock", of_files)
     built(folder, EVERYTHING)
-    assert files_of(folder / "out") == files_of(folder / "whole")
+    assert not (folder / "out.building").exists()
+
+
+def test_a_build_on_another_machine_beside_this_one_keeps_what_it_writes(folder: Path) -> None:
+    """Two corpora in one shared folder: the names of what is under way there hold numbers of processes there."""
+    there = f"{ASIDE}0123456789ab-4194304999-17-ffffffffffff"
+    for place in (folder, folder / "out.building", folder / "other.building"):
+        (place / there / "train").mkdir(parents=True)
+    built(folder, EVERYTHING)
+    assert (folder / there / "train").is_dir() and (folder / "other.building" / there / "train").is_dir()
+    assert not (folder / "out.building").exists(), "the lock says that nobody writes there any more"

@@ -22,6 +22,7 @@ from tunesmith.data.media.change_images import (
     flipped,
     mixed_up,
     rotated,
+    same_picture,
     turned,
 )
 from tunesmith.data.media.change_sounds import chance_of_media, masked, shifted, sped, with_noise
@@ -99,6 +100,26 @@ def test_a_box_is_cut_with_its_picture_or_goes(seen: Seen, data: st.DataObject) 
         assert share >= VISIBLE - 1e-9
     else:
         assert share < VISIBLE + 1e-9
+
+
+def test_what_is_left_of_a_box_is_reckoned_over_all_changes() -> None:
+    seen = Seen(np.zeros((100, 100, 3), np.uint8), (Box("a", 0, 0, 80, 10), Box("b", 80, 50, 20, 50)))
+    half = cropped(seen, 40, 0, 60, 100, 0.5)
+    assert half.left == (0.5, 1.0) and half.boxes[0].width == 40
+    between = turned(flipped(half), 3)
+    assert between.left == half.left
+    made = cropped(turned(flipped(between), 3), 1, 0, 59, 100, 0.5)
+    assert [box.label for box in made.boxes] == ["b"], "39 of 40 are left of what was there, 39 of 80 of the box"
+    assert [box.label for box in cropped(half, 1, 0, 59, 100, 0.4).boxes] == ["a", "b"]
+    whole = rotated(half, 0.0, 0.5)
+    assert whole.left == half.left and len(cropped(whole, 1, 0, 59, 100, 0.5).boxes) == 1
+
+
+def test_pictures_are_the_same_by_pixels_and_boxes() -> None:
+    grey = Seen(np.full((6, 6, 3), 7, np.uint8), (Box("a", 1, 1, 4, 4),))
+    assert same_picture(turned(flipped(grey), 1), grey)
+    assert not same_picture(flipped(replace(grey, boxes=(Box("a", 1, 1, 3, 4),))), grey)
+    assert not same_picture(coloured(grey, 2.0), grey)
 
 
 def test_colours_in_closed_form() -> None:

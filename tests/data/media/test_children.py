@@ -273,6 +273,44 @@ def test_sounds_are_changed_and_stored_as_wave_files(tmp_path: Path) -> None:
         assert 1600 / 1.2 - 1 <= media["seconds"] * 8000 <= 1600 / 0.8 + 1
 
 
+def test_what_comes_out_as_it_was_is_no_row_that_was_made(tmp_path: Path) -> None:
+    for place in range(12):
+        path = tmp_path / "rows" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (place, 9, 9)).save(path)
+    for images in (
+        {"horizontal_flip": 1.0, "vertical_flip": 1.0, "rotate90": 1.0},
+        {"brightness": 1e-6},
+        {"rotate90": 1e-12},
+    ):
+        prepared = prepared_of(tmp_path, "image_class", "rows", None, images=images)
+        assert children(prepared).is_empty() and len(prepared.ledger) == 12, images
+    prepared = prepared_of(tmp_path, "image_class", "rows", None, mixup={"alpha": 0.0001, "children": 3})
+    assert all(0.1 < share < 0.9 for shares in children(prepared)["label_weights"] for share in shares)
+    tones(tmp_path / "tones")
+    for sounds in ({"speed": 1e-9}, {"min_snr_db": 100.0, "max_snr_db": 100.0}):
+        prepared = prepared_of(tmp_path, "audio_class", "tones", None, sounds=sounds)
+        assert children(prepared).is_empty() and len(prepared.ledger) == 12, sounds
+
+
+def test_a_sound_that_would_grow_too_long_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.data.augment.by_sounds.MOST_SAMPLES", 1700)
+    tones(tmp_path / "tones")
+    prepared = prepared_of(tmp_path, "audio_class", "tones", None, sounds={"speed": 0.75, "children": 4})
+    totals = prepared.ledger.totals()
+    assert totals["dropped: made_too_large"] > 3
+    assert children(prepared)["media"].struct.field("seconds").max() <= 1700 / 8000  # type: ignore[operator]
+
+
+def test_boxes_are_taken_away_by_what_all_changes_left_of_them(tmp_path: Path) -> None:
+    boxed(tmp_path / "boxes")
+    asked = {"rotate": 25.0, "crop": 0.3, "children": 20}
+    strict = prepared_of(tmp_path, "detection", "boxes", None, images={**asked, "min_visibility": 0.99})
+    for row in children(strict).iter_rows(named=True):
+        for box in row["boxes"]:  # a turned box of 10 x 8 or 12 x 10 that is nearly whole is no smaller than it was
+            assert box["width"] * box["height"] >= 0.99 * 80
+
+
 def test_sixteen_bits_come_back_as_they_were() -> None:
     numbers = np.array([-32768, -1, 0, 1, 12345, 32767], np.int16).astype(np.float32)[:, None] / np.float32(2**15)
     samples, rate = samples_of(as_wave(numbers, 16_000))
@@ -342,6 +380,8 @@ def test_what_does_not_fit_the_rows_is_refused(tmp_path: Path, kind: str, augmen
         {"images": {"crop": 1.0}},
         {"sounds": {}},
         {"sounds": {"min_snr_db": 3.0}},
+        {"sounds": {"speed": 0.76}},
+        {"sounds": {"speed": 0.999999999}},
         {"sounds": {"min_snr_db": 9.0, "max_snr_db": 3.0}},
         {"spec_augment": {"frequency_mask": 0.0, "time_mask": 0.0}},
         {"mixup": {}, "balance": {}},

@@ -232,3 +232,110 @@ def test_rows_of_cells_are_split_and_shown_and_a_changed_table_is_noticed(tmp_pa
     store(table(cells[::-1], [0] * 20, names=["cat", "dog"]), path)
     with pytest.raises(TunesmithError, match=r"data.source_changed"):
         media_page("a", shown, prepared.places)
+
+
+# --------------------------------------------------------------------------------------------- boxes in tables
+
+PLACES = [[1, 1, 3, 2], [4.0, 2.0, 4.0, 4.0]]
+AS_LISTS = pa.struct([("bbox", pa.list_(pa.list_(pa.float64()))), ("category", pa.list_(pa.int64()))])
+AS_STRUCTURES = pa.list_(pa.struct([("bbox", pa.list_(pa.float64())), ("category", pa.string())]))
+
+
+def boxes_table(objects: Sequence[object], kind: pa.DataType, feature: object = None) -> pa.Table:
+    cells = [{"bytes": png(seed), "path": None} for seed in range(len(objects))]
+    made = pa.table({"image": pa.array(cells, CELL), "objects": pa.array(objects, kind)})
+    features = {"image": {"_type": "Image"}, "objects": feature or {}}
+    return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+NAMED = {"feature": {"bbox": {}, "category": {"_type": "ClassLabel", "names": ["cat", "dog"]}}, "_type": "Sequence"}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_boxes_in_cells_are_boxes_with_named_classes(tmp_path: Path, suffix: str) -> None:
+    objects = [{"bbox": PLACES, "category": [0, 1]}, {"bbox": [], "category": []}]
+    path = store(boxes_table(objects, AS_LISTS, NAMED), tmp_path / f"rows{suffix}")
+    (two, none), ledger = read(tmp_path, "detection", path.name)
+    assert [(box.label, box.x, box.y, box.width, box.height) for box in two.boxes] == [
+        ("cat", 1, 1, 3, 2),
+        ("dog", 4, 2, 4, 4),
+    ]
+    assert two.labels == ("cat", "dog") and none.boxes == () and reasons(ledger) == ["", ""]
+    assert kind_of_place(path) == "detection"
+    structures = [[{"bbox": PLACES[0], "category": "cat"}], None]
+    path = store(boxes_table(structures, AS_STRUCTURES), tmp_path / f"others{suffix}")
+    (one, none), _ = read(tmp_path, "detection", path.name)
+    assert [box.label for box in one.boxes] == ["cat"] and none.boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"objects": {"bbox": PLACES, "category": ["a", "b"]}}, ""),
+        ({"objects": [{"bbox": PLACES[0], "category": "a", "iscrowd": 1}]}, ""),
+        ({"boxes": PLACES, "labels": ["a", "b"]}, ""),
+        ({"boxes": [], "labels": []}, ""),
+        ({"objects": ""}, ""),
+        ({"objects": {"bbox": PLACES, "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": [[1, 1, 3]], "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": [[1, 1, 3, "x"]], "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": [[1, 1, 30, 2]], "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": [[1, 1, 0, 2]], "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": [[1, 1, float("nan"), 2]], "category": ["a"]}}, "bad_box"),
+        ({"objects": {"bbox": PLACES}}, "bad_box"),
+        ({"objects": "[1, 2"}, "bad_box"),
+        ({"objects": 7}, "bad_box"),
+        ({"boxes": PLACES, "labels": "a"}, "bad_box"),
+        ({"boxes": PLACES}, "bad_box"),
+        ({"objects": {"bbox": PLACES, "category": ["a", ""]}}, "empty_label"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_boxes_in_tables_of_text_are_read_or_refused_by_name(
+    tmp_path: Path, form: str, cells: dict[str, object], reason: str
+) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    row = {"file_name": "0.png", **cells}
+    if form == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    else:
+        said = {name: each if isinstance(each, str) else json.dumps(each) for name, each in row.items()}
+        pl.DataFrame([said]).write_csv(tmp_path / "metadata.csv")
+    examples, ledger = read(tmp_path, "detection")
+    assert reasons(ledger) == [reason]
+    if not reason:
+        stated = str(cells)
+        assert [box.label for box in examples[0].boxes] == [each for each in "ab" if f"'{each}'" in stated]
+        assert [box.ignored for box in examples[0].boxes if "iscrowd" in stated] == [True] * ("iscrowd" in stated)
+
+
+def test_boxes_of_tables_follow_the_changes_of_their_pictures(tmp_path: Path) -> None:
+    objects = [{"bbox": [[1, 1, 3, 2]], "category": [n % 2]} for n in range(12)]
+    store(boxes_table(objects, AS_LISTS, NAMED), tmp_path / "rows.parquet")
+    augment = {"images": {"horizontal_flip": 1.0}}
+    stated = {"task": "detection", "sources": [{"path": "rows.parquet"}], "augment": augment}
+    prepared = prepare(DataSpec.model_validate(stated), tmp_path, Ledger())
+    made = prepared.frames["train"].filter(pl.col("parent").is_not_null())
+    assert len(made) == 8 and {(box["x"], box["y"]) for boxes in made["boxes"] for box in boxes} == {(8 - 1 - 3, 1)}
+
+
+def test_a_table_without_a_column_of_boxes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"file_name": "0.png", "other": PLACES}), "utf-8")
+    with pytest.raises(TunesmithError, match=r"data\.missing_columns"):
+        read(tmp_path, "detection", "rows.jsonl")
+    path = store(table([{"bytes": png(0), "path": None}], [0]), tmp_path / "rows.parquet")
+    with pytest.raises(TunesmithError) as caught:
+        read(tmp_path, "detection", path.name)
+    assert caught.value.code == "data.missing_columns"
+    path = store(boxes_table([{"bbox": PLACES, "category": [0, 7]}], AS_LISTS, NAMED), tmp_path / "others.parquet")
+    _, ledger = read(tmp_path, "detection", path.name)
+    assert reasons(ledger) == ["label_without_name"]
+
+
+def test_the_recipe_may_say_which_columns_hold_boxes(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    row = {"file_name": "0.png", "found": PLACES, "kinds": ["a", "b"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    (example,), _ = read(tmp_path, "detection", "rows.jsonl", columns={"boxes": "found", "labels": "kinds"})
+    assert example.labels == ("a", "b") and example.boxes[1].x == 4

@@ -10,14 +10,14 @@ import polars as pl
 from tunesmith.data.augment.children import Child
 from tunesmith.data.augment.media_rows import child_with_picture, media_of, picture_of
 from tunesmith.data.defects import RowDefect
-from tunesmith.data.media.change_images import Seen, coloured, cropped, flipped, rotated, turned
+from tunesmith.data.media.change_images import Seen, coloured, cropped, flipped, rotated, same_picture, turned
 from tunesmith.data.media.change_sounds import chance_of_media
 from tunesmith.data.media.content import MediaPlaces
 from tunesmith.recipe.specs.augment_media import ImagesSpec
 
 
 def image_children(frame: pl.DataFrame, spec: ImagesSpec, seed: int, places: MediaPlaces) -> Iterator[Child]:
-    """Each row with its picture changed; where chance changes nothing there is no child.
+    """Each row with its picture changed; where that shows in no pixel and no box there is no child.
 
     Errors: data.source_changed.
     """
@@ -29,12 +29,12 @@ def image_children(frame: pl.DataFrame, spec: ImagesSpec, seed: int, places: Med
             continue
         for number in range(spec.children):
             made = _changed(seen, spec, chance_of_media(seed, "images", media_of(row).sha256, number))
-            if made is not seen:
+            if not same_picture(made, seen):
                 yield child_with_picture(row, made, len(seen.boxes), places)
 
 
 def _changed(seen: Seen, spec: ImagesSpec, chance: np.random.Generator) -> Seen:
-    """The picture as chance changes it; itself where nothing is changed."""
+    """The picture as chance changes it."""
     if chance.random() < spec.horizontal_flip:
         seen = flipped(seen)
     if chance.random() < spec.vertical_flip:

@@ -78,7 +78,7 @@ def _children(
                 yield Child(int(str(row["row"])), row, defect.reason, int(str(other["row"])))
                 continue
             found = mix(one, _in_size_of(two, one), chance)
-            if found is not None:
+            if found is not None and not np.array_equal(found[0].pixels_HWC, one.pixels_HWC):  # the other must show
                 labels = _labels(row, other, len(one.boxes), found[0], shines=method == "mixup")
                 yield child_with_picture(row, *found, places, labels, int(str(other["row"])))
 

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tunesmith.data.augment.children import Child
-from tunesmith.data.augment.media_rows import Heard, child_with_sound, media_of, sound_of
+from tunesmith.data.augment.media_rows import MOST_SAMPLES, Heard, child_with_sound, media_of, sound_of
 from tunesmith.data.defects import RowDefect
 from tunesmith.data.media.change_sounds import chance_of_media, shifted, silenced, sped, with_noise
 from tunesmith.data.media.content import MediaPlaces
@@ -27,7 +27,10 @@ def sound_children(frame: pl.DataFrame, spec: SoundsSpec, seed: int, places: Med
     def change(heard: Heard, chance: np.random.Generator) -> Heard:
         samples_NC = heard.samples_NC
         if spec.speed:
-            samples_NC = sped(samples_NC, float(chance.uniform(1 - spec.speed, 1 + spec.speed)))
+            factor = float(chance.uniform(1 - spec.speed, 1 + spec.speed))
+            if samples_NC.size > MOST_SAMPLES * factor:
+                raise RowDefect("made_too_large")
+            samples_NC = sped(samples_NC, factor)
         if spec.shift:
             widest = round(spec.shift * len(samples_NC))
             samples_NC = shifted(samples_NC, int(chance.integers(-widest, widest + 1)))
@@ -61,7 +64,11 @@ def _children(
             yield Child(int(row["row"]), row, defect.reason)
             continue
         for number in range(children):
-            made = change(heard, chance_of_media(seed, method, media_of(row).sha256, number))
+            try:
+                made = change(heard, chance_of_media(seed, method, media_of(row).sha256, number))
+            except RowDefect as defect:
+                yield Child(int(row["row"]), row, defect.reason)
+                continue
             if _differ(made.samples_NC, heard.samples_NC):
                 yield child_with_sound(row, made, places)
 

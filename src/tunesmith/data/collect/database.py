@@ -1,7 +1,7 @@
 """The rows of a query, in batches, over a session that can only read.
 
-PostgreSQL by psycopg and MySQL by PyMySQL come through SQLAlchemy with a cursor on the server, so that a table of any
-size passes through the memory of one batch; SQLite likewise from its file; DuckDB by its own library.
+PostgreSQL comes by ADBC in batches of columns, MySQL by PyMySQL through SQLAlchemy with a cursor on the server, so that
+a table of any size passes through the memory of one batch; SQLite likewise from its file; DuckDB by its own library.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import user_path
+from tunesmith.data.collect.lines import lines_of_columns, lines_of_rows
+from tunesmith.data.collect.postgresql import LIBRARY, ask_postgresql
 from tunesmith.data.collect.reasons import reason_of
 from tunesmith.data.collect.statement import Dialect, require_reading
 from tunesmith.data.formats.extras import needed
@@ -31,14 +33,14 @@ from tunesmith.recipe.specs.sources import SourceSpec
 
 BATCH_ROWS = 5_000
 _DRIVERS: Mapping[str, tuple[str, str, str]] = {
-    "postgresql": ("postgresql+psycopg", "psycopg", "postgresql"),
+    "postgresql": ("postgresql+psycopg", LIBRARY, "postgresql"),
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
     "sqlite": ("sqlite", "sqlite3", ""),
     "duckdb": ("duckdb", "duckdb", "duckdb"),
 }
-"""By the name of the database: what SQLAlchemy calls it, the library, and our extra that brings it."""
+"""By the name of the database: what SQLAlchemy calls it, the library, and our extra that brings it. Lineages hold a
+hash of the first, which is why PostgreSQL's is that of an older driver."""
 _READ_ONLY = {
-    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     "mysql": "SET SESSION TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
@@ -48,10 +50,10 @@ _DUCKDB_FILE = ".duckdb"
 
 @dataclass(frozen=True)
 class Answer:
-    """Names of the columns, and the rows in batches."""
+    """Names of the columns, and the rows as JSON lines, a batch at a time."""
 
     columns: tuple[str, ...]
-    batches: Iterator[Sequence[Sequence[object]]]
+    batches: Iterator[list[str]]
 
 
 @contextmanager
@@ -59,17 +61,23 @@ def answer_to(source: SourceSpec, folder: Path) -> Iterator[Answer]:
     """Send the query of a source and yield what comes back.
 
     Errors: data.no_database_url, data.bad_database_url, data.extra_missing, data.query_writes, data.query_unclear,
-    data.query_failed. No error holds the URL, a password or a row.
+    data.query_failed, data.binary_column, data.endless_time. No error holds the URL, a password or a row.
     """
     url, query = database_url(source, folder), source.query or ""
     dialect = cast(Dialect, url.get_backend_name())
     _, library, extra = _DRIVERS[dialect]
     driver = needed(library, extra, dialect)
     require_reading(query, dialect, source.title)
-    ask = _ask_duckdb(driver, url, query) if dialect == "duckdb" else _ask(url, dialect, query)
     try:
-        with ask as answer:
-            yield answer
+        if dialect == "postgresql":
+            with ask_postgresql(url, query) as reader:
+                columns = tuple(str(name) for name in reader.schema.names)
+                yield Answer(columns, (lines_of_columns(batch, source.title) for batch in reader))
+        else:
+            with (
+                _ask_duckdb(driver, url, query) if dialect == "duckdb" else _ask(url, dialect, query) as (columns, rows)
+            ):
+                yield Answer(columns, (lines_of_rows(columns, batch, source.title) for batch in rows))
     except TunesmithError:
         raise
     except _errors_of(driver) as error:
@@ -115,15 +123,19 @@ def _errors_of(driver: ModuleType) -> tuple[type[Exception], ...]:
     return SQLAlchemyError, cast(type[Exception], driver.Error)
 
 
+_Rows = tuple[tuple[str, ...], Iterator[Sequence[Sequence[object]]]]
+"""Names of the columns, and batches of rows."""
+
+
 @contextmanager
-def _ask(url: URL, dialect: Dialect, query: str) -> Iterator[Answer]:
+def _ask(url: URL, dialect: Dialect, query: str) -> Iterator[_Rows]:
     engine = _read_only_engine(url, dialect)
     try:
         with engine.connect() as connection:
             streamed = connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS, no_parameters=True)
             result = streamed.exec_driver_sql(query)
             try:
-                yield Answer(tuple(result.keys()), result.partitions(BATCH_ROWS))
+                yield tuple(result.keys()), result.partitions(BATCH_ROWS)
             finally:
                 result.close()  # MySQL sends all that is left before it hears another word
     finally:
@@ -147,11 +159,11 @@ def _read_only_engine(url: URL, dialect: Dialect) -> Engine:
 
 
 @contextmanager
-def _ask_duckdb(driver: ModuleType, url: URL, query: str) -> Iterator[Answer]:
+def _ask_duckdb(driver: ModuleType, url: URL, query: str) -> Iterator[_Rows]:
     connection = driver.connect(url.database or "", read_only=True, config=_DUCKDB_SETTINGS)
     try:
         found = connection.execute(query)
         batches = iter(lambda: cast(Sequence[Sequence[object]], found.fetchmany(BATCH_ROWS)), [])
-        yield Answer(tuple(str(column[0]) for column in found.description), batches)
+        yield tuple(str(column[0]) for column in found.description), batches
     finally:
         connection.close()

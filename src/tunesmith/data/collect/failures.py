@@ -6,16 +6,11 @@ their status of HTTP, and by the names of classes.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 
 from tunesmith.core.errors import TunesmithError
-
-_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|CONNECTION_STRING|ACCESS_KEY|ACCOUNT_KEY|SAS")
-_SHORTEST_SECRET = 6
-_SIGNED = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]+")
-"""The part of an address behind ?, where signatures of signed addresses stand."""
+from tunesmith.core.secrets import first_line
 
 _BROKEN = frozenset(
     "RemoteProtocolError ReadError ReadTimeout IncompleteRead IncompleteReadError ChunkedEncodingError"
@@ -31,18 +26,9 @@ _WAIT = re.compile(r"t=(\d+)")
 """Seconds in the header RateLimit of the Hugging Face hub."""
 
 
-def reason_of_fetch(error: BaseException) -> str:
-    """The first line of what was said, without values of secret variables and without signatures."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAMES.search(name.upper()):
-            line = line.replace(value, "***")
-    return _SIGNED.sub(r"\1?***", line)[:300]
-
-
 def failed(address: str, error: BaseException) -> TunesmithError:
     """What no other code is for."""
-    return TunesmithError("data.fetch_failed", source=address, reason=reason_of_fetch(error))
+    return TunesmithError("data.fetch_failed", source=address, reason=first_line(error))
 
 
 def broken(address: str, file: str, reason: str) -> TunesmithError:
@@ -63,13 +49,13 @@ def hub_failure(error: Exception, address: str, hub: str) -> TunesmithError:
     if "RevisionNotFoundError" in names:
         return TunesmithError("data.hub_no_revision", **facts)
     if "GatedRepoError" in names:
-        return TunesmithError("data.hub_gated", **facts, reason=reason_of_fetch(error))
+        return TunesmithError("data.hub_gated", **facts, reason=first_line(error))
     if status == 404 or names & {"RepositoryNotFoundError", "NotExistError"}:
         return TunesmithError("data.hub_no_dataset", **facts)
     if status in (401, 403):
-        return TunesmithError("data.hub_gated", **facts, reason=reason_of_fetch(error))
+        return TunesmithError("data.hub_gated", **facts, reason=first_line(error))
     if names & _BROKEN or "Consistency check failed" in str(error) or "Hash mismatch" in str(error):
-        return broken(address, "-", reason_of_fetch(error))
+        return broken(address, "-", first_line(error))
     return failed(address, error)
 
 
@@ -80,11 +66,11 @@ def store_failure(error: Exception, address: str, file: str = "") -> TunesmithEr
     """
     names, status = _names(error), _status(error)
     if names & _REFUSED or status in (401, 403):
-        return TunesmithError("data.store_refused", source=address, reason=reason_of_fetch(error))
+        return TunesmithError("data.store_refused", source=address, reason=first_line(error))
     if names & _MISSING or status == 404:
-        return TunesmithError("data.store_missing", source=address, reason=reason_of_fetch(error))
+        return TunesmithError("data.store_missing", source=address, reason=first_line(error))
     if file:
-        return broken(address, file, reason_of_fetch(error))
+        return broken(address, file, first_line(error))
     return failed(address, error)
 
 

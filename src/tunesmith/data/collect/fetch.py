@@ -6,17 +6,16 @@ The folder is the user's alone: it may hold what a database lets nobody else see
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder, remove_rubbish, sha256_file, verify_folder
 from tunesmith.core.home import hub_offline
-from tunesmith.data.collect.database import Answer, answer_to, database_place
+from tunesmith.core.secrets import without_secrets
+from tunesmith.data.collect.database import answer_to, database_place
 from tunesmith.data.collect.hubs import HF, MODELSCOPE, fetch_from_hub, fetch_from_modelscope
 from tunesmith.data.collect.lineage import lineage_of
 from tunesmith.data.collect.stores import fetch_from_store
@@ -68,7 +67,7 @@ def _fetch(source: SourceSpec, place: Path, folder: Path) -> None:
     with new_folder(place, lineage=lineage) as aside:
         aside.chmod(0o700)
         if source.query is not None:
-            lineage |= {"query": source.query, "database": database_place(source, folder) or ""}
+            lineage |= {"query": without_secrets(source.query), "database": database_place(source, folder) or ""}
             lineage |= _fetch_query(source, folder, aside / ROWS_FILE)
         elif source.path.startswith(HF):
             lineage |= fetch_from_hub(source.path, aside)
@@ -84,30 +83,9 @@ def _fetch_query(source: SourceSpec, folder: Path, out: Path) -> dict[str, objec
     rows = 0
     with answer_to(source, folder) as answer, out.open("w", encoding="utf-8") as file:
         refuse_doubled(answer.columns, Path(source.title))
-        for lines in _lines(answer, source.title):
+        for lines in answer.batches:
             rows += len(lines)
             file.writelines(lines)
     if not rows:
         raise TunesmithError("data.empty_file", path=source.title)
     return {"rows": rows, "sha256": sha256_file(out)}
-
-
-def _lines(answer: Answer, title: str) -> Iterator[list[str]]:
-    for batch in answer.batches:
-        yield [_line(answer.columns, row, title) for row in batch]
-
-
-def _line(columns: Sequence[str], row: Sequence[object], title: str) -> str:
-    values = {name: _plain(value, name, title) for name, value in zip(columns, row, strict=True)}
-    return json.dumps(values, ensure_ascii=False, default=str) + "\n"
-
-
-def _plain(value: object, column: str, title: str) -> object:
-    """A value as JSON has it: numbers stay numbers, times are ISO 8601, other types are their words."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        raise TunesmithError("data.binary_column", source=title, column=column)
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() and value.is_finite() else str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return value

@@ -13,6 +13,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -21,7 +22,7 @@ from huggingface_hub.hf_api import RepoSibling
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import folder_hashes, sha256_file
 from tunesmith.data.collect.failures import broken, failed, hub_failure
-from tunesmith.data.collect.stores import DISK_ERRORS
+from tunesmith.data.collect.stores import DISK_ERRORS, refuse_alike
 from tunesmith.data.formats.extras import needed
 from tunesmith.data.formats.kinds import SUFFIXES
 
@@ -36,15 +37,20 @@ _MAIN = "master"
 def fetch_from_hub(address: str, into: Path) -> dict[str, object]:
     """Fetch a data set of the Hugging Face hub; returns its revision, licence and number of files.
 
-    Every file is held to the hash that the hub states of it. Errors: those of `hub_failure`, data.hub_no_file.
+    Every file is held to the hash that the hub states of it. Errors: those of `hub_failure`, data.hub_no_file,
+    data.names_alike.
     """
     name, revision, path = _parts(address, HF)
     try:
         info = HfApi().dataset_info(name, revision=revision, files_metadata=True)
         wanted = _patterns(path)
+        names = [each.rfilename for each in info.siblings or ()]
+        refuse_alike([each for each in names if any(fnmatch(each, pattern) for pattern in wanted)], address)
         snapshot_download(name, repo_type="dataset", revision=info.sha, local_dir=into, allow_patterns=wanted)
+    except TunesmithError:
+        raise
     except Exception as error:  # which library sends the requests, and so whose errors come, has changed before
-        raise _said(address, HF, error) from error
+        raise _said(address, HF, error) from None
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes on its own downloads
     _verify(address, into, info.siblings or ())
     licence = getattr(info.card_data, "license", None)
@@ -64,7 +70,7 @@ def fetch_from_modelscope(address: str, into: Path) -> dict[str, object]:
             name, repo_type="dataset", revision=revision, local_dir=str(into), allow_patterns=_patterns(path)
         )
     except Exception as error:  # the library raises classes of its own that exist only with it
-        raise _said(address, MODELSCOPE, error) from error
+        raise _said(address, MODELSCOPE, error) from None
     for each in (".cache", "._____temp", ".msc", ".mv", ".mdl"):
         shutil.rmtree(into / each, ignore_errors=True)
         (into / each).unlink(missing_ok=True)

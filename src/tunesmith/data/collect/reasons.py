@@ -6,6 +6,7 @@ import re
 
 from sqlalchemy import URL
 
+from tunesmith.core.secrets import HIDDEN, without_secrets
 from tunesmith.data.collect.statement import Dialect
 
 _ABOUT_THE_QUERY = {
@@ -16,6 +17,9 @@ _ABOUT_THE_QUERY = {
 _DUCKDB_SAFE = frozenset(
     {"CatalogException", "ParserException", "BinderException", "PermissionException", "IOException"}
 )
+
+
+_NO_WAY = "Failed to connect"
 
 
 def reason_of(error: Exception, dialect: Dialect, url: URL) -> str:
@@ -29,6 +33,8 @@ def reason_of(error: Exception, dialect: Dialect, url: URL) -> str:
         return line if kind in _DUCKDB_SAFE else kind
     if dialect == "postgresql":
         code = str(getattr(said, "sqlstate", None) or "")
+        if not code and _NO_WAY not in line:  # the driver's own words, which may repeat a value
+            return kind
     else:
         arguments: tuple[object, ...] = getattr(said, "args", ())
         code = str(arguments[0]) if arguments else ""
@@ -41,5 +47,5 @@ def _scrubbed(line: str, url: URL) -> str:
     hidden = [value for name, value in url.query.items() if "pass" in name or "secret" in name or "token" in name]
     for secret in (url.render_as_string(hide_password=False), url.password, *hidden):
         if secret:
-            line = line.replace(str(secret), "***")
-    return line
+            line = line.replace(str(secret), HIDDEN)
+    return without_secrets(line)

@@ -8,12 +8,14 @@
     shards      rows that stay go to the split that their own words or their group name, and are written (shards.py)
 
 Parts are folders that appear whole, and the corpus is one more. A build that is killed goes on with the parts that are
-there, if recipe, files and versions are the same, and else begins anew; the result has the same bytes.
+there, if recipe, files and versions are the same, and else begins anew; the result has the same bytes. The name of a
+part says of which plan it is, so that no worker that outlived an older build can slip one of that in.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,9 @@ import polars as pl
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import (
+    ASIDE,
     MANIFEST,
     disk_errors,
-    is_whole,
     read_json,
     remove_folder,
     remove_rubbish,
@@ -32,28 +34,32 @@ from tunesmith.core.files import (
     write_json,
 )
 from tunesmith.core.ledger import Ledger
+from tunesmith.core.lock import locks_stay_here
 from tunesmith.data.corpus.decide import decide
 from tunesmith.data.corpus.executors import Executor, InThreads
 from tunesmith.data.corpus.finish import REPORT, write_corpus
 from tunesmith.data.corpus.inputs import Input, inputs_of, unpacked
 from tunesmith.data.corpus.lock import LOCK_FILE, held
 from tunesmith.data.corpus.masks import mask_part, number_values, with_own_values
-from tunesmith.data.corpus.part import Cleaned, make_part, read_marks
+from tunesmith.data.corpus.part import Cleaned, is_part, make_part, read_fates, read_marks
 from tunesmith.data.corpus.pieces import PIECE_BYTES, Piece, pieces_of
 from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
 from tunesmith.data.corpus.stated import source_hashes
-from tunesmith.data.corpus.work import Build
+from tunesmith.data.corpus.work import Build, digest_of
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.licences import check_licences
 from tunesmith.data.pii.apply import Held
 from tunesmith.data.pii.mask import Masker
 from tunesmith.data.tidy import Cleaner, Needs
+from tunesmith.recipe.places import local_path
 from tunesmith.recipe.specs.clean import PiiSpec
 from tunesmith.recipe.specs.data import DataSpec
 from tunesmith.recipe.specs.goal import ComplianceSpec
 
 PLAN = "plan.json"
+_OURS = (PLAN, LOCK_FILE, "part-", "unpacked-", "shared-", ASIDE, ".nfs")
+"""How all names begin in a folder that is built in; NFS keeps a removed file that is open under the last one."""
 
 
 def build_corpus(
@@ -70,7 +76,8 @@ def build_corpus(
         executor: where the parts are worked on; a thread a core where none is given.
         compliance: licences that count.
 
-    Errors: data.corpus_exists, data.source_changed; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
+    Errors: data.corpus_exists, data.source_changed, data.empty_file, data.no_rows, corpus.inside_source,
+    corpus.not_ours; those of `refuse`, `check_licences`, `Cleaner`, `inputs_of`,
     `unpacked`, `pieces_of`, `read_piece`, `held`, `new_folder` and the executor.
     """
     out, recipe_folder = out.absolute(), recipe_folder.absolute()  # other processes start elsewhere
@@ -80,7 +87,9 @@ def build_corpus(
     inputs = inputs_of(spec.sources, recipe_folder)
     folder = out.with_name(f"{out.name}.building")
     build = Build(spec, compliance, recipe_folder, folder, out, inputs, piece_bytes, executor or InThreads())
+    _refuse_place(build)
     plan = build.plan()
+    build = replace(build, digest=digest_of(plan))
     if out.exists():
         return _report_of(build, plan)
     with held(folder):
@@ -104,6 +113,7 @@ def _pass(build: Build, plan: Plan) -> CorpusReport:
     hashes = source_hashes(build.spec.sources, build.recipe_folder, build.executor)
     _refuse_changed(build, plan)  # again: so the hashes are of the bytes that the parts were made of
     marks = [read_marks(part) for part in build.parts]
+    _refuse_nothing(build, sum(len(each.sizes) for each in marks))
     decision = decide(build.parts, marks, clean.exact_duplicates, clean.near_duplicates, build.executor)
     clock.lap("decision")
     report = write_corpus(build, plan, decision, masker, hashes)
@@ -126,7 +136,7 @@ def _start(build: Build, plan: Plan) -> None:
     folder = build.folder
     with disk_errors(folder):
         remove_rubbish(folder.parent)
-        remove_rubbish(folder)
+        remove_rubbish(folder, alone=not locks_stay_here(folder))
         if not _same_plan(folder, plan):
             (folder / PLAN).unlink(missing_ok=True)  # first: without it nothing here counts
             for part in sorted(path for path in folder.iterdir() if path.name != LOCK_FILE):
@@ -144,13 +154,13 @@ def _same_plan(folder: Path, plan: Plan) -> bool:
 
 def _cut(build: Build) -> tuple[Piece, ...]:
     """The pieces of all files; compressed ones are unpacked for that."""
-    opened = build.executor.map(partial(_open, build.folder), enumerate(build.inputs))
+    opened = build.executor.map(partial(_open, build.folder, build.digest), enumerate(build.inputs))
     return tuple(pieces_of(opened, build.piece_bytes))
 
 
-def _open(folder: Path, numbered: tuple[int, Input]) -> Input:
+def _open(folder: Path, digest: str, numbered: tuple[int, Input]) -> Input:
     number, each = numbered
-    return unpacked(each, folder / f"unpacked-{number:05d}")
+    return unpacked(each, folder / f"unpacked-{number:05d}-{digest}")
 
 
 def _make_parts(build: Build) -> None:
@@ -168,7 +178,7 @@ def _make(spec: DataSpec, recipe_folder: Path, part: tuple[Path, Piece]) -> None
         masks = cleaner.personal is not None and cleaner.personal.spec.action == "mask"
         return Cleaned(frame, found if masks else Held(), facts_of(cleaner))
 
-    if not is_whole(folder):
+    if not is_part(folder):
         reading = Reading("text", spec.split.group_by, spec.split.seed)
         make_part(folder, piece, spec.sources[piece.source], reading, clean)
 
@@ -194,6 +204,33 @@ def _refuse_changed(build: Build, plan: Plan) -> None:
     except OSError:  # it is not even there
         pass
     raise TunesmithError("data.source_changed", path=", ".join(source.address for source in build.spec.sources))
+
+
+def _refuse_nothing(build: Build, left: int) -> None:
+    """Errors: data.empty_file where no row was read, data.no_rows where none is left."""
+    if left:
+        return
+    fates = Counter[str]()
+    for part in build.parts:
+        fates.update(read_fates(part)["reason"])
+    if not fates:
+        raise TunesmithError("data.empty_file", path=", ".join(source.address for source in build.spec.sources))
+    (reason, _), read = fates.most_common(1)[0], sum(fates.values())
+    raise TunesmithError("data.no_rows", read=read, reason=reason)
+
+
+def _refuse_place(build: Build) -> None:
+    """Errors: corpus.inside_source where the corpus would become a source of itself; corpus.not_ours where the folder
+    to build in holds what no build has made, and would be cleared.
+    """
+    for source in build.spec.sources:
+        place = local_path(source, build.recipe_folder).resolve()
+        if build.out.resolve().is_relative_to(place) and place.is_dir():
+            raise TunesmithError("corpus.inside_source", path=str(build.out), source=str(place))
+    if build.folder.is_dir():
+        for path in sorted(build.folder.iterdir()):
+            if not path.name.startswith(_OURS):
+                raise TunesmithError("corpus.not_ours", path=str(path), folder=str(build.folder))
 
 
 class _Clock:

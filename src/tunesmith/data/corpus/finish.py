@@ -34,15 +34,18 @@ REPORT = "report.json"
 def write_corpus(
     build: Build, plan: Plan, decision: Decision, masker: Masker, hashes: Mapping[str, str]
 ) -> CorpusReport:
-    """The folder of the corpus. Errors: data.corpus_unbalanced, those of `new_folder` and `user_key`.
+    """The folder of the corpus. Errors: data.corpus_unbalanced, those of `write_shards`, `new_folder` and `user_key`.
 
     Args:
         hashes: of the sources as they were read.
     """
-    with new_folder(build.out, plan=plan) as aside:
+    files: dict[str, str] = {}
+    with new_folder(build.out, 0, build.folder, files, plan=plan) as aside:
         for name in (*SPLITS, LEDGER):
             (aside / name).mkdir()
         counts = build.executor.map(partial(write_shards, aside, build.spec.split), _decided(build, decision))
+        for part in counts:
+            files.update(part.files)
         report = _gathered(build, counts)
         if sum(report.splits.values()) != sum(
             rows for fate, rows in report.fates.items() if fate.split(":")[0] in STILL_USED

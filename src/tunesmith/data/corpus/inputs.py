@@ -31,7 +31,7 @@ def inputs_of(sources: Sequence[SourceSpec], folder: Path) -> list[Input]:
     """The files of all sources, in their order. Errors: those of `list_files`, data.corpus_suffix, data.empty_file."""
     found = []
     for place, source in enumerate(sources):
-        for path in list_files(local_path(source, folder))[0]:
+        for path in list_files(local_path(source, folder), source.split)[0]:
             kind = kind_of_file(path)
             if kind not in _KINDS or (kind == PARQUET and is_pressed(path)):
                 suffixes = " ".join((*_KINDS, *(f"{_KINDS[0]}{each}" for each in PRESSED)))
@@ -50,8 +50,8 @@ def unpacked(each: Input, folder: Path) -> Input:
     if not is_pressed(each.path):
         return each
     opened = folder / f"rows{each.kind}"
-    if not is_whole(folder):
-        with new_folder(folder) as aside, (aside / opened.name).open("wb") as stream:
+    if not is_whole(folder, of=folder.name):
+        with new_folder(folder, of=folder.name) as aside, (aside / opened.name).open("wb") as stream:
             for chunk in unpressed_chunks(each.path):
                 stream.write(chunk)
             if not stream.tell():

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tunesmith.core.files import is_whole
-from tunesmith.data.corpus.part import make_masked, masked_of, read_cleaned, read_hits
+from tunesmith.data.corpus.part import is_part, make_masked, masked_of, read_cleaned, read_hits
 from tunesmith.data.pii.apply import Held, PersonalData
 from tunesmith.data.pii.find import Hit
 from tunesmith.data.pii.mask import Masker
@@ -47,7 +46,7 @@ def mask_part(part: Path, spec: PiiSpec, masker: Masker) -> None:
         masker: knows every value of the part already.
     """
     hits = read_hits(part)
-    if hits.is_empty() or is_whole(masked_of(part)):
+    if hits.is_empty() or is_part(masked_of(part)):
         return
     rows = read_cleaned(part)
     holds = rows["row"].is_in(hits["row"].unique().implode())

@@ -46,8 +46,9 @@ _ONE_THREAD = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
-def on_ray(address: str = "") -> Iterator[OnRay]:
-    """A connection to the cluster at an address (else $RAY_ADDRESS, else one that is started here).
+def on_ray(address: str = "", workers: int = 0) -> Iterator[OnRay]:
+    """A connection to the cluster at an address (else $RAY_ADDRESS, else one that is started here, of so many workers,
+    by default one a core).
 
     Errors: corpus.needs_ray, corpus.no_cluster.
     """
@@ -58,7 +59,7 @@ def on_ray(address: str = "") -> Iterator[OnRay]:
         import ray
     except ImportError as error:
         raise TunesmithError("corpus.needs_ray") from error
-    own = {"num_cpus": available_cores(), "include_dashboard": False} if where == LOCAL else {}
+    own = {"num_cpus": workers or available_cores(), "include_dashboard": False} if where == LOCAL else {}
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(where, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": _ONE_THREAD}, **own)

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tunesmith.core.files import new_folder
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.files import is_whole, new_folder, verify_folder
 from tunesmith.core.ledger import Entry, Ledger
 from tunesmith.data.corpus.pieces import Piece, read_piece
 from tunesmith.data.formats.read import Reading
@@ -63,21 +64,35 @@ def make_part(folder: Path, piece: Piece, source: SourceSpec, reading: Reading, 
     ledger = Ledger()
     cleaned = clean(read_piece(piece, source, reading, ledger), ledger)
     marks = _marks(cleaned.frame["text"])
-    with new_folder(folder, 0, **cleaned.facts) as aside:
+    with new_folder(folder, of=folder.name, **cleaned.facts) as aside:
         _write_rows(aside, cleaned.frame, marks)
         _fates(ledger.entries()).write_ipc(aside / FATES, compression="uncompressed")
         _hits(cleaned).write_ipc(aside / HITS, compression="uncompressed")
 
 
+def is_part(folder: Path) -> bool:
+    """Whether a part, or its masked rows, are there and whole, and of the plan and the piece that the name says."""
+    return is_whole(folder, of=folder.name)
+
+
+def check_part(folder: Path) -> None:
+    """Hold what was read of a part against its hashes. Errors: corpus.part_damaged."""
+    for each in (folder, *([] if read_hits(folder).is_empty() else [masked_of(folder)])):
+        try:
+            verify_folder(each)
+        except TunesmithError as error:
+            raise TunesmithError("corpus.part_damaged", path=str(each), reason=error.code) from error
+
+
 def masked_of(folder: Path) -> Path:
-    """Where the masked rows of a part stand; it has none where there is no such folder."""
+    """Where the masked rows of a part stand, where it holds something that is to be masked."""
     return folder.with_name(f"{folder.name}-masked")
 
 
 def make_masked(folder: Path, frame: pl.DataFrame, places: Rows) -> None:
     """Write rows that take the place of some of a part, given by their places in it. Errors: those of `new_folder`."""
     marks = _marks(frame["text"])
-    with new_folder(masked_of(folder)) as aside:
+    with new_folder(masked_of(folder), of=masked_of(folder).name) as aside:
         _write_rows(aside, frame, marks)
         (aside / PLACES).write_bytes(np.ascontiguousarray(places, np.int64).data)
 
@@ -90,9 +105,9 @@ def read_cleaned(folder: Path) -> pl.DataFrame:
 def read_rows(folder: Path, places: Rows | None = None) -> pl.DataFrame:
     """COLUMNS of the rows of a part, or of those at some places; mapped into memory as well."""
     rows = read_cleaned(folder).select(COLUMNS)
-    masked = masked_of(folder)
-    if not masked.exists():
+    if read_hits(folder).is_empty():
         return rows if places is None else rows[places]
+    masked = masked_of(folder)
     stand_for = np.arange(len(rows))
     replaced = np.fromfile(masked / PLACES, np.int64)
     stand_for[replaced] = len(rows) + np.arange(len(replaced))
@@ -115,7 +130,7 @@ def read_hits(folder: Path) -> pl.DataFrame:
 def read_marks(folder: Path) -> Marks:
     """The marks of a part."""
     marks, masked = _read_marks(folder), masked_of(folder)
-    if masked.exists():
+    if not read_hits(folder).is_empty():
         places, new = np.fromfile(masked / PLACES, np.int64), _read_marks(masked)
         for old, instead in ((marks.sizes, new.sizes), (marks.keys, new.keys), (marks.signatures, new.signatures)):
             old[places] = instead
@@ -147,7 +162,10 @@ def _read_marks(folder: Path) -> Marks:
 
 
 def _mapped(path: Path) -> pl.DataFrame:
-    found = pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    try:
+        found = pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    except (pa.ArrowException, OSError) as error:
+        raise TunesmithError("corpus.part_damaged", path=str(path.parent), reason=str(error)) from error
     assert isinstance(found, pl.DataFrame)
     return found
 

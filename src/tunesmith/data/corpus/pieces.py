@@ -18,6 +18,7 @@ from tunesmith.core.ledger import Ledger
 from tunesmith.data.corpus.groups import PARQUET, group_sizes, read_groups, text_columns
 from tunesmith.data.corpus.inputs import Input
 from tunesmith.data.formats.files import RawFile
+from tunesmith.data.formats.kinds import is_pressed
 from tunesmith.data.formats.read import Reading, read_raw
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, rows_of_lines
 from tunesmith.data.table import SCHEMA
@@ -45,6 +46,19 @@ def pieces_of(inputs: Iterable[Input], size: int = PIECE_BYTES) -> Iterator[Piec
         cut = _group_ranges(each.path, size) if each.kind == PARQUET else _line_ranges(each.path, size)
         for start, end, read in cut:
             yield Piece(each.source, each.path, start, end, read)
+
+
+def largest_piece(inputs: Iterable[Input], size: int = PIECE_BYTES) -> int:
+    """Bytes of the largest piece, as far as that is known before any row is read: a line may be longer than a piece,
+    and a compressed file counts as a long one. Errors: those of `group_sizes`.
+    """
+    found = 0
+    for each in inputs:
+        if each.kind == PARQUET:
+            found = max(found, *(read for _, _, read in _group_ranges(each.path, size)))
+        else:
+            found = max(found, size if is_pressed(each.path) else min(size, each.path.stat().st_size))
+    return found
 
 
 def _group_ranges(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
@@ -79,7 +93,7 @@ def _line_end(path: Path, wished: int, whole: int) -> int:
 def read_piece(piece: Piece, source: SourceSpec, reading: Reading, ledger: Ledger) -> pl.DataFrame:
     """The rows of a piece in the canonical table. The ledger, one of the piece alone, numbers them from 0.
 
-    Errors: those of `read_raw` and `read_groups`; data.wrong_encoding where a byte is not UTF-8.
+    Errors: those of `read_raw` and `read_groups`; data.unreadable; data.wrong_encoding where a byte is not UTF-8.
     """
     name = source.title
     read = _groups(piece, source, reading) if piece.path.suffix.lower() == PARQUET else _lines(piece, source, reading)
@@ -93,9 +107,12 @@ def read_piece(piece: Piece, source: SourceSpec, reading: Reading, ledger: Ledge
 
 def _lines(piece: Piece, source: SourceSpec, reading: Reading) -> pl.DataFrame | list[RawRow]:
     """The table of lines that all hold a text, else the lines: every one wants a look of its own."""
-    with piece.path.open("rb") as stream:
-        stream.seek(piece.start)
-        content = stream.read(piece.end - piece.start)
+    try:
+        with piece.path.open("rb") as stream:
+            stream.seek(piece.start)
+            content = stream.read(piece.end - piece.start)
+    except OSError as error:
+        raise TunesmithError("data.unreadable", path=str(piece.path), reason=str(error.strerror)) from error
     content = content.removeprefix(_BOM) if piece.start == 0 else content
     frame = _plain_texts(content, source, reading)
     return rows_of_lines(_decoded(content, piece), piece.path) if frame is None else frame

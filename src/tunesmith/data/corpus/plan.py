@@ -33,7 +33,7 @@ _KNOWN: dict[type[Spec], frozenset[str]] = {
     PiiSpec: frozenset({"action", "types", "key"}),
     FilterSpec: frozenset(FilterSpec.model_fields) - {"max_tokens"},
     SplitSpec: frozenset({"train", "validation", "test", "group_by", "seed"}),
-    SourceSpec: frozenset({"path", "name", "layout", "columns", "licence", "terms"}),
+    SourceSpec: frozenset({"path", "name", "layout", "columns", "licence", "split", "terms"}),
 }
 """Settings that the pass heeds; every other one is refused where a recipe states it."""
 _OVER_ALL_ROWS = ("conflicting_answers", "truncated")

@@ -16,10 +16,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tunesmith.core.files import write_atomic
 from tunesmith.core.seed import derive_seed
 from tunesmith.core.types import SPLITS, SplitName
 from tunesmith.data.corpus.decide import EXACT, NEAR, PartDecision
-from tunesmith.data.corpus.part import read_fates, read_marks, read_rows
+from tunesmith.data.corpus.part import check_part, read_fates, read_marks, read_rows
 from tunesmith.data.near import Rows
 from tunesmith.data.shingles import Hashes, mixed
 from tunesmith.data.split import place_of
@@ -33,12 +34,14 @@ DIGEST = "digest"
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Rows of a part by fate with reason, by split, and by the rule that changed them, with its places."""
+    """Rows of a part by fate with reason, by split, and by the rule that changed them, with its places; its files."""
 
     fates: Counter[str]
     splits: Counter[str]
     changed: Counter[str]
     places: Counter[str]
+    files: Mapping[str, str]
+    """SHA-256 of what was written, by name in the folder."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,13 @@ class PartPlace:
 
 
 def write_shards(folder: Path, split: SplitSpec, part: tuple[Path, PartPlace, PartDecision]) -> PartCounts:
-    """Write the shards and the ledger of a part into `folder`, and count."""
+    """Write the shards and the ledger of a part into `folder`, and count.
+
+    They wait beside the parts until they are whole: a worker that was taken for dead may write the same file once more,
+    perhaps when the folder is a corpus already. Errors: those of `check_part` and `write_atomic`.
+    """
     source, place, decision = part
+    check_part(source)
     rows, keys, stays = read_rows(source), read_marks(source).keys, decision.stays
     fates = _with_duplicates(read_fates(source), rows["row"].to_numpy(), decision)
     name = f"part-{place.number:05d}.parquet"
@@ -61,7 +69,7 @@ def write_shards(folder: Path, split: SplitSpec, part: tuple[Path, PartPlace, Pa
     index = pl.col("index") + place.read_before_of_source
     origin = (number.alias("row"), pl.lit(place.source).alias("source"), index)
     fates = fates.select(*origin, "fate", "reason", "amount", "changes")
-    _write(fates, folder / LEDGER / name)
+    files = {f"{LEDGER}/{name}": _write(fates, folder / LEDGER / name, source.parent)}
     whole = rows.with_columns(pl.col("row") + place.read_before, index)
     splits = np.where(stays, _splits(keys[:, 1], rows["group"], split), -1)
     counted: Counter[str] = Counter()
@@ -70,9 +78,9 @@ def write_shards(folder: Path, split: SplitSpec, part: tuple[Path, PartPlace, Pa
         counted[wanted] = len(chosen)
         if len(chosen):
             digests = pl.Series(DIGEST, list(text_digests(chosen["text"])), dtype=pl.Binary)
-            _write(chosen.with_columns(digests), folder / wanted / name)
+            files[f"{wanted}/{name}"] = _write(chosen.with_columns(digests), folder / wanted / name, source.parent)
     labels = fates.select(pl.concat_str("fate", "reason", separator=": ").str.strip_suffix(": "))["fate"]
-    return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted, *_changes(fates))
+    return PartCounts(Counter(dict(labels.value_counts().iter_rows())), counted, *_changes(fates), files)
 
 
 def _changes(fates: pl.DataFrame) -> tuple[Counter[str], Counter[str]]:
@@ -83,10 +91,10 @@ def _changes(fates: pl.DataFrame) -> tuple[Counter[str], Counter[str]]:
     return rows, places
 
 
-def _write(table: pl.DataFrame, path: Path) -> None:
+def _write(table: pl.DataFrame, path: Path, room: Path) -> str:
     content = io.BytesIO()  # of a full disk polars says "invalid thrift", which helps nobody
     table.write_parquet(content, compression="lz4", statistics=False)
-    path.write_bytes(content.getbuffer())
+    return write_atomic(path, content.getbuffer(), room=room)
 
 
 def _with_duplicates(fates: pl.DataFrame, rows: Rows, decision: PartDecision) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ class Build:
     piece_bytes: int
     executor: Executor
     pieces: tuple[Piece, ...] = ()
+    digest: str = ""
+    """Of the plan that it began with."""
 
     def plan(self) -> Plan:
         """What the parts depend on, as it is now."""
@@ -34,5 +38,11 @@ class Build:
 
     @property
     def parts(self) -> list[Path]:
-        """A folder a piece, in their order."""
-        return [self.folder / f"part-{place:05d}" for place in range(len(self.pieces))]
+        """A folder a piece, in their order. Its name says of which plan and of which piece it is."""
+        ranges = [[self.digest, each.source, str(each.path), each.start, each.end] for each in self.pieces]
+        return [self.folder / f"part-{place:05d}-{digest_of(each)}" for place, each in enumerate(ranges)]
+
+
+def digest_of(value: object) -> str:
+    """A short name that another value does not get. [16 hexadecimal digits]"""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

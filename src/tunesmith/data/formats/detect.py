@@ -43,7 +43,7 @@ def kind_of(layout: Layout, wanted: RowKind) -> RowKind:
     """The kind of row that a layout holds. Feedback and annotations give several, so what is wanted if they can."""
     if layout == "feedback" and wanted in FEEDBACK_READERS:
         return wanted
-    if layout == "audio_folder" and wanted == "audio_text":
+    if (layout, wanted) in (("audio_folder", "audio_text"), ("image_folder", "detection")):
         return wanted
     if layout in TOOLS:
         return wanted if wanted in KINDS else "text_class"

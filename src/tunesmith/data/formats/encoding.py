@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.data.formats.frequent import SIMPLIFIED, TRADITIONAL
+from tunesmith.data.formats.utf16 import utf16_without_mark
 
 # UTF-32's mark begins with UTF-16's, so it is looked for first.
 _MARKS = (
@@ -50,10 +51,11 @@ class Text:
 
 
 def decode(content: bytes, path: Path, encoding: str = "auto", *, page: bool = False) -> Text:
-    """Text of the encoding that is given; else of a byte order mark's, of UTF-8, of a page's own, or of GB18030 or Big5
-    when only that fits.
+    """Text of the encoding that is given; else of a byte order mark's, of UTF-8, of a page's own, or of UTF-16, GB18030
+    or Big5 when only that fits.
 
-    Errors: data.not_text (binary content), data.wrong_encoding (with the offset of the first wrong byte).
+    Errors: data.not_text (binary content), data.maybe_utf16, data.wrong_encoding (with the offset of the first wrong
+    byte).
     """
     if encoding != "auto":
         return _stated(content, path, encoding)
@@ -71,13 +73,16 @@ def decode(content: bytes, path: Path, encoding: str = "auto", *, page: bool = F
         declared = _declared(content) if page else None
         if declared is not None:
             return _stated(content, path, declared)
-        guess = _guess(content)
+        guess = _utf16(content, path) or _guess(content)
         if guess is None:
             raise TunesmithError("data.wrong_encoding", path=str(path), encoding="utf-8", offset=error.start) from error
         return guess
-    if "\x00" in text[:4096]:
+    if "\x00" not in text[:4096]:
+        return Text(text, "utf-8")
+    guess = _utf16(content, path)
+    if guess is None:
         raise TunesmithError("data.not_text", path=str(path))
-    return Text(text, "utf-8")
+    return guess
 
 
 def _stated(content: bytes, path: Path, encoding: str) -> Text:
@@ -85,6 +90,16 @@ def _stated(content: bytes, path: Path, encoding: str) -> Text:
         return Text(content.decode(encoding).removeprefix("\ufeff"), encoding)
     except UnicodeDecodeError as error:
         raise TunesmithError("data.wrong_encoding", path=str(path), encoding=encoding, offset=error.start) from error
+
+
+def _utf16(content: bytes, path: Path) -> Text | None:
+    """Errors: data.maybe_utf16 where zeros stand as in UTF-16 and the text is not plainly Chinese or English."""
+    found = utf16_without_mark(content)
+    if found is None:
+        return None
+    if found == "doubtful":
+        raise TunesmithError("data.maybe_utf16", path=str(path))
+    return Text(content.decode(found), found, guessed=True)
 
 
 def _declared(content: bytes) -> str | None:

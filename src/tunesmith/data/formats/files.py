@@ -25,6 +25,7 @@ from tunesmith.data.formats.rows import RawRow, read_conll, read_json, read_sepa
 from tunesmith.data.formats.rows import Unread as Unread
 from tunesmith.data.formats.sheets import read_workbook, rows_of
 from tunesmith.data.formats.spans import check_spans
+from tunesmith.data.formats.splits import of_one_split
 from tunesmith.data.formats.unpack import member_names, members, unpressed
 from tunesmith.data.formats.word import text_of_docx
 from tunesmith.data.notes import Note
@@ -34,10 +35,14 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.j
 
 @dataclass(frozen=True)
 class Manner:
-    """How the files of a source are read. `encoding` "auto" looks; `chunk_size` is in characters, for documents."""
+    """How the files of a source are read. `encoding` "auto" looks; `chunk_size` is in characters, for documents.
+
+    `split` is the one that is read of a place that holds several.
+    """
 
     encoding: str = "auto"
     chunk_size: int = 2000
+    split: str | None = None
 
 
 USUAL = Manner()
@@ -61,13 +66,13 @@ class RawFile:
     notes: tuple[Note, ...] = ()
 
 
-def list_files(path: Path) -> tuple[list[Path], list[Path]]:
+def list_files(path: Path, split: str | None = None) -> tuple[list[Path], list[Path]]:
     """The files to read at a path (itself, or those in the folder) and the files passed over.
 
     A hidden file (a name on its way begins with a dot) is passed over, and so are documents beside files of rows: they
-    describe these.
+    describe these. So are files of other splits than the one that is named.
 
-    Errors: data.missing_path, data.empty_folder, data.unknown_suffix, data.name_no_text.
+    Errors: data.missing_path, data.empty_folder, data.unknown_suffix, data.name_no_text, those of `of_one_split`.
     """
     if os.path.isdir(path):  # which takes a name that no system can have for a missing one
         found = sorted(
@@ -75,16 +80,17 @@ def list_files(path: Path) -> tuple[list[Path], list[Path]]:
         )
         for each in found:
             _check_name(each, path)
-        taken = [path / each for each in _readable(each.relative_to(path).as_posix() for each in found)]
-        if not taken:
+        names = _readable(each.relative_to(path).as_posix() for each in found)
+        if not names:
             raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join(SUFFIXES))
+        taken = [path / each for each in of_one_split(names, split, str(path))]
         passed_over = set(found) - set(taken)
         return taken, sorted(passed_over)
     if not os.path.isfile(path):
         raise TunesmithError("data.missing_path", path=str(path))
     if not kind_of_file(path):
         raise TunesmithError("data.unknown_suffix", path=str(path), suffixes=" ".join(SUFFIXES))
-    return [path], []
+    return [path.parent / each for each in of_one_split([path.name], split, str(path))], []
 
 
 def _readable(names: Iterable[str]) -> list[str]:
@@ -144,6 +150,8 @@ def _read_archive(path: Path, manner: Manner) -> list[RawFile]:
     taken = _readable(names)
     if not taken:
         raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join((*ROWS, *DOCUMENTS)))
+    within = {f"{path.stem}/{name}": name for name in taken}  # train.zip: what is in it is of that split
+    taken = [within[each] for each in of_one_split(list(within), manner.split, str(path))]
     passed = [Note("data.passed_over", {"path": f"{path.name}/{name}"}) for name in names if name not in taken]
     files: list[RawFile] = []
     for member in members(path, path, taken):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.memory import free_memory_bytes
+from tunesmith.data.formats.files import list_files
 from tunesmith.data.formats.kinds import DOCUMENTS, kind_of_file
+from tunesmith.recipe.places import local_path
+from tunesmith.recipe.specs.sources import SourceSpec
 
 BYTES_A_BYTE = 6
 BYTES_A_ROW = 1500
@@ -34,6 +37,20 @@ def refuse_larger_than_memory(files: Sequence[Path], source: str) -> None:
         facts = {"size": sum(path.stat().st_size for path in rows), "needed": needed, "free": free}
         shown = {name: f"{count / _GIGABYTE:.1f}" for name, count in facts.items()}
         raise TunesmithError("data.larger_than_memory", path=source, **shown)
+
+
+def refuse_together_larger_than_memory(sources: Iterable[SourceSpec], folder: Path) -> None:
+    """The same of all sources that will lie in memory beside each other, before the first is read.
+
+    What is wrong with one of them is said by whoever reads it. Errors: data.larger_than_memory.
+    """
+    files: dict[Path, str] = {}
+    for source in sources:
+        try:
+            files |= dict.fromkeys(list_files(local_path(source, folder), source.split)[0], source.address)
+        except TunesmithError:
+            continue
+    refuse_larger_than_memory(list(files), ", ".join(dict.fromkeys(files.values())))
 
 
 def least_memory(path: Path) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -24,14 +25,16 @@ from tunesmith.data.formats.fits import refuse_larger_than_memory
 from tunesmith.data.formats.labelled import UNLABELLED_READERS
 from tunesmith.data.formats.layouts import Record
 from tunesmith.data.formats.rows import LONGEST_ROW, RawRow, Unread
-from tunesmith.data.formats.terms import refused_by
+from tunesmith.data.formats.terms import refused_by, today
 from tunesmith.data.formats.times import moment_of
+from tunesmith.data.licences import refused_licence
 from tunesmith.data.media.kinds import MEDIA_KINDS, MEDIA_LAYOUTS
 from tunesmith.data.media.read import media_files
 from tunesmith.data.notes import Note as Note
 from tunesmith.data.table import SCHEMA, build_frame, media_value, turn_value
 from tunesmith.recipe.places import is_local, local_path
 from tunesmith.recipe.specs.data import Layout, SourceSpec
+from tunesmith.recipe.specs.goal import ComplianceSpec
 from tunesmith.recipe.specs.sources import TermsSpec
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -57,7 +60,7 @@ class FileReport:
 class SourceReport:
     """One source of the recipe. `split` is the split (or the table of old rows) that it was given for.
 
-    It is "train" when the rows are split here.
+    It is "train" when the rows are split here. `licences` counts the readable rows by the licence that each has.
     """
 
     name: str
@@ -65,26 +68,43 @@ class SourceReport:
     licence: str
     files: tuple[FileReport, ...]
     notes: tuple[Note, ...]
+    licences: Mapping[str, int] = field(default_factory=dict)
+
+
+def rows_by_licence(source: SourceReport) -> dict[str, int]:
+    """Rows of a source by licence: those that can be read where they have several, else all that its files hold."""
+    if len(source.licences) > 1 or set(source.licences) - {source.licence}:
+        return dict(source.licences)
+    return {source.licence: sum(file.rows for file in source.files)}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What all sources of one run have in common; of rows that are not `labelled` text or tokens alone are read."""
+    """What all sources of one run have in common; of rows that are not `labelled` text or tokens alone are read.
+
+    `compliance` says which licences count, where rows state their own.
+    """
 
     wanted: RowKind
     group_by: str | None
     seed: int
     labelled: bool = True
     time_by: str | None = None
+    compliance: ComplianceSpec | None = None
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What the rows of a file have in common: their source, the document they are cut from, who agreed to what."""
+    """What the rows of a file have in common: their source, the document they are cut from, who agreed to what, and the
+    day on which they are read."""
 
     source: str
     document: str
     terms: TermsSpec | None
+    day: date
+    licence: str
+    licence_column: str | None
+    licences: Counter[str]
 
 
 def read_source(
@@ -106,7 +126,7 @@ def read_source(
         source = source.model_copy(update={"layout": stated, "columns": columns})
     else:
         _refuse_media(source, path, reading.wanted)
-        taken, passed_over = list_files(path)
+        taken, passed_over = list_files(path, source.split)
         notes = [*notes, *_notes_of(passed_over, path, source)]
         refuse_larger_than_memory(taken, source.address)
         raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
@@ -114,12 +134,13 @@ def read_source(
     numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))
     files: list[FileReport] = []
     frames: list[pl.DataFrame] = []
+    licences: Counter[str] = Counter()
     place = 0
     for raw in raws:
         shown = _shown(raw.path, path, source.address)
         document = shown if raw.document and several else ""
         span = numbers[place : place + len(raw.rows)]
-        frame, layout = read_raw(raw, source, name, span, reading, ledger, document)
+        frame, layout = read_raw(raw, source, name, span, reading, ledger, document, licence, licences)
         place += len(raw.rows)
         frames.append(frame)
         files.append(FileReport(shown, raw.sha256, raw.bytes, raw.encoding, layout, len(raw.rows), len(frame)))
@@ -130,7 +151,7 @@ def read_source(
     frame = pl.concat(frames)
     if source.sample is not None and source.sample < len(frame):
         frame = _sample(frame, source.sample, derive_seed(reading.seed, f"sample {name}"), ledger)
-    return frame, SourceReport(name, split, licence, tuple(files), tuple(notes))
+    return frame, SourceReport(name, split, licence, tuple(files), tuple(notes), dict(licences))
 
 
 def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
@@ -143,7 +164,7 @@ def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
 def manner_of(source: SourceSpec) -> Manner:
     """How the files of a source are read."""
     usual = Manner()
-    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size)
+    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size, source.split)
 
 
 def _notes_of(passed_over: Sequence[Path], path: Path, source: SourceSpec) -> list[Note]:
@@ -165,17 +186,24 @@ def read_raw(
     reading: Reading,
     ledger: Ledger,
     document: str = "",
+    own_licence: str | None = None,
+    licences: Counter[str] | None = None,
 ) -> tuple[pl.DataFrame, Layout]:
     """The raw rows of a file, or of a part of one, in the canonical table, and their layout.
 
     Args:
         document: what its rows are cut from, where they must not part.
+        own_licence: the source's, where it is known from elsewhere than the recipe.
+        licences: counts the readable rows by their licence.
 
-    Errors: those of `choose_layout` and `layout_without_labels`.
+    Errors: those of `choose_layout` and `layout_without_labels`, data.undated_row.
     """
     choose = choose_layout if reading.labelled else layout_without_labels
     layout = choose(source, raw, reading.wanted)
-    part = _Part(name, document, source.terms)
+    _require_licences(raw, source.licence_column)
+    licence = source.licence if own_licence is None else own_licence
+    counted: Counter[str] = Counter() if licences is None else licences
+    part = _Part(name, document, source.terms, today(), licence, source.licence_column, counted)
     return _read_rows(raw, layout, part, numbers, reading, ledger), layout.layout
 
 
@@ -203,6 +231,7 @@ def _read_rows(
         except RowDefect as defect:
             refused.setdefault(defect.reason, []).append(number)
             continue
+        part.licences[_licence_of(row, part)] += 1
         if record.cut:
             cut[number] = record.cut
         if record.outvoted:
@@ -231,9 +260,12 @@ def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tup
     """What a row says, its group and its time. Raises RowDefect."""
     if isinstance(row, Unread):
         raise RowDefect(row.reason)
-    refused = refused_by(part.terms, row) if part.terms else None
+    refused = refused_by(part.terms, row, part.day) if part.terms else None
     if refused is not None:
         raise RowDefect(refused)
+    forbidden = refused_licence(_licence_of(row, part), reading.compliance) if part.licence_column else None
+    if forbidden is not None:
+        raise RowDefect(forbidden)
     try:
         record = _record(rename(row, layout.columns, only=layout.only), layout, reading)
     except RecursionError:
@@ -244,6 +276,18 @@ def _convert(row: RawRow, layout: LaidOut, part: _Part, reading: Reading) -> tup
     if reading.time_by and time is None:
         raise RowDefect("no_time")
     return record, group, time
+
+
+def _licence_of(row: RawRow, part: _Part) -> str:
+    """The licence that a row states itself, else that of its source."""
+    stated = None if part.licence_column is None or isinstance(row, Unread) else row.get(part.licence_column)
+    return str(stated).strip() if stated is not None and str(stated).strip() else part.licence
+
+
+def _require_licences(raw: RawFile, column: str | None) -> None:
+    """Errors: data.missing_columns where no row of a file has the column of licences."""
+    if column is not None and not any(column in row for row in raw.rows if not isinstance(row, Unread)):
+        raise TunesmithError("data.missing_columns", path=str(raw.path), missing=column)
 
 
 def _record(row: Mapping[str, object], layout: LaidOut, reading: Reading) -> Record:

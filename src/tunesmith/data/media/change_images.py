@@ -23,11 +23,15 @@ VISIBLE = 0.3
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture and the boxes in it. `weight` is the share of its own labels, of pictures made from two."""
+    """A picture and the boxes in it. `weight` is the share of its own labels, of pictures made from two.
+
+    `left` is the share of each box that former changes left of it; empty where they left all.
+    """
 
     pixels_HWC: Pixels
     boxes: tuple[Box, ...] = ()
     weight: float = 1.0
+    left: tuple[float, ...] = ()
 
     @property
     def height(self) -> int:
@@ -40,10 +44,15 @@ class Seen:
         return int(self.pixels_HWC.shape[1])
 
 
+def same_picture(one: Seen, other: Seen) -> bool:
+    """Whether two pictures have the same pixels and boxes."""
+    return one.boxes == other.boxes and np.array_equal(one.pixels_HWC, other.pixels_HWC)
+
+
 def flipped(seen: Seen) -> Seen:
     """The picture in a mirror, left and right changed: x -> W - x - width."""
     boxes = tuple(replace(box, x=seen.width - box.x - box.width) for box in seen.boxes)
-    return Seen(seen.pixels_HWC[:, ::-1], boxes)
+    return replace(seen, pixels_HWC=seen.pixels_HWC[:, ::-1], boxes=boxes)
 
 
 def turned(seen: Seen, quarters: int) -> Seen:
@@ -54,7 +63,7 @@ def turned(seen: Seen, quarters: int) -> Seen:
             replace(box, x=box.y, y=width - box.x - box.width, width=box.height, height=box.width) for box in boxes
         )
         width, height = height, width
-    return Seen(np.rot90(seen.pixels_HWC, quarters), boxes)
+    return replace(seen, pixels_HWC=np.rot90(seen.pixels_HWC, quarters), boxes=boxes)
 
 
 def rotated(seen: Seen, degrees: float, least: float = VISIBLE) -> Seen:
@@ -63,7 +72,7 @@ def rotated(seen: Seen, degrees: float, least: float = VISIBLE) -> Seen:
     Between pixels a straight line is taken, across and down.
 
     A box becomes the upright one around its four turned corners, cut at the edges; one of which less than `least` is
-    left is taken away.
+    left, former changes included, is taken away.
     """
     angle, (height, width) = np.deg2rad(degrees), (seen.height, seen.width)
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -82,7 +91,7 @@ def rotated(seen: Seen, degrees: float, least: float = VISIBLE) -> Seen:
         to_x, to_y = cosine * x + sine * y + width / 2, cosine * y - sine * x + height / 2
         low, high = (float(to_x.min()), float(to_y.min())), (float(to_x.max()), float(to_y.max()))
         boxes.append(replace(box, x=low[0], y=low[1], width=high[0] - low[0], height=high[1] - low[1]))
-    return Seen(pixels_HWC, cut(boxes, 0, 0, width, height, least))
+    return _cut(replace(seen, pixels_HWC=pixels_HWC, boxes=tuple(boxes)), 0, 0, width, height, least)
 
 
 def _between(pixels_HWC: Pixels, x_P: NDArray[np.float64], y_P: NDArray[np.float64]) -> Pixels:
@@ -102,9 +111,24 @@ def _between(pixels_HWC: Pixels, x_P: NDArray[np.float64], y_P: NDArray[np.float
 
 
 def cropped(seen: Seen, left: int, top: int, width: int, height: int, least: float = VISIBLE) -> Seen:
-    """The part of the picture that begins at (left, top)."""
+    """The part of the picture that begins at (left, top); boxes of which too little is left, former changes included,
+    are taken away.
+    """
     part_HWC = seen.pixels_HWC[top : top + height, left : left + width]
-    return Seen(part_HWC, cut(seen.boxes, left, top, int(part_HWC.shape[1]), int(part_HWC.shape[0]), least))
+    across, down = int(part_HWC.shape[1]), int(part_HWC.shape[0])
+    return replace(_cut(seen, left, top, across, down, least), pixels_HWC=part_HWC)
+
+
+def _cut(seen: Seen, left: float, top: float, width: float, height: float, least: float) -> Seen:
+    """The boxes of a picture cut at a part of it, with what is left of each over all changes so far."""
+    boxes, shares = [], []
+    for place, box in enumerate(seen.boxes):
+        before = seen.left[place] if seen.left else 1.0
+        # What is asked of the box as it was read is asked of the one at hand, of which some may have gone before.
+        for kept in cut((box,), left, top, width, height, least / before):
+            boxes.append(kept)
+            shares.append(before * (kept.width * kept.height) / (box.width * box.height))
+    return replace(seen, boxes=tuple(boxes), left=tuple(shares))
 
 
 def cut(

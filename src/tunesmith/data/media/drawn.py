@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ def _rectangle(box: Box, colour: str, line: float) -> str:
 def _copy(content: bytes, side: int) -> str:
     """A small copy, turned as its file says, as a data address."""
     pillow, turned = needed("PIL.Image", "media", "pictures"), needed("PIL.ImageOps", "media", "pictures")
-    with pillow.open(io.BytesIO(content), formats=FORMS) as picture:
+    # Odd notes of a camera are no news here: the row was told of, or refused, when it was read.
+    with warnings.catch_warnings(action="ignore"), pillow.open(io.BytesIO(content), formats=FORMS) as picture:
         small = turned.exif_transpose(picture).convert("RGB")
     small.thumbnail((side, side))
     copied = io.BytesIO()

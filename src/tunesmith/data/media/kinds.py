@@ -14,6 +14,8 @@ TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv")
 """What a table in a folder is called that says more of its files than the names of their folders do."""
 FILES = ("file_name", "file", "path", "image", "audio")
 """Columns of such a table that name a file."""
+BOXES = ("objects", "boxes", "bboxes", "bbox")
+"""Columns of a table with the boxes in a picture."""
 TRANSCRIPTS = ("transcription", "transcript", "sentence", "text")
 """Columns of such a table with what is said in a sound."""
 

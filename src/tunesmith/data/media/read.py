@@ -15,15 +15,18 @@ from tunesmith.data.formats.files import NOT_ROWS, RawFile, read_file
 from tunesmith.data.formats.kinds import ROWS
 from tunesmith.data.formats.layouts import first_of
 from tunesmith.data.formats.rows import RawRow, Unread
+from tunesmith.data.media.boxes import boxed
 from tunesmith.data.media.coco import coco_rows, is_coco
-from tunesmith.data.media.columnar import COLUMNAR
+from tunesmith.data.media.columnar import COLUMNAR, schema_of
 from tunesmith.data.media.folders import SPLITS, class_rows, look, table_in, table_rows
-from tunesmith.data.media.kinds import FILES, IMAGES, SOUNDS, TABLES, TRANSCRIPTS, suffixes_of
+from tunesmith.data.media.kinds import BOXES, FILES, IMAGES, SOUNDS, TABLES, TRANSCRIPTS, suffixes_of
 from tunesmith.data.media.places import files_below
-from tunesmith.data.media.tables import cell_rows, holds_cells, kind_of_cells
+from tunesmith.data.media.tables import cell_rows, holds_cells, kind_of_cells, names_of_boxes
 from tunesmith.data.media.voc import voc_rows
 from tunesmith.data.notes import Note
 from tunesmith.recipe.specs.sources import Layout, SourceSpec
+
+_TEXT_TABLES = (".csv", ".tsv", ".jsonl")
 
 
 def media_files(source: SourceSpec, path: Path, kind: RowKind) -> tuple[list[RawFile], Layout]:
@@ -34,7 +37,7 @@ def media_files(source: SourceSpec, path: Path, kind: RowKind) -> tuple[list[Raw
     if not os.path.exists(path):
         raise TunesmithError("data.missing_path", path=str(path))
     layout = _layout(source, path, kind)
-    if kind == "detection":
+    if layout in ("coco", "voc"):
         return [_detections(path, layout)], layout
     cells = _tables_with_cells(path)
     if cells:
@@ -42,7 +45,10 @@ def media_files(source: SourceSpec, path: Path, kind: RowKind) -> tuple[list[Raw
     root, table = (path, table_in(path)) if path.is_dir() else (path.parent, read_file(path))
     if table is None:
         return [_file(path, class_rows(root, suffixes_of(kind)))], layout
-    found = replace(table, rows=list(table_rows(root, table, source.columns)))
+    rows = table_rows(root, table, source.columns)
+    if kind == "detection":
+        rows = (boxed(row, source.columns) for row in rows)
+    found = replace(table, rows=list(rows))
     return [replace(found, notes=(*found.notes, *_unlisted(root, found.rows, kind)))], layout
 
 
@@ -57,7 +63,9 @@ def kind_of_place(path: Path) -> MediaKind | None:
     names = set(map(os.path.basename, files_below(path, IMAGES | SOUNDS | {".xml"})))
     suffixes = {Path(name).suffix.lower() for name in names}
     if suffixes & IMAGES:
-        annotated = ".xml" in suffixes or _coco_in(path) is not None
+        table = table_in(path)
+        in_table = table is not None and any(not isinstance(row, Unread) and first_of(row, BOXES) for row in table.rows)
+        annotated = ".xml" in suffixes or _coco_in(path) is not None or in_table
         return "detection" if annotated else "image_class"
     if not suffixes & SOUNDS:
         return None
@@ -94,6 +102,9 @@ def _from_cells(source: SourceSpec, path: Path, tables: list[Path], kind: RowKin
     files: list[RawFile] = []
     for table in tables:
         rows = list(cell_rows(root, table, source.columns, kind, look))
+        if kind == "detection":
+            names = names_of_boxes(table, _column_of_boxes(source, table))
+            rows = [boxed(row, source.columns, names) for row in rows]
         if not rows:
             raise TunesmithError("data.empty_file", path=str(table))
         files.append(RawFile(table, sha256_file(table), table.stat().st_size, "binary", False, rows))
@@ -104,13 +115,32 @@ def _from_cells(source: SourceSpec, path: Path, tables: list[Path], kind: RowKin
 def _layout(source: SourceSpec, path: Path, kind: RowKind) -> Layout:
     """Errors: data.wrong_kind."""
     fits: tuple[Layout, ...] = ("audio_folder",) if kind.startswith("audio") else ("image_folder",)
-    if kind == "detection":
+    if kind == "detection" and _has_boxes_in_a_table(path):
+        fits = ("image_folder",)
+    elif kind == "detection":
         fits = ("voc", "coco") if path.is_dir() and _coco_in(path) is None else ("coco", "voc")
     if source.layout == "auto":
         return fits[0]
     if source.layout not in fits:
         raise TunesmithError("data.wrong_kind", path=str(path), layout=source.layout, kind=source.layout, wanted=kind)
     return source.layout
+
+
+def _has_boxes_in_a_table(path: Path) -> bool:
+    """Whether what is told of boxes stands in a table: the file, or one of a folder without annotations."""
+    if not path.is_dir():
+        return path.suffix.lower() in (*COLUMNAR, *_TEXT_TABLES)
+    annotated = _coco_in(path) is not None or any(files_below(path, frozenset({".xml"})))
+    return not annotated and (table_in(path) is not None or any(files_below(path, COLUMNAR)))
+
+
+def _column_of_boxes(source: SourceSpec, table: Path) -> str:
+    """Errors: data.missing_columns."""
+    known = schema_of(table).names
+    column = source.columns.get("boxes") or next((name for name in BOXES if name in known), None)
+    if column is None or column not in known:
+        raise TunesmithError("data.missing_columns", path=str(table), missing=column or BOXES[0])
+    return column
 
 
 def _coco_in(folder: Path) -> Path | None:

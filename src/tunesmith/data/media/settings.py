@@ -16,7 +16,8 @@ def refuse_settings_of_words(spec: DataSpec | StageDataSpec) -> None:
         f"clean.{name}": getattr(clean, name)
         for name in ("near_duplicates", "semantic_duplicates", "repair", "filter", "pii", "content")
     }
-    stated |= {f"sources.{place}.chunk_size": each.chunk_size for place, each in enumerate(spec.sources)}
+    for place, each in enumerate(spec.sources):
+        stated |= {f"sources.{place}.chunk_size": each.chunk_size, f"sources.{place}.split": each.split}
     stated["labels"] = spec.labels
     if isinstance(spec, DataSpec):
         stated["benchmarks"] = spec.benchmarks

@@ -93,8 +93,10 @@ def _through_soundfile(source: Source, form: str) -> tuple[int, int, int]:
             frames, rate, channels = int(sound.frames), int(sound.samplerate), int(sound.channels)
             _check(frames, rate, channels)
             read = 0
-            while count := len(sound.read(_AT_ONCE, dtype="int16")):
-                read += count
+            while len(block := sound.read(_AT_ONCE, dtype="float32")):
+                if not np.isfinite(block).all():  # files of floating point numbers can say that they know no number
+                    raise RowDefect("media_broken")
+                read += len(block)
     except (library.LibsndfileError, RuntimeError, OSError, ValueError):
         raise RowDefect("media_broken") from None
     if read != frames:
@@ -114,7 +116,8 @@ def samples_of(source: Source) -> tuple[NDArray[np.float32], int]:
             return _numbers(content, width).reshape(-1, sound.getnchannels()), sound.getframerate()
     library = needed("soundfile", "media", f".{form}")
     read, rate = library.read(_opened(source), dtype="float32", always_2d=True)
-    return cast(NDArray[np.float32], read), int(rate)
+    # Floating point numbers may be louder than a loudspeaker goes.
+    return cast(NDArray[np.float32], np.clip(read, -1, 1)), int(rate)
 
 
 def as_wave(samples_NC: NDArray[np.float32], rate: int) -> bytes:
@@ -130,10 +133,14 @@ def as_wave(samples_NC: NDArray[np.float32], rate: int) -> bytes:
 
 
 def _numbers(content: bytes, width: int) -> NDArray[np.float32]:
-    """Plain WAV numbers of 1 to 4 bytes as parts of the loudest one; those of one byte have no sign."""
+    """Plain WAV numbers of some bytes as parts of the loudest one; those of one byte have no sign.
+
+    Of more than four bytes the highest four count: float32 holds no more.
+    """
     if width == 1:
         return (np.frombuffer(content, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
-    padded = np.zeros((len(content) // width, 4), np.uint8)
-    padded[:, 4 - width :] = np.frombuffer(content, np.uint8).reshape(-1, width)  # little end first: the low bytes
+    padded, high = np.zeros((len(content) // width, 4), np.uint8), min(width, 4)
+    bytes_NW = np.frombuffer(content, np.uint8).reshape(-1, width)  # little end first: the low bytes
+    padded[:, 4 - high :] = bytes_NW[:, width - high :]
     whole: NDArray[np.float32] = (padded.view("<i4")[:, 0] / 2**31).astype(np.float32)
     return whole

@@ -22,7 +22,7 @@ from tunesmith.data.formats.rows import RawRow, Unread, listed
 from tunesmith.data.formats.unpack import FREE_BYTES, MOST_RATIO
 from tunesmith.data.media.columnar import COLUMNAR, cell_of, rows_of_table, schema_of
 from tunesmith.data.media.images import look_at_image
-from tunesmith.data.media.kinds import FILES, TRANSCRIPTS
+from tunesmith.data.media.kinds import BOXES, FILES, TRANSCRIPTS
 from tunesmith.data.media.places import inside
 from tunesmith.data.media.sounds import form_of_sound, look_at_sound
 
@@ -70,6 +70,8 @@ def kind_of_cells(path: Path) -> MediaKind | None:
         return None
     if sounds and set(layout.columns) & set(TRANSCRIPTS):
         return "audio_text"
+    if not sounds and set(layout.columns) & set(BOXES):
+        return "detection"
     if not set(layout.columns) & set(LABELS):
         return None
     return "audio_class" if sounds else "image_class"
@@ -105,6 +107,22 @@ def cell_rows(root: Path, path: Path, columns: Mapping[str, str], kind: str, loo
                 raise RowDefect("media_missing")
         except RowDefect as defect:
             yield Unread(defect.reason, name)
+
+
+def names_of_boxes(path: Path, column: str) -> list[str]:
+    """The names of the classes of boxes, by their numbers, as the file itself states them; none where it does not."""
+    features = _features(schema_of(path))
+    waiting: list[object] = [features.get(column), *(features.get(name) for name in ("labels", "categories"))]
+    while waiting:
+        feature = waiting.pop(0)
+        if isinstance(feature, dict):
+            names = feature.get("names")
+            if feature.get("_type") == "ClassLabel" and isinstance(names, list):
+                return [str(each) for each in names]
+            waiting += feature.values()
+        elif isinstance(feature, list):
+            waiting += feature
+    return []
 
 
 def content_of_cell(root: Path, name: str) -> bytes | None:

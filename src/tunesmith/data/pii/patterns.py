@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from tunesmith.core.secrets import KEY_STARTS
 from tunesmith.data.pii import checks
 from tunesmith.recipe.specs.clean import PiiType
 
@@ -56,13 +57,7 @@ _ENDS = r"(?![0-9A-Za-z_])(?![.\-]?[0-9])"
 _PHONE_WORD = r"(?:电话|手机|联系方式|传真|热线|座机|telephone|phone|mobile|cell|call|tel|fax)"
 _KEY_STARTS = (
     r"sk-[A-Za-z0-9_\-]{20,}",  # OpenAI and those that follow it
-    r"(?:AKIA|ASIA)[0-9A-Z]{16}",  # Amazon
-    r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_\-]{20,}",
-    r"xox[abprs]-[A-Za-z0-9\-]{10,}",  # Slack
-    r"AIza[0-9A-Za-z_\-]{35}",  # Google
-    r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
-    r"LTAI[A-Za-z0-9]{12,24}|AKID[A-Za-z0-9]{13,40}",  # Alibaba Cloud, Tencent Cloud
-    r"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+",  # JSON web token (RFC 7519)
+    *KEY_STARTS,
 )
 _PEM = r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]{1,8000}?-----END [A-Z ]{0,20}PRIVATE KEY-----"
 

@@ -147,7 +147,9 @@ class LoraExpertsSpec(Spec):
 
     mergeable: ClassVar[bool] = False
     kind: Literal["lora-experts"] = Field("lora-experts", description="LoRA experts on each MLP, with a router.")
-    new_experts: int = Field(4, ge=0, le=256, description="Experts that are made: all, or those that `start` gains.")
+    new_experts: int = Field(
+        4, ge=0, le=256, description="Experts that are made; with `start` those that it gains, none unless stated."
+    )
     top_k: int | None = Field(None, ge=1, le=256, description="Experts that a token uses; none is 2, or as in `start`.")
     rank: int | None = Field(
         None, ge=1, le=1024, description="Rank of each expert's additions; none is 8, or as in `start`."
@@ -160,6 +162,14 @@ class LoraExpertsSpec(Spec):
     )
     update: list[int] = Field([], description="Experts of `start` that move.")
     remove: list[int] = Field([], description="Experts of `start` that are left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grows_only_if_told(cls, values: object) -> object:
+        """Whoever updates one of some experts has not asked for more of them."""
+        if isinstance(values, dict) and values.get("start") is not None:
+            return {"new_experts": 0, **values}
+        return values
 
     @model_validator(mode="after")
     def _moves_something(self) -> Self:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from tunesmith.recipe.specs.base import Spec
 
 _MOST_CHILDREN = 100
+_FASTEST = 0.75
+"""A sound gets at most four times as long."""
 _VISIBLE = "Boxes of which less than this share of the area is left are taken away; the ledger counts them."
 
 
@@ -67,7 +69,10 @@ class SoundsSpec(Spec):
 
     children: int = Field(1, ge=1, le=_MOST_CHILDREN, description="Rows made from each training row.")
     speed: float = Field(
-        0.0, ge=0, lt=1, description="Played 1 - this to 1 + this times as fast; the pitch goes with it."
+        0.0,
+        ge=0,
+        le=_FASTEST,
+        description="Played 1 - this to 1 + this times as fast; the pitch goes with it.",
     )
     shift: float = Field(
         0.0, ge=0, le=1, description="Widest move to either side, as a share of the length; what leaves is lost."

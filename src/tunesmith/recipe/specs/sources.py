@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.secrets import without_secrets
 from tunesmith.recipe.specs.base import MOST, Spec
 
 Layout = Literal[
@@ -53,6 +54,7 @@ FROM_ENVIRONMENT = r"env:[A-Za-z_][A-Za-z0-9_]*"
 class TermsSpec(Spec):
     """What the people behind the rows agreed to; rows outside of it are dropped with a reason."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"retention_days", "undated"})
     consent: str | None = Field(
         None, min_length=1, description="Column that must say yes (true, 1, yes); any other value, or none, is a no."
     )
@@ -64,11 +66,24 @@ class TermsSpec(Spec):
         pattern=r"^\d{4}-\d\d-\d\d$",
         description="Oldest day that may still be used, such as 2026-01-31 (UTC); a row without a time is too old.",
     )
+    retention_days: int | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="Days that a row may be kept after its time, held against the day of reading (UTC).",
+    )
+    undated: Literal["drop", "keep"] | None = Field(
+        None,
+        description="Rows without a time that can be read, beside retention_days: left out or used; none: an error.",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.time is None) != (self.since is None) or (self.consent is None and self.since is None):
+        dated = self.since is not None or self.retention_days is not None
+        if (self.time is None) == dated or (self.consent is None and not dated):
             raise ValueError("terms")
+        if self.undated is not None and (self.retention_days is None or self.since is not None):
+            raise ValueError("terms_undated")
         if self.since is not None:
             try:
                 date.fromisoformat(self.since)
@@ -80,7 +95,9 @@ class TermsSpec(Spec):
 class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
 
-    unstated: ClassVar[frozenset[str]] = frozenset({"query", "database", "encoding", "chunk_size", "terms", "question"})
+    unstated: ClassVar[frozenset[str]] = frozenset(
+        {"query", "database", "encoding", "chunk_size", "terms", "question", "split", "licence_column"}
+    )
 
     path: str = Field(
         "",
@@ -95,6 +112,12 @@ class SourceSpec(Spec):
         pattern=rf"^(?:{FROM_ENVIRONMENT}|[^:]+\.(?:db|sqlite|sqlite3|duckdb))$",
         description="env:NAME, the variable that holds the URL of a PostgreSQL, MySQL, SQLite or DuckDB database; or a "
         "file of one of the last two.",
+    )
+    split: str | None = Field(
+        None,
+        pattern=r"^\w[\w.]*$",
+        description="Which split is read of a place whose files are named after several, such as train in "
+        "train-00000-of-00002.parquet; none: they are of one.",
     )
     name: str = Field("", description="Name in the ledger and in reports; the path when empty.")
     layout: Layout = Field("auto", description="How rows are laid out; auto looks at the columns.")
@@ -112,8 +135,13 @@ class SourceSpec(Spec):
         None, ge=1, le=MOST, description="Take this many rows, drawn with the split's seed; none takes all."
     )
     licence: str = Field("", description="Licence of the rows, kept in the data card.")
+    licence_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the licence of each row, which goes before the source's; a row without one has that.",
+    )
     encoding: Encoding | None = Field(
-        None, description="Encoding of text files; none finds UTF-8, byte order marks, GB18030 and Big5."
+        None, description="Encoding of text files; none finds UTF-8, marks, UTF-16, GB18030 and Big5."
     )
     chunk_size: int | None = Field(
         None, ge=100, le=1_000_000, description="Characters of a row cut from a document; none is 2000."
@@ -126,16 +154,18 @@ class SourceSpec(Spec):
     def _one_place(self) -> Self:
         if (self.query is None) != (self.database is None) or bool(self.path) == bool(self.query):
             raise ValueError("source_place")
+        if self.query is not None and self.split is not None:
+            raise ValueError("source_split")
         return self
 
     @property
     def address(self) -> str:
         """Where the rows come from, in words that hold no secret."""
         if self.query is None:
-            return self.path
+            return without_secrets(self.path)
         return f"{self.database}#{hashlib.sha256(self.query.encode()).hexdigest()[:8]}"
 
     @property
     def title(self) -> str:
         """What the ledger and reports call the source."""
-        return self.name or self.address
+        return without_secrets(self.name) or self.address
