@@ -370,7 +370,11 @@ def test_who_is_killed_and_not_yet_buried_is_dead(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("writer", [ELSEWHERE, f"{ASIDE}4194304999-0123abcd", f"{ASIDE}something"])
+@pytest.mark.parametrize(
+    "writer",
+    [ELSEWHERE, f"{ASIDE}4194304999-0123abcd", f"{ASIDE}something"],
+    ids=["elsewhere", "older-form", "something"],
+)
 def test_what_another_machine_may_be_writing_stays_for_a_week(tmp_path: Path, writer: str) -> None:
     """Its number is free here, or a stranger's: that says nothing of the process over there."""
     theirs = tmp_path / f"{writer}-ffffffffffff"
