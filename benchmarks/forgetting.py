@@ -4,8 +4,9 @@ Plain tuning, EWC and replay, each over the same seeds: the task's score, and ho
 general knowledge (`general-en` of the shared data), question by question against plain tuning of that seed. Their
 margin over wrong choices stands beside it: it rises where a model becomes surer, and is no sign of what was forgotten.
 
-It is long, and runs in pieces: every training is a run of its own that goes on where it was broken off, every figure is
-kept as soon as it is there, and the same command does what is left. The table is of the seeds that all methods have.
+It is long, and runs in pieces: every training is a run of its own that goes on where it was broken off, the figures of
+every question are kept as soon as they are there, and the same command does what is left, also on another day. The
+table is of the seeds that all methods have.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ RECIPE = Path(__file__).with_suffix(".yaml")
 SHARED = Path(os.environ.get("TUNESMITH_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 POINTS = 0.01
 """Task scores count as equal within one point."""
-PLAIN = "plain"
+PLAIN, BASE = "plain", "base"
+SYSTEM, FORGETTING = "tunesmith", "forgetting"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sizes:
     old: int
 
 
-FULL = Sizes(seeds=(42, 43, 44, 45, 46), train=480, validation=48, test=200, probe=400, old=400)
+FULL = Sizes(seeds=(42, 43, 44, 45, 46), train=960, validation=48, test=200, probe=400, old=400)
 QUICK = Sizes(seeds=(42, 43), train=32, validation=8, test=8, probe=40, old=16)
 
 
@@ -107,15 +109,6 @@ def train_and_ask(bench: Bench, method: str, seed: int) -> Path:
     return work.path
 
 
-def base_margins(bench: Bench) -> Margins:
-    """Of the untouched model, measured once."""
-    overrides = [f"stages.0.train.seed={bench.sizes.seeds[0]}", f"name={PLAIN}"]
-    work = lifecycle.start(bench.folder / "recipe.yaml", overrides, bench.folder / "runs", ())
-    for stage in (lifecycle.prepare_data, lifecycle.measure_baseline):
-        stage(work)
-    return read_margins(margins_path(work.path, 0, "base"))
-
-
 def score_of(run: Path) -> float:
     """Exact answers to the task's test questions."""
     metrics = read_json(run / "evaluate" / "tuned.json")["metrics"]
@@ -124,67 +117,99 @@ def score_of(run: Path) -> float:
 
 def measure(bench: Bench) -> None:
     """Every method over every seed, as far as this sitting goes, then what there is to compare."""
-    if not bench.sitting.takes():
-        return
     before = base_margins(bench)
-    margins: dict[str, list[Margins]] = {method: [] for method in bench.settings}
-    for seed in bench.sizes.seeds:
-        found = _one_seed(bench, seed, before)
-        if len(found) == len(bench.settings):
-            for method, each in found.items():
-                margins[method].append(each)
-        bench.results.write()
-    _show(bench, before, len(margins[PLAIN]))
-    if len(margins[PLAIN]) == len(bench.sizes.seeds):
-        _judge(bench, margins)
+    found = {
+        (seed, method): _measured(bench, seed, method, before)
+        for seed in bench.sizes.seeds
+        for method in bench.settings
+    }
+    whole = [seed for seed in bench.sizes.seeds if all(found[seed, method] for method in bench.settings)]
+    _show(bench, before, whole)
+    if len(whole) == len(bench.sizes.seeds):
+        _judge(bench, {method: [each for seed in whole if (each := found[seed, method])] for method in bench.settings})
     bench.results.write()
 
 
-def _one_seed(bench: Bench, seed: int, before: Margins) -> dict[str, Margins]:
-    """The margins of every method with this seed; those that are put off are missing."""
-    runs: dict[str, Path] = {}
-    for method in bench.settings:
-        if not bench.sitting.takes():
-            continue
-        runs[method] = train_and_ask(bench, method, seed)
-        print(f"  seed {seed}  {method:<8}{_told(_figures(runs[method], before))}", flush=True)
-    if len(runs) == len(bench.settings):  # a figure counts beside the others of its seed
-        for method, run in runs.items():
-            for metric, value in _figures(run, before).items():
-                bench.results.add("forgetting", method, _setting(bench, method), metric, value)
-    return {method: _tuned(run) for method, run in runs.items()}
+def base_margins(bench: Bench) -> Margins:
+    """Of the untouched model, measured once."""
+    kept = _kept(bench, FORGETTING, BASE)
+    if kept is None:
+        overrides = [f"stages.0.train.seed={bench.sizes.seeds[0]}", f"name={PLAIN}"]
+        work = lifecycle.start(bench.folder / "recipe.yaml", overrides, bench.folder / "runs", ())
+        for stage in (lifecycle.prepare_data, lifecycle.measure_baseline):
+            stage(work)
+        kept = read_margins(margins_path(work.path, 0, "base"))
+        _keep(bench, FORGETTING, BASE, kept)
+    return kept
 
 
-def _tuned(run: Path) -> Margins:
-    return read_margins(margins_path(run, 0, "tuned"))
+def _measured(bench: Bench, seed: int, method: str, before: Margins) -> Margins | None:
+    """A method with a seed: what an earlier call has kept, else measured; None where it is put off."""
+    case = _case(seed)
+    kept = _kept(bench, case, method)
+    if kept is None and bench.sitting.takes():
+        run = train_and_ask(bench, method, seed)
+        kept = read_margins(margins_path(run, 0, "tuned"))
+        bench.results.add(case, SYSTEM, _setting(bench, method), "json_exact", score_of(run))
+        _keep(bench, case, method, kept)
+    if kept is not None:
+        (score,) = _runs(bench, case, method, "json_exact")
+        lost = before.likelihood - kept.likelihood
+        print(f"  seed {seed}  {method:<8}json_exact {score:.3f}, likelihood lost {lost:.4f}", flush=True)
+    return kept
 
 
-def _figures(run: Path, before: Margins) -> dict[str, float]:
-    found = _tuned(run)
-    return {
-        "json_exact": score_of(run),
-        "likelihood_lost": before.likelihood - found.likelihood,
-        "margin_lost": before.mean - found.mean,
-        "right_choices": found.accuracy,
-    }
+_QUESTIONS = {
+    "margins": "margin_nats_a_question",
+    "likelihoods": "likelihood_nats_a_question",
+    "right": "right_a_question",
+}
 
 
-def _told(figures: Mapping[str, float]) -> str:
-    return ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+def _keep(bench: Bench, case: str, method: str, found: Margins) -> None:
+    """Every question's figures, so that seeds measured on different days are compared question by question."""
+    for name, metric in _QUESTIONS.items():
+        for value in getattr(found, name):
+            bench.results.add(case, SYSTEM, _setting(bench, method), metric, round(float(value), 5))
+    bench.results.write()
+
+
+def _kept(bench: Bench, case: str, method: str) -> Margins | None:
+    found = {name: _runs(bench, case, method, metric) for name, metric in _QUESTIONS.items()}
+    if not all(found.values()):
+        return None
+    return Margins(tuple(found["margins"]), tuple(found["likelihoods"]), tuple(map(bool, found["right"])))
+
+
+def _case(seed: int) -> str:
+    return f"{FORGETTING}, seed {seed}"
 
 
 def _setting(bench: Bench, method: str) -> str:
-    return "; ".join(bench.settings[method])
+    return "; ".join([method, f"{bench.sizes.train} rows", *bench.settings.get(method, ())])
 
 
-def _runs(bench: Bench, method: str, metric: str) -> list[float]:
-    return bench.results.runs("forgetting", method, _setting(bench, method), metric)
+def _runs(bench: Bench, case: str, method: str, metric: str) -> list[float]:
+    return bench.results.runs(case, SYSTEM, _setting(bench, method), metric)
 
 
-def _show(bench: Bench, before: Margins, seeds: int) -> None:
-    names = ("json_exact", "likelihood_lost", "margin_lost", "right_choices")
-    lines = [(method, *(spread(_runs(bench, method, metric), 4) for metric in names)) for method in bench.settings]
-    print("\n" + table((f"{seeds} of {len(bench.sizes.seeds)} seeds", *names), lines))
+def _scores(bench: Bench, method: str, seeds: Sequence[int]) -> list[float]:
+    return [score for seed in seeds for score in _runs(bench, _case(seed), method, "json_exact")]
+
+
+def _show(bench: Bench, before: Margins, seeds: Sequence[int]) -> None:
+    lines = []
+    for method in bench.settings:
+        found = [each for seed in seeds if (each := _kept(bench, _case(seed), method))]
+        figures = (
+            _scores(bench, method, seeds),
+            [before.likelihood - each.likelihood for each in found],
+            [before.mean - each.mean for each in found],
+            [each.accuracy for each in found],
+        )
+        lines.append((method, *(spread(each, 4) for each in figures)))
+    heads = (f"{len(seeds)} of {len(bench.sizes.seeds)} seeds", "json_exact", "likelihood lost", "margin lost", "right")
+    print("\n" + table(heads, lines))
     facts = f"likelihood {before.likelihood:.4f}, margin {before.mean:.4f}, right choices {before.accuracy:.4f}"
     print(f"base: {facts}\n")
 
@@ -196,15 +221,17 @@ def _judge(bench: Bench, margins: Mapping[str, Sequence[Margins]]) -> None:
         for name in ("margins", "likelihoods"):
             own, plain = ([getattr(each, name) for each in margins[one]] for one in (method, PLAIN))
             kept = change_over_seeds(own, plain)
+            case, setting = f"{FORGETTING}: {method} minus {PLAIN}, {len(own)} seeds", _setting(bench, method)
             for metric, value in {"value": kept.value, "low": kept.low, "high": kept.high}.items():
-                bench.results.add(f"forgetting: {method} minus plain", method, name, metric, value)
+                if not bench.results.runs(case, SYSTEM, setting, f"{name}_{metric}"):
+                    bench.results.add(case, SYSTEM, setting, f"{name}_{metric}", value)
             interval = f"{kept.value:+.4f} ({kept.low:+.4f} to {kept.high:+.4f})"
             print(f"  {method} minus plain tuning: {name} {interval} nats a token")
         verdict(
             f"{method}: the lower end of the likelihoods' interval above 0, in thousandths", [1000 * kept.low], 1e-9
         )
-        worse = statistics.fmean(_runs(bench, PLAIN, "json_exact")) - statistics.fmean(
-            _runs(bench, method, "json_exact")
+        worse = statistics.fmean(_scores(bench, PLAIN, bench.sizes.seeds)) - statistics.fmean(
+            _scores(bench, method, bench.sizes.seeds)
         )
         verdict_within(f"{method}: points of the task's score below plain tuning", worse, POINTS)
 
@@ -219,9 +246,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few rows and two seeds, to see that everything works")
     parser.add_argument("--folder", type=Path, default=Path("bench-forgetting"), help="where runs are kept and go on")
     parser.add_argument("--seeds", type=int, help="how many (default 5, quick 2)")
-    parser.add_argument("--ewc", type=float, default=100.0, help="weight of EWC (default 100)")
-    parser.add_argument("--share", type=float, default=0.25, help="share of replay (default 0.25)")
-    parser.add_argument("--train", type=int, help="training rows (default 480, quick 32)")
+    parser.add_argument("--ewc", type=float, default=5.0, help="weight of EWC (default 5)")
+    parser.add_argument("--share", type=float, default=0.1, help="share of replay (default 0.1)")
+    parser.add_argument("--train", type=int, help="training rows (default 960, quick 32)")
     parser.add_argument("--probe", type=int, help="questions of the probe (default 400, quick 40)")
     parser.add_argument(
         "--old", type=Path, default=SHARED / "instruct-en" / "train.json", help="rows of what should not be forgotten"
@@ -244,6 +271,7 @@ def main() -> None:
         old=size.old,
     )
     results = Results(asked.out)
+    results.keep_earlier()
     print(results.headline(), flush=True)
     if not (SHARED / "general-en").is_dir() or not asked.old.is_file():
         results.note(f"left out: general-en below {SHARED} and {asked.old} are needed ($TUNESMITH_SHARED_DATA)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,6 +44,10 @@ def _cpu_facts() -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, colon, value in lines if colon]
 
 
+def _hardware(machine: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in machine.items() if name != "system"}
+
+
 def versions() -> dict[str, str]:
     """Versions of what took part, as far as it is installed here."""
     found = {}
@@ -66,11 +70,14 @@ class Results:
         self._notes: list[str] = []
 
     def keep_earlier(self) -> None:
-        """Go on from the figures in the file, if machine and versions are the same; else they are left behind, said."""
+        """Go on from the figures in the file, if machine and versions are the same; else they are left behind, said.
+
+        Another build of the operating system is the same machine: what is compared is measured in one run.
+        """
         if not self._path.is_file():
             return
         earlier = json.loads(self._path.read_text("utf-8"))
-        if (earlier["machine"], earlier["versions"]) != (self._machine, self._versions):
+        if (_hardware(earlier["machine"]), earlier["versions"]) != (_hardware(self._machine), self._versions):
             print(f"figures in {self._path} are of another machine or of other versions: begun anew", flush=True)
             return
         for row in earlier["rows"]:

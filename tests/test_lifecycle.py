@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -252,7 +253,7 @@ def test_an_edited_lock_is_refused(recipe: Path) -> None:
 def test_two_owners_of_one_run(recipe: Path) -> None:
     work = begin(recipe)
     with work.run.owned():
-        assert (work.path / ".owner").read_text() == str(os.getpid())
+        assert (work.path / ".owner").read_text() == f"{os.getpid()} {platform.node()}"
         with pytest.raises(TunesmithError, match="run_in_use"), begin(recipe).run.owned():
             pass
     with work.run.owned():

@@ -62,7 +62,7 @@ def doctor(offline: OfflineOption = None, calibrate: CalibrateOption = False) ->
         sign, style = SIGNS[each.state]
         tell(f"{sign} {each.name}: {each.detail}", style if each.state != "good" else "")
         if each.mend:
-            tell(f"    {say('cli.next_step')} {each.mend}")
+            tell(f"    {say('cli.next_step')}{each.mend}")
     bad = any(each.state == "bad" for each in findings)
     tell()
     tell(say("cli.doctor_bad" if bad else "cli.doctor_good"), "bold")

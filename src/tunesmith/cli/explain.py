@@ -31,5 +31,5 @@ def explain(code: CodeArgument = None) -> None:
     words = explanation_of(code)
     tell(words.code, "bold")
     tell(f"  {words.cause}")
-    tell(f"  {say('cli.next_step')} {words.next_step}")
+    tell(f"  {say('cli.next_step')}{words.next_step}")
     answer({"code": words.code, "cause": words.cause, "next": words.next_step})

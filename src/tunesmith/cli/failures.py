@@ -129,11 +129,11 @@ def show(error: TunesmithError) -> None:
         return
     console = Console(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
     if console.is_terminal:
-        body = Text.assemble(words.cause, "\n", (f"{say('cli.next_step')} ", "bold"), words.next_step)
+        body = Text.assemble(words.cause, "\n", (say("cli.next_step"), "bold"), words.next_step)
         title = Text(words.code, "bold")
         console.print(Panel(body, title=title, title_align="left", border_style="yellow", padding=(0, 1)))
     else:
-        for line in (words.code, f"  {words.cause}", f"  {say('cli.next_step')} {words.next_step}"):
+        for line in (words.code, f"  {words.cause}", f"  {say('cli.next_step')}{words.next_step}"):
             console.print(line, markup=False)
 
 

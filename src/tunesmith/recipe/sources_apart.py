@@ -12,8 +12,7 @@ def name_apart(values: dict[str, object]) -> None:
 
     The same source twice stays one. Where sources are named after tasks, several of one task share its name on purpose.
     """
-    data = values.get("data")
-    if isinstance(data, dict) and data.get("tasks"):
+    if _names_are_tasks(values):
         return
     known: dict[str, dict[str, object]] = {}
     for source in _sources(values):
@@ -25,6 +24,15 @@ def name_apart(values: dict[str, object]) -> None:
         wishes += [f"{name} ({number})" for number in range(2, len(known) + 3)]
         stated = dict(source)
         source["name"] = next(each for each in wishes if known.setdefault(each, stated) == stated)
+
+
+def _names_are_tasks(values: dict[str, object]) -> bool:
+    data, stages = values.get("data"), values.get("stages")
+    objectives = (
+        [each.get("objective") for each in stages if isinstance(each, dict)] if isinstance(stages, list) else []
+    )
+    several = isinstance(data, dict) and bool(data.get("tasks"))
+    return several or any(isinstance(each, dict) and each.get("kind") == "multitask" for each in objectives)
 
 
 def _name(source: dict[str, object]) -> str:
