@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
-from teacher_service import Service, said
+from teacher_service import Reply, Service, said
 from tiny_project import write_tiny_recipe
 
 from tunesmith import lifecycle, proof
@@ -13,6 +15,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import read_events
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import METRICS
+from tunesmith.messages import say
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.ship.teachers import ANSWERS
 from tunesmith.tasks.taught import read_answers
@@ -97,3 +100,53 @@ def test_a_model_of_this_machine_that_never_ends_teaches_nothing(recipe: Path, t
         lifecycle.prepare_data(work)
     assert error.value.facts["reason"] == "teacher_answer_cut"
     assert len(read_answers(work.path / ANSWERS)) == 40, "kept, so that a rerun asks nothing twice"
+
+
+def answer_of(body: dict[str, object]) -> Reply:
+    """Another person's phone in every answer."""
+    question = json.dumps(body["messages"]).encode()
+    return 200, {}, said(f"Call 1391234{int(hashlib.sha256(question).hexdigest(), 16) % 10_000:04d} for it.")
+
+
+def files_with(folder: Path, words: bytes) -> list[str]:
+    return [each.name for each in folder.rglob("*") if each.is_file() and words in each.read_bytes()]
+
+
+def test_answers_as_they_came_go_with_the_personal_data_that_they_hold(recipe: Path) -> None:
+    """Broken off in the middle they are there and not asked for again; the rows are those of an unbroken run."""
+    service, tables = Service(answer_of), []
+    hosted = {"base_url": service.url, "concurrency": 1}
+    objective = {"kind": "distill", "teacher": "big", "level": "sequence", "hosted": hosted}
+    changes = (f"stages.0.objective={json.dumps(objective)}", 'data.clean={"pii": {"action": "mask"}}')
+    try:
+        for runs in ("unbroken", "broken"):
+            work = lifecycle.start(recipe, changes, recipe.parent / runs, ())
+            if runs == "broken":
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(work.run, "finish_stage", _stops)
+                    with pytest.raises(KeyboardInterrupt):
+                        lifecycle.prepare_data(work)
+                assert files_with(work.path, b"1391234") == [ANSWERS], "what was paid for waits for the next attempt"
+                work = lifecycle.start(recipe, changes, recipe.parent / runs, ())
+            lifecycle.prepare_data(work)
+            tables.append((work.path / "data" / "train.parquet").read_bytes())
+            assert not files_with(work.path, b"1391234") and not (work.path / ANSWERS).exists()
+            assert all("<PHONE_" in example.messages[-1].content for example in work.examples("train"))
+            assert say("data.answers_forgotten") in (work.path / "data_card.md").read_text("utf-8")
+            lifecycle.prepare_data(work)
+            work.run.check_files("data")
+    finally:
+        service.close()
+    assert tables[0] == tables[1] and len(service.seen) == 40 + 40
+
+
+def _stops(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_answers_left_by_a_crash_behind_the_stage_go_with_the_next_start(recipe: Path) -> None:
+    work = lifecycle.start(recipe, ('data.clean={"pii": {"action": "mask"}}',), recipe.parent / "runs", ())
+    lifecycle.prepare_data(work)
+    (work.path / ANSWERS).write_text("{}\n", "utf-8")
+    lifecycle.prepare_data(work)
+    assert not (work.path / ANSWERS).exists()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from tunesmith.core.types import SPLITS, Example
 from tunesmith.data import prepare as data_room
 from tunesmith.data.collect.fetch import collect
 from tunesmith.data.licences import check_licences
+from tunesmith.data.notes import Note
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import (
     Answers,
@@ -77,7 +78,14 @@ from tunesmith.ship.merge_base import MERGE_BASE, MergeBase, better_base, read_m
 from tunesmith.ship.parity import PARITY
 from tunesmith.ship.publish import Shipping, ship_formats
 from tunesmith.ship.received import MERGED
-from tunesmith.ship.teachers import ANSWERS, GENERATED, config_in_memory, generator_of, with_answers
+from tunesmith.ship.teachers import (
+    answers_of,
+    config_in_memory,
+    forget_answers,
+    generator_of,
+    keeps_answers,
+    with_answers,
+)
 from tunesmith.ship.yardstick import PARITY_QUESTIONS, parity_chats, parity_metric
 from tunesmith.tables import keep_labels, owners
 from tunesmith.tasks.classes import ClassTask
@@ -154,9 +162,16 @@ def _follow(work: Work, name: str, function: Callable[[Work], None]) -> None:
         raise TunesmithError("lifecycle.stage_first", stage=name)
 
 
-@_stage("data")
 def prepare_data(work: Work) -> None:
     """Rows become examples with one fate each; the gate looks at what would be trained before anything is."""
+    _prepare_data(work)
+    if work.leads:
+        forget_answers(work.recipe, work.run)
+
+
+@_stage("data")
+def _prepare_data(work: Work) -> None:
+    """What `prepare_data` does where it is not done yet."""
     ledger, recipe = Ledger(), work.recipe
     compliance = recipe.goal.compliance
     check_licences(recipe.all_sources, compliance)
@@ -181,15 +196,17 @@ def prepare_data(work: Work) -> None:
     data_room.refuse_empty(prepared.tables, ledger)
     lengths = {split: [len(item.features.token_ids) for item in encoded[split]] for split in SPLITS}
     ledger.check(row for frame in prepared.tables.values() for row in frame["row"])
+    if answers_of(work.path) and not keeps_answers(recipe):
+        prepared = replace(prepared, notes=(*prepared.notes, Note("data.answers_forgotten", {})))
     written = data_room.write(prepared, work.path, lengths, compliance)
     ledger.write(work.path / "ledger.jsonl")
     pages = {work.path / "xray.html": "train"}
     pages |= {work.path / each.name / "xray.html": f"{each.name}-train" for each in recipe.stages if each.data}
     for page, name in pages.items():
         write_atomic(page, as_page(tasks[name], encoded[name][:XRAY_ROWS], reports[name].sources))
-    answered = [*work.path.glob(f"*{ANSWERS}"), *work.path.glob(GENERATED)]
+    answered = answers_of(work.path) if keeps_answers(recipe) else []
     files = [*written, work.path / "ledger.jsonl", *pages, *answered]
-    work.run.record_files(*files, data_version=prepared.version.id)
+    work.run.record_files(*files, data_version=prepared.version.id, licences=prepared.rows_by_licence())
     for name in pages.values():
         for source, share in reports[name].sources.items():
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}

@@ -198,6 +198,19 @@ def test_a_key_is_there_and_goes_out_encrypted_or_not_at_all(monkeypatch: pytest
         assert "secret" not in str(error.value)
 
 
+def test_a_key_that_a_service_sends_back_is_neither_kept_nor_shown(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "sk-planted-4711")
+    teacher = hosted(service.url, key_variable="TEACHER_KEY", concurrency=1)
+    service.replies = [(200, {}, said("you sent sk-planted-4711")), (401, {}, b"wrong key: sk-planted-4711")]
+    answers = teacher.answers(ASKED)
+    assert next(answers)[1] == Said("you sent ***", True)
+    with pytest.raises(TunesmithError, match="teacher_refuses") as error:
+        list(answers)
+    assert "4711" not in str(error.value) and "***" in str(error.value.facts["said"])
+
+
 # ------------------------------------------------------------------------------------------- several at a time
 
 

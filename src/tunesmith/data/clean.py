@@ -39,6 +39,15 @@ def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
 
 def blank_reason() -> pl.Expr:
     """Why a row has nothing left to learn from after normalising; null when it has."""
+    return pl.coalesce(*(pl.when(test).then(pl.lit(reason)) for test, reason in _blank_tests())).alias("reason")
+
+
+def reasons_of_blank() -> frozenset[Reason]:
+    """Every reason for which a row has nothing left to learn from."""
+    return frozenset(reason for _, reason in _blank_tests())
+
+
+def _blank_tests() -> list[tuple[pl.Expr, Reason]]:
     kind = pl.col("kind")
     in_turns = kind.is_in(["chat", "kto", "preference"])
     asked = pl.col("messages").list.eval(
@@ -46,14 +55,13 @@ def blank_reason() -> pl.Expr:
     )
     said = {name: _says_something(pl.col(name).list.last()) for name in TURN_COLUMNS}
     in_pair = kind == "preference"
-    reasons: list[tuple[pl.Expr, Reason]] = [
+    return [
         (kind.is_in(["text", "text_class"]) & (pl.col("text") == ""), "empty_text"),
         (in_turns & ~asked.list.any(), "empty_prompt"),
         (kind.is_in(["chat", "kto"]) & ~said["messages"], "empty_answer"),
         (in_pair & ~(said["chosen"] & said["rejected"]), "empty_answer"),
         (in_pair & (pl.col("chosen") == pl.col("rejected")), "same_answers"),
     ]
-    return pl.coalesce(*(pl.when(test).then(pl.lit(reason)) for test, reason in reasons)).alias("reason")
 
 
 def _says_something(turn: pl.Expr) -> pl.Expr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import polars as pl
 
@@ -82,6 +82,13 @@ def _tests(spec: FilterSpec) -> list[tuple[FilterRule, Reason, pl.Expr]]:
         ("language", "other_language", other),
         ("refusal", "refusal", refuses),
     ]
+
+
+def reasons_to_filter() -> frozenset[Reason]:
+    """Every reason for which a filter drops rows."""
+    rules = list(get_args(FilterRule))
+    fast = {reason for _, reason, _ in _tests(FilterSpec(rules=rules, languages=["en"]))}
+    return frozenset(fast | {slow.reason for slow in _SLOW.values()})
 
 
 _TURNS = ("messages", "chosen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ import polars as pl
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import SplitName
 from tunesmith.data.content import Listed
-from tunesmith.data.formats.read import Note, SourceReport
+from tunesmith.data.formats.read import Note, SourceReport, rows_by_licence
 from tunesmith.data.gate import Gate
 from tunesmith.data.labels.suspect import Suspicion
 from tunesmith.data.media.content import MediaPlaces
@@ -46,6 +47,13 @@ class Prepared:
     def tables(self) -> dict[str, pl.DataFrame]:
         """All rows, by the name of their file: the splits first."""
         return {str(name): frame for tables in (self.frames, self.beside) for name, frame in tables.items()}
+
+    def rows_by_licence(self) -> dict[str, dict[str, int]]:
+        """Rows of every source by the licence that each has; of sources of one name together."""
+        found: dict[str, Counter[str]] = {}
+        for each in self.sources:
+            found.setdefault(each.name, Counter()).update(rows_by_licence(each))
+        return {name: dict(sorted(rows.items())) for name, rows in found.items()}
 
     @cached_property
     def version(self) -> Version:

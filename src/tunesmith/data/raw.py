@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
@@ -17,8 +18,10 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import new_folder
 from tunesmith.core.ledger import STILL_USED, Entry, Ledger
 from tunesmith.core.types import SplitName
+from tunesmith.data.clean import reasons_of_blank
 from tunesmith.data.defects import Reason
-from tunesmith.data.formats.read import Reading, read_source
+from tunesmith.data.filters import reasons_to_filter
+from tunesmith.data.formats.read import Reading, licences_of_rows, read_source
 from tunesmith.data.prepare import sources_in_order
 from tunesmith.data.readable import readable
 from tunesmith.recipe.specs.data import DataSpec, SourceSpec
@@ -27,23 +30,10 @@ ALIKE: Final[frozenset[Reason]] = frozenset(
     {"exact_duplicate_of_row", "near_duplicate_of_row", "semantic_duplicate_of_row"}
 )
 """Another row went before it, whose number is the entry's amount."""
-CLEANED_AWAY: Final[frozenset[Reason]] = ALIKE | {
-    "advertising",
-    "broken_encoding",
-    "conflicting_answers",
-    "empty_answer",
-    "empty_prompt",
-    "empty_text",
-    "gibberish",
-    "other_language",
-    "placeholder_left",
-    "refusal",
-    "repetition",
-    "suspected_label",
-    "too_long",
-    "too_short",
-    "truncated_text",
-}
+_LICENCE: Final = "licence"
+_NO_LICENCES: Final[Mapping[int, str]] = MappingProxyType({})
+_SUSPECTED: Final[Reason] = "suspected_label"
+CLEANED_AWAY: Final[frozenset[Reason]] = ALIKE | reasons_to_filter() | reasons_of_blank() | {_SUSPECTED}
 """Why cleaning drops a row that can be read."""
 
 
@@ -96,6 +86,7 @@ def write_raw(
     if _lines(tables["train"]) == _lines(frames["train"].filter(pl.col("parent").is_null())):
         raise TunesmithError("data.nothing_cleaned", rows=len(tables["train"]))
     named = {source.title: source for _, source in sources_in_order(spec)}
+    licences, entries = _licences(spec, recipe_folder), ledger.entries()
     written: dict[str, list[SourceSpec]] = {}
     with new_folder(folder, sum(int(each.estimated_size()) for each in tables.values())) as inside:
         for split, frame in tables.items():
@@ -104,8 +95,11 @@ def write_raw(
                 if rows.is_empty():
                     continue
                 file = f"{split}-{place}.jsonl"
-                (inside / file).write_text("".join(f"{line}\n" for line in _lines(rows)), "utf-8")
-                given = SourceSpec(path=str(folder / file), name=name, licence=source.licence)
+                stated = licences.get((split, name)) or licences.get(("train", name))
+                own = {row: stated[entries[row].index] for row in rows["row"]} if stated else {}
+                (inside / file).write_text("".join(f"{line}\n" for line in _lines(rows, own)), "utf-8")
+                column = _LICENCE if own else None
+                given = SourceSpec(path=str(folder / file), name=name, licence=source.licence, licence_column=column)
                 written.setdefault(split, []).append(given)
     clean = spec.clean.model_copy(update={"normalize": False, "exact_duplicates": False, **_WITHOUT})
     changes: dict[str, object] = {
@@ -122,12 +116,23 @@ def write_raw(
 _WITHOUT: Final = dict.fromkeys(("near_duplicates", "semantic_duplicates", "repair", "filter"))
 
 
-def _lines(frame: pl.DataFrame) -> list[str]:
-    return [_line(row) for row in frame.sort("row").iter_rows(named=True)]
+def _licences(spec: DataSpec, folder: Path) -> dict[tuple[str, str], list[str]]:
+    """The licence of every row of the sources whose rows state their own, by the split they are given for."""
+    return {
+        (split, source.title): licences_of_rows(source, folder)
+        for split, source in sources_in_order(spec)
+        if source.licence_column is not None
+    }
 
 
-def _line(row: dict[str, object]) -> str:
+def _lines(frame: pl.DataFrame, licences: Mapping[int, str] = _NO_LICENCES) -> list[str]:
+    return [_line(row, licences.get(row["row"])) for row in frame.sort("row").iter_rows(named=True)]
+
+
+def _line(row: dict[str, object], licence: str | None) -> str:
     stated = readable(row)
+    if licence is not None:
+        stated[_LICENCE] = licence
     if row["kind"] in ("text_class", "token_class"):
         stated["labels"] = row["labels"]  # also where there is none
     return json.dumps(stated, ensure_ascii=False)

@@ -145,11 +145,15 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """One source of rows; an empty licence means that none was stated."""
+    """Rows of one source under one licence; an empty one means that none was stated.
+
+    `commercial` is false where the licence's name surely forbids commercial use.
+    """
 
     name: str
     rows: int
     licence: str = ""
+    commercial: bool = True
 
 
 @dataclass(frozen=True)

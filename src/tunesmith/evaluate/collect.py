@@ -13,6 +13,7 @@ from tunesmith.core.files import read_json, read_manifest
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import CERTIFICATE, METRICS
 from tunesmith.core.types import SPLITS, Example
+from tunesmith.data.licences import commercial_use
 from tunesmith.data.prepare import load_beside, load_splits, load_tables
 from tunesmith.data.table import to_examples
 from tunesmith.evaluate.answers import Question, Result, read_result
@@ -67,7 +68,7 @@ def collect_facts(path: Path, recipe: Recipe) -> CardFacts:
         baselines=_baseline_columns(tasks),
         support=_support(tasks),
         training=_training(path, recipe, manifest),
-        data=_data(path, recipe),
+        data=data_facts(path, recipe),
         artefacts=_artefacts(path),
         same_bytes=_same_bytes(path),
         frozen_unchanged=_frozen_unchanged(path),
@@ -257,7 +258,8 @@ def _last(events: list[Event], kind: str) -> dict[str, float]:
     return {name: float(value) for name, value in found[-1].values.items() if isinstance(value, int | float)}
 
 
-def _data(path: Path, recipe: Recipe) -> DataFacts:
+def data_facts(path: Path, recipe: Recipe) -> DataFacts:
+    """What a run learned from, by its ledger, its stored splits and its manifest. Errors: those of `load_splits`."""
     ledger = Ledger.load(path / "ledger.jsonl")
     frames = load_splits(path)  # which refuses splits that share a prompt or a group
     beside = load_beside(path)
@@ -266,11 +268,17 @@ def _data(path: Path, recipe: Recipe) -> DataFacts:
     for entry in ledger.entries():
         if entry.parent is None:
             counts[entry.source] = counts.get(entry.source, 0) + 1
+    counted = read_manifest(path).get("licences")
+    by_licence = counted if isinstance(counted, dict) else {}  # runs of older releases have none
     specs = [*recipe.data.sources, *recipe.data.validation_sources, *recipe.data.test_sources]
     specs += [source for sources in recipe.sources_beside.values() for source in sources]
     licences = {spec.title: spec.licence for spec in specs}
     return DataFacts(
-        sources=tuple(SourceFacts(name, rows, licences.get(name, "")) for name, rows in counts.items()),
+        sources=tuple(
+            SourceFacts(name, stated, licence, commercial_use(licence) != "forbidden")
+            for name, rows in counts.items()
+            for licence, stated in (by_licence.get(name) or {licences.get(name, ""): rows}).items()
+        ),
         fates=ledger.totals(),
         splits={split: len(frames[split]) for split in SPLITS},
         ledger_balanced=kept == ledger.kept_rows(),

@@ -17,7 +17,7 @@ from tunesmith.data.formats.read import Note
 from tunesmith.data.prepare import refuse_empty
 from tunesmith.data.prepared import Prepared
 from tunesmith.models.load import Loaded, load_model, resolve_base
-from tunesmith.recipe.chain import learning_runs_rows
+from tunesmith.recipe.chain import learning_runs_rows, own_rows
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.recipe.specs.hosted import HostedSpec
@@ -37,6 +37,30 @@ ANSWERS = "teacher_answers.jsonl"
 """In a run: what a teacher answered to the training prompts; to those of a stage's own rows, behind its name."""
 GENERATED = "generator_answers.jsonl"
 """In a run: what a model answered where rows were made."""
+
+
+def answers_of(run_path: Path) -> list[Path]:
+    """The files of a run that hold answers as they came."""
+    return sorted([*run_path.glob(f"*{ANSWERS}"), *run_path.glob(GENERATED)])
+
+
+def keeps_answers(recipe: Recipe) -> bool:
+    """Whether answers may stay as they came once the rows stand: not where personal data of any row is taken away.
+
+    Until then they have to, or a run that was broken off would ask, and pay, twice.
+    """
+    rules = [each.clean.pii for each in (recipe.data, *own_rows(recipe))]
+    return all(each is None or each.action == "report" for each in rules)
+
+
+def forget_answers(recipe: Recipe, run: Run) -> None:
+    """Take away the answers that may not stay; called when the rows made of them are there for good.
+
+    A run of an older release vouches for its file, which then stays.
+    """
+    for file in answers_of(run.path) if not keeps_answers(recipe) else ():
+        if not run.recorded(file):
+            file.unlink()
 
 
 def teacher_of_logits(recipe: Recipe, stage: StageSpec, folder: Path) -> TeacherModel | None:

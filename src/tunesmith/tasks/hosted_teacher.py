@@ -36,6 +36,7 @@ _WRONG_FROM_US = {400, 413, 422}
 """This prompt is refused (too long, not allowed): another attempt gives the same."""
 _TRY_AGAIN = {408, 409, 425, 429}
 _TOO_MANY = 429
+_SECRET = "***"
 
 
 class _NobodyThereError(Exception):
@@ -198,10 +199,10 @@ class HostedTeacher:
         """
         status = response.status
         if 300 <= status < 400:
-            to = response.headers.get("location", "-")
+            to = self._without_key(response.headers.get("location", "-"))
             raise TunesmithError("tasks.teacher_redirects", url=self._spec.base_url, to=to[:200])
         if 400 <= status < 500 and status not in _TRY_AGAIN:
-            said = response.body[:200].decode("utf-8", "replace").replace("\n", " ")
+            said = self._without_key(response.body.decode("utf-8", "replace"))[:200].replace("\n", " ")
             raise TunesmithError("tasks.teacher_refuses", url=self._spec.base_url, status=status, said=said)
         if status >= 400:
             return None
@@ -212,7 +213,12 @@ class HostedTeacher:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
         # A service may say nothing but call a tool, or send half of a character: neither can be learned.
-        return Said(text if isinstance(text, str) and _is_text(text) else "", finished)
+        return Said(self._without_key(text) if isinstance(text, str) and _is_text(text) else "", finished)
+
+    def _without_key(self, text: str) -> str:
+        """What a service says, which is shown and kept: some send the key back that they were sent."""
+        key = self._headers.get("Authorization", "").removeprefix("Bearer ")
+        return text.replace(key, _SECRET) if key else text
 
 
 def _still_coming(

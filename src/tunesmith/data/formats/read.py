@@ -154,6 +154,14 @@ def read_source(
     return frame, SourceReport(name, split, licence, tuple(files), tuple(notes), dict(licences))
 
 
+def licences_of_rows(source: SourceSpec, folder: Path) -> list[str]:
+    """The licence of every row that the files of a source hold, in their order. Errors: those of `read_source`."""
+    path = local_path(source, folder)
+    part = _Part(source.title, "", None, today(), source.licence, source.licence_column, Counter())
+    taken, _ = list_files(path, source.split)
+    return [_licence_of(row, part) for each in taken for raw in read_files(each, manner_of(source)) for row in raw.rows]
+
+
 def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
     """Errors: data.wrong_kind where a recipe wants words of pictures or sounds."""
     if source.layout in MEDIA_LAYOUTS:
