@@ -62,6 +62,36 @@ def test_texts_read_by_a_wrong_encoding_are_read_again(right: str, wrong: str, t
     assert mended(misread, "mojibake") == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "好的，谢谢您。",
+        "多孔硅传感器的研究进展",
+        "晚明清初江南“打行”研究",
+        "钼、铋、铜、钨多金属矿石选矿试验研究",
+        "富钙钛锆石型人造岩石固化体的制备现状",
+    ],
+)
+def test_short_chinese_and_rare_words_come_back_too(text: str) -> None:
+    """Few characters, or many that are rare, where nearly all that is written stands beyond ASCII."""
+    assert mended(text.encode("gb18030").decode("latin-1"), "mojibake") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ÀÂÄÉÈÊËÎÏÔÙÛÜ",
+        "àâäéèêëîïôùûüÿ",
+        "ÁÉÍÓÚÝÞÆÖ",
+        "VOIX AMBIGUË D'UN CŒUR QUI PRÉFÈRE LES JATTES DE KIWIS",
+        "½ ¼ ¾ × ÷ ± µ ¶ § © ® ° ² ³ ¹",
+        "KÆMI NÝ ÖXI HÉR, YKIST ÞJÓFUM NÚ BÆÐI VÍL OG ÁDREPA",
+    ],
+)
+def test_western_letters_stay_western(text: str) -> None:
+    assert mended(text, "mojibake") == text
+
+
 def test_twice_is_mended_twice_and_what_is_lost_is_not_made_up() -> None:
     twice = "naïve café — déjà vu"
     for _ in range(2):

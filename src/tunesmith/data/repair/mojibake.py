@@ -29,6 +29,11 @@ _RIGHT, _WRONG = 0.9, 0.7
 is read again only where it has fewer than the lower figure and would have more than the higher one."""
 _FEWEST = 12
 """Chinese characters that it takes to tell; in a few, rare ones may all be common by chance."""
+_FEWEST_OF_ALL, _SURE_ENOUGH = 4, 0.8
+"""The same of a text nearly all of whose characters stand beyond ASCII, in a Western code page: that no language writes.
+Chemistry and minerals have 0.87 of common characters."""
+_BEYOND_ASCII = 0.6
+_ONLY_CHINESE = re.compile("[\x00-\x7f\u3400-\u9fff\u3000-\u301f\uff01-\uff5e·—‘’“”…]+")
 _HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff]")
 
 
@@ -65,6 +70,8 @@ def mend_all(texts: Sequence[str]) -> list[str]:
 
 def _chinese(text: str) -> str:
     whole = _best(text, _PAIRS)
+    if whole == text:
+        whole = _all_western(text)
     if whole != text:
         return whole
     return _WESTERN_RUN.sub(lambda run: _best(run[0], _FROM_WESTERN), text)
@@ -79,6 +86,24 @@ def _best(text: str, pairs: Sequence[tuple[str, str]]) -> str:
     return best if commonness(best) >= _RIGHT else text
 
 
+def _all_western(text: str) -> str:
+    """A short text, or one of rare words, that is Chinese from end to end; UTF-8, which ftfy mends, stays."""
+    written = [character for character in text if not character.isspace()]
+    if sum(character > "\x7f" for character in written) < _BEYOND_ASCII * len(written):
+        return text
+    if any(_read_again(text, wrong, "utf-8") is not None for wrong in ("latin-1", "cp1252")):
+        return text
+    read = (_read_again(text, *pair) for pair in _FROM_WESTERN)
+    readings = [each for each in read if each is not None and _ONLY_CHINESE.fullmatch(each)]
+    best = max(readings, key=_common_of_few, default=text)
+    enough = _SURE_ENOUGH if len(_HAN.findall(best)) >= _FEWEST else _RIGHT
+    return best if _common_of_few(best) >= enough else text
+
+
+def _common_of_few(text: str) -> float:
+    return commonness(text, _FEWEST_OF_ALL)
+
+
 def _read_again(text: str, wrong: str, right: str) -> str | None:
     try:
         return text.encode(wrong).decode(right)
@@ -86,10 +111,10 @@ def _read_again(text: str, wrong: str, right: str) -> str | None:
         return None
 
 
-def commonness(text: str) -> float:
+def commonness(text: str, fewest: int = _FEWEST) -> float:
     """Share of Chinese characters that are of the first level of GB 2312 or Big5; 0 where hardly any is Chinese."""
     written = _HAN.findall(text)
-    if len(written) < _FEWEST:
+    if len(written) < fewest:
         return 0.0
     return sum(map(_is_common, written)) / len(written)
 
