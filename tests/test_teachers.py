@@ -150,3 +150,14 @@ def test_answers_left_by_a_crash_behind_the_stage_go_with_the_next_start(recipe:
     (work.path / ANSWERS).write_text("{}\n", "utf-8")
     lifecycle.prepare_data(work)
     assert not (work.path / ANSWERS).exists()
+
+
+def test_a_service_that_takes_no_question_is_named_with_its_words(recipe: Path) -> None:
+    service = Service(lambda body: (400, {}, b"Unsupported parameter: 'max_tokens'"))
+    try:
+        work = taught(recipe, "big", level="sequence", hosted={"base_url": service.url})
+        with pytest.raises(TunesmithError, match="teacher_refuses") as error:
+            lifecycle.prepare_data(work)
+    finally:
+        service.close()
+    assert "Unsupported parameter" in str(error.value.facts["said"])

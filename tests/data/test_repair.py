@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin, ToolCall
-from tunesmith.data.repair import emoji
+from tunesmith.data.repair import emoji, mojibake
 from tunesmith.data.repair.apply import repair_encoding, repair_texts
 from tunesmith.data.table import from_examples, to_examples
 from tunesmith.data.tidy import Cleaner, Needs
@@ -99,6 +102,22 @@ def test_twice_is_mended_twice_and_what_is_lost_is_not_made_up() -> None:
     assert mended(twice, "mojibake") == "naïve café — déjà vu"
     lost = CHINESE.encode("gb18030").decode("utf-8", "replace")
     assert mended(lost, "mojibake") == lost
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(
+        st.characters(min_codepoint=0x7E, max_codepoint=0x101) | st.sampled_from("a€‚„“”锛銆中文\ue123"), max_size=12
+    )
+)
+def test_the_hint_is_true_of_all_that_wrong_decoding_leaves(text: str) -> None:
+    lead = "[\u00c2-\u00f4][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+    pairs, read_as_chinese = (
+        "(?:[\u00a1-\u00fe][\u0080-\u00fe]){3}",
+        "[銆鐨鈥锛囩殑浜].{0,3}[\u4e00-\u9fff\ue000-\uf8ff]",
+    )
+    if re.search(f"{lead}|{pairs}|{read_as_chinese}|[\ue000-\ue864]", text):
+        assert pl.select(mojibake.hint(pl.lit(text))).item()
 
 
 @pytest.mark.parametrize("text", KEPT)

@@ -6,17 +6,21 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.types import Example, Message, Origin
 from tunesmith.data.dedup import Embedder
 from tunesmith.data.keys import said
-from tunesmith.data.prepare import prepare
+from tunesmith.data.near_stored import near_leaks
+from tunesmith.data.prepare import load_beside, prepare
+from tunesmith.data.prepare import write as write_run
 from tunesmith.data.prepared import Prepared
 from tunesmith.data.table import from_examples
 from tunesmith.recipe.recipe import Recipe
@@ -133,6 +137,48 @@ def test_planted_leaks_are_told_and_gone_whatever_way_they_come(folder: Path, wa
     repeated = [each.amount for each in found.ledger.entries() if each.reason == "repeats_benchmark"]
     assert set(repeated) == {1}, "the ledger names the benchmark's row"
     assert any(each.code == "data.benchmark_kept_out" and each.facts["rows"] for each in found.notes)
+
+
+@pytest.mark.parametrize("what", ["replay", "ewc", "target"])
+def test_rows_beside_a_stages_own_are_held_apart_from_its_own_validation(folder: Path, what: str) -> None:
+    """A stage is stopped by its own validation: what it replays of that would make it look as if it had learned."""
+    asked = "the miller counted every sack of flour twice before the market of the valley opened"
+    other = "the miller sold his oldest donkey to a travelling glazier who paid with nine coloured windows"
+    write(folder / "own.jsonl", plain(20, "owning"))
+    write(folder / "own-validation.jsonl", [*plain(4, "judging"), row(asked), row(other)])
+    write(folder / "leaks.jsonl", [*plain(6, "older"), row(asked), row(f"{other} again")])
+    own = {
+        "task": "text_class",
+        "sources": [{"path": "own.jsonl"}],
+        "validation_sources": [{"path": "own-validation.jsonl"}],
+        "clean": {"near_duplicates": 0.7},
+    }
+    stage = {**WAYS[what]["stage"], "data": own}  # type: ignore[dict-item]
+    ledger = Ledger()
+    stated = Recipe.model_validate(
+        {
+            "model": {"base": "minilm-l6"},
+            "data": {"task": "text_class", "sources": [{"path": "rows.jsonl"}]},
+            "stages": [{"name": "one", **stage}, {"name": "two"}],
+        }
+    )
+    found = prepare(stated.data, folder, ledger, stated.stages)
+    assert not [text for text in found.tables[f"one-{what}"]["text"] if "miller" in text.lower()]
+    assert [text for text in found.tables["one-validation"]["text"] if "miller" in text] == [asked, other]
+    totals = ledger.totals()
+    assert totals["dropped: prompt_also_in_validation"] == 1 and totals["dropped: prompt_near_one_in_validation"]
+    write_run(found, folder / "run")
+    load_beside(folder / "run")
+    assert near_leaks(found.tables, stated).is_empty()
+    planted = {
+        **found.tables,
+        f"one-{what}": found.tables[f"one-{what}"].clear().vstack(found.tables["one-validation"]),
+    }
+    assert near_leaks(planted, stated)["name"].unique().to_list() == [f"one-{what}"]
+    write_run(replace(found, beside={**found.beside, f"one-{what}": planted[f"one-{what}"]}), folder / "leaking")
+    with pytest.raises(TunesmithError) as refused:
+        load_beside(folder / "leaking")
+    assert refused.value.code == "data.leak"
 
 
 def test_words_put_in_place_of_others_do_not_make_a_benchmarks_question(folder: Path) -> None:

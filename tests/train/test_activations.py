@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from tunesmith.models.load import load_with_head, resolve_base
 from tunesmith.models.policy import Policy
 from tunesmith.models.tiny import tiny_chat_model, tiny_encoder
 from tunesmith.recipe.recipe import StageSpec
-from tunesmith.recipe.specs.model import Dropout
+from tunesmith.recipe.specs.model import Dropout, Quantize
 from tunesmith.tasks.classes import label_set
 from tunesmith.tasks.registry import class_task_of
 from tunesmith.train import activations
@@ -145,6 +146,25 @@ def test_a_later_fit_finds_them_and_damaged_ones_are_computed_again(
     class_job(encoder, tmp_path / "third", "text_class", events)
     assert notes(events) == ["train.activations_damaged", "train.activations"]
     verify_folder(folder)
+
+
+def test_the_same_weights_in_codes_or_under_other_settings_are_not_those(
+    chat: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    """The hash of a base is that of its weights: how they are held and what the body does with them is told beside."""
+    other = tmp_path / "other"
+    shutil.copytree(chat, other, ignore=shutil.ignore_patterns("manifest.json"))
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-2}), "utf-8")
+    kept: list[Tensor | None] = []
+    ways: list[tuple[Path, Quantize]] = [(chat, "none"), (chat, "int8"), (other, "none")]
+    for place, (base, quantize) in enumerate(ways):
+        events: list[Event] = []
+        listener = Events(None, (events.append,))
+        job = make_job(base, tmp_path / str(place), local(), adapt=TOP, quantize=quantize, emitter=listener)
+        assert notes(events) == ["train.activations"] and len(list(own_cache.iterdir())) == place + 1
+        kept.append(job.passes.cut(0, job.source.window(0))[0].below)
+    assert kept[0] is not None and not any(torch.equal(kept[0], each) for each in kept[1:] if each is not None)
 
 
 def test_without_room_the_blocks_are_run_every_time(

@@ -224,12 +224,14 @@ def _seal(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below the folder, by its relative path, the folder's own manifest left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-    hashes.pop(MANIFEST, None)
-    return hashes
+def folder_hashes(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """SHA-256 of every file below the folder, by its relative path, the folder's own manifest left out.
+
+    Files whose hash is `known` are not read.
+    """
+    known = known or {}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: known.get(name) or sha256_file(folder / name) for name in names if name != MANIFEST}
 
 
 @contextmanager
@@ -249,10 +251,10 @@ def new_folder(
     Args:
         needed: bytes that the block will write, as far as that is known: refused beforehand where they have no room.
         room: the folder on the same disk that it waits in; the one of `path` where none is given.
-        written: SHA-256 of files by their names in the folder, which others have written for the block; it may fill
-            this as it goes. A file that is not like that any more is refused.
+        written: SHA-256 of files by their names in the folder, told by who wrote them (`write_atomic`); the block may
+            fill this as it goes. The manifest takes them as they are: what a disk made of a file shows when it is read.
 
-    Errors: those of `write_atomic`, core.too_little_space, core.hash_differs.
+    Errors: those of `write_atomic`, core.too_little_space, core.missing_file.
     """
     aside = _aside((room or path.parent) / path.name, uuid.uuid4().hex[:12])
     made = -1
@@ -263,10 +265,9 @@ def new_folder(
             aside.mkdir()
             made = os.open(aside, os.O_RDONLY)  # open, so that no other folder gets its number
             yield aside
-            hashes = folder_hashes(aside)
-            for name, digest in (written or {}).items():
-                if hashes.get(name) != digest:
-                    raise TunesmithError("core.hash_differs", path=str(aside / name))
+            hashes = folder_hashes(aside, written or {})
+            for name in (written or {}).keys() - hashes.keys():
+                raise TunesmithError("core.missing_file", path=str(aside / name))
             write_manifest(aside, {"files": hashes, **facts})
             for entry in aside.rglob("*"):
                 if entry.is_file():

@@ -30,7 +30,7 @@ _ROW_BITS = 20
 _ROW_SHIFT = np.uint64(64 - _ROW_BITS)
 _BIN_SHIFT = np.uint64(64 - _ROW_BITS - _BIN_BITS)
 _VALUE = np.uint64(0xFFFFFFFF)
-_ROWS_AT_ONCE = 1 << 13
+_ROWS_AT_ONCE = 1 << 10
 _SHINGLES_AT_ONCE = 1 << 16
 """They then stay in the processor's cache while they are sorted."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -102,7 +102,9 @@ def band_keys(found: Signatures, bands: Bands) -> Hashes:
     keys = np.empty((len(found), bands.count), np.uint64)
     steps = np.cumprod(np.full(bands.rows, _ODD))
     for first in range(0, len(found), _ROWS_AT_ONCE):
-        part = found[first : first + _ROWS_AT_ONCE, : bands.count * bands.rows].astype(np.uint64)
-        products = part.reshape(len(part), bands.count, bands.rows) * steps
-        keys[first : first + len(part)] = mixed(products.sum(axis=2, dtype=np.uint64))
+        part = found[first : first + _ROWS_AT_ONCE, : bands.count * bands.rows]
+        sums = np.zeros((len(part), bands.count), np.uint64)
+        for place, step in enumerate(steps):  # a sum over the last of three axes takes four times as long
+            sums += part[:, place :: bands.rows] * step
+        keys[first : first + len(part)] = mixed(sums)
     return keys

@@ -39,6 +39,9 @@ def _leaks(tables: Mapping[str, pl.DataFrame], recipe: Recipe) -> Iterator[pl.Da
         beside = [name for name in tables if name.rpartition("-")[0] == stage.name]
         for name in beside if threshold is not None else ():
             yield near_pairs_across({**asked, name: tables[name]}, threshold or 1.0).filter(name=name)
+            if stage.data is not None and name.rpartition("-")[2] not in ("train", "validation"):
+                judged_by = {"validation": tables[f"{stage.name}-validation"]}
+                yield near_pairs_across({**judged_by, name: tables[name]}, threshold or 1.0)
         if stage.data is not None and stage.data.clean.near_duplicates is not None:
             own = {f"{stage.name}-{what}": tables[f"{stage.name}-{what}"] for what in ("validation", "train")}
             yield near_pairs_across(own, stage.data.clean.near_duplicates)

@@ -204,16 +204,18 @@ def _splits(
 
 
 def _beside(work: _Work, stage: StageSpec, frames: Mapping[SplitName, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """What one stage alone names: its own rows, split, and rows of older tasks; none that the evaluation will ask."""
+    """What one stage alone names: its own rows, split, and rows of older tasks; none that the evaluation will ask, and
+    of older tasks none that the stage's own validation asks."""
     own: dict[SplitName, Sequence[SourceSpec]] = {}
     if stage.data is not None:
         own = {"validation": stage.data.validation_sources} if stage.data.validation_sources else {}
         own["train"] = stage.data.sources
     tables = {work.table(split): frame for split, frame in (_splits(work, own, frames) if own else {}).items()}
+    judged_by = {"validation": tables[work.table("validation")]} if tables else {}
     for what, sources in stage.old_sources.items():
         name = work.table(what)
         old = _unasked(work, name, _read(work, name, sources), frames)
-        old = _without_benchmarks(work, what, old)
+        old = _unlike(work, name, _without_benchmarks(work, what, old), judged_by)
         tables[name] = rename_labels(old, work.spec.labels.names, work.ledger) if work.spec.labels else old
     return tables
 
@@ -226,6 +228,16 @@ def _unasked(work: _Work, name: str, frame: pl.DataFrame, asked: Mapping[SplitNa
             frame, notes = work.wall.without_shared(name, frame, other, asked[other])
             work.notes += notes
     return frame
+
+
+def _unlike(work: _Work, name: str, frame: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The rows of a table that share no prompt or group with one of the others, and have no prompt like theirs."""
+    for other, rows in others.items():
+        frame, notes = work.wall.without_shared(name, frame, other, rows)
+        work.notes += notes
+    parted, notes = work.wall.keep_alike_apart({name: frame, **others}, work.likeness, (name,))
+    work.notes += notes
+    return parted[name]
 
 
 def _without_benchmarks(work: _Work, what: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -437,7 +449,7 @@ def _stored(path: Path) -> pl.DataFrame:
 def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
     """The stored rows that a stage alone names, by their table, held against what the evaluation asks.
 
-    A stage's own training rows are held against its own validation too. Errors: those of `load_splits`.
+    What a stage learns from is held against its own validation too. Errors: those of `load_splits`.
     """
     splits = load_splits(run_path)
     paths = sorted((run_path / FOLDER).glob("*.parquet"))
@@ -446,8 +458,9 @@ def load_beside(run_path: Path) -> dict[str, pl.DataFrame]:
         asked = {str(split): splits[split] for split in LOOKED_AT}
         stage, _, what = name.rpartition("-")
         if what == "train":
-            asked[f"{stage}-validation"] = tables[f"{stage}-validation"]
             check_order({"train": frame, "validation": tables[f"{stage}-validation"]})
+        if what != "validation" and f"{stage}-validation" in tables:
+            asked[f"{stage}-validation"] = tables[f"{stage}-validation"]
         for other, rows in asked.items():
             shared = shared_with(frame, rows)
             if len(shared):

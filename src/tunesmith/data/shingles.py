@@ -43,7 +43,7 @@ _LOOKED_UP = 0x20000
 
 _RADIX, _ROW_RADIX = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F  # odd, so that they have an inverse modulo 2^64
 _STEP = np.uint64(0xD6E8FEB86659FD93)
-_CODE_POINTS_AT_ONCE = 1 << 18
+_CODE_POINTS_AT_ONCE = 1 << 17
 """The arrays of a part then stay in the processor's cache."""
 
 

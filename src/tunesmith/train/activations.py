@@ -1,11 +1,10 @@
 """What the blocks that never change make of every row: computed once, for all epochs and for later fits of these rows.
 
 Where an adaptation trains the upper blocks alone, the lower ones would do the same work in every epoch. Their output is
-kept in the cache folder under a name made of all that it depends on (weights, rows, number format, blocks, machine), so
-that another fit of the same rows, with other settings or another head, finds it. It is exact: the kept numbers are
-those that the blocks give. The fit's conditions name the hash of the file, so a resume cannot go on from other ones.
-
-Shape letters: N tokens of all rows, T tokens of a batch, W width.
+kept in the cache folder under a name made of all that it depends on (weights and how they are held, the body's
+settings, rows, number format, blocks, machine), so that another fit of the same rows, at another step size or with
+another head, finds it. It is exact: the kept numbers are those that the blocks give. The fit's conditions name the hash
+of the file, so a resume cannot go on from other ones.
 """
 
 from __future__ import annotations
@@ -29,17 +28,21 @@ from tunesmith.models.beginning import beginning_of
 from tunesmith.models.catalog import cache_folder
 from tunesmith.models.dropout import drops_below
 from tunesmith.models.halves import below_bytes, lower_half, never_moving_blocks
+from tunesmith.models.nf4 import nf4_library
 from tunesmith.models.packed import Features, Packed, pack
 from tunesmith.models.policy import Policy
+from tunesmith.models.quantized import form_of
 from tunesmith.runtime.base import Runtime
 from tunesmith.train.kept import kept_tensors
 from tunesmith.train.passes import Pack
 
-_FORM = "1"
+_FORM = "2"
 """Counts up when the arithmetic of the blocks changes, so that nobody goes on from what an older version has kept."""
 _TOKENS_AT_ONCE = 4096
 _SHARE_OF_MEMORY = 0.25
 """Of the free memory, what the activations of all rows may take; beyond it the blocks are run every time."""
+_OF_A_HEAD = ("id2label", "label2id", "problem_type", "architectures")
+"""Keys of a configuration that say nothing of the blocks: fits with different heads share what lies below."""
 _MOST_KEPT = 8 << 30
 """Bytes of the folder of all kept activations; the oldest go first."""
 
@@ -141,11 +144,16 @@ def _begins(rows: Sequence[Features]) -> dict[int, int]:
 
 def _facts(policy: Policy, rows: Sequence[Features], blocks: int, base_sha256: str) -> dict[str, str]:
     digest = hashlib.sha256(repr([(row.row, row.token_ids) for row in rows]).encode())
+    form = form_of(policy.model)
+    # The same weights give something else with another rotary base or norm; which classes a head has, they cannot know.
+    settings = {name: each for name, each in policy.model.config.to_dict().items() if name not in _OF_A_HEAD}
     return {
         "form": _FORM,
         "base": base_sha256,
         "blocks": str(blocks),
         "dtype": str(policy.model.dtype),
+        "quantize": " ".join([form, *(nf4_library().values() if form == "nf4" else ())]),
+        "config": hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest(),
         "device": policy.device.type,
         "rows": digest.hexdigest(),
         "torch": torch.__version__,

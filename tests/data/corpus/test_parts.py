@@ -15,6 +15,7 @@ from tunesmith.core.files import sha256_file, verify_folder
 from tunesmith.data.corpus import build as builder
 from tunesmith.data.corpus import finish, shards
 from tunesmith.data.corpus.build import build_corpus
+from tunesmith.data.corpus.check import prove
 from tunesmith.data.corpus.executors import InThreads
 from tunesmith.data.corpus.part import is_part
 from tunesmith.recipe.specs.data import DataSpec
@@ -120,9 +121,10 @@ def test_masked_rows_that_are_not_to_be_seen_are_missed(folder: Path, monkeypatc
     assert caught.value.code == "corpus.part_damaged" and not (folder / "out").exists()
 
 
-def test_a_shard_that_changed_since_it_was_written_is_not_published(
+def test_a_shard_that_changed_since_it_was_written_is_told_when_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The manifest states what the writer wrote, not what lies there when the corpus is published."""
     write_card = finish.write_card
 
     def damaged(aside: Path, *given: object) -> None:
@@ -133,9 +135,23 @@ def test_a_shard_that_changed_since_it_was_written_is_not_published(
         write_card(aside, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(finish, "write_card", damaged)
+    build(folder, "out")
+    with pytest.raises(TunesmithError) as caught:
+        prove(folder / "out")
+    assert caught.value.code == "core.hash_differs"
+
+
+def test_a_shard_that_is_lost_is_not_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_card = finish.write_card
+
+    def lose(aside: Path, *given: object) -> None:
+        next((aside / "train").glob("*.parquet")).unlink()
+        write_card(aside, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finish, "write_card", lose)
     with pytest.raises(TunesmithError) as caught:
         build(folder, "out")
-    assert caught.value.code == "core.hash_differs" and not (folder / "out").exists()
+    assert caught.value.code == "core.missing_file" and not (folder / "out").exists()
 
 
 def test_a_shard_is_whole_when_it_has_its_name_and_is_made_nowhere_near(

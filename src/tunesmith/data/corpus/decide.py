@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.corpus.executors import Executor
 from tunesmith.data.corpus.part import Marks, read_rows
-from tunesmith.data.minhash import NO_SHINGLES, Bands, Signatures, band_keys
+from tunesmith.data.minhash import BINS, NO_SHINGLES, Bands, band_keys
 from tunesmith.data.near import Pairs, Rows, candidates, jaccard, leaders, likely
 from tunesmith.data.shingles import shingle
 
@@ -65,8 +65,7 @@ def decide(
     rank = np.empty(len(sizes), np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     open_rows = np.flatnonzero(same == np.arange(len(sizes)))
-    of_rows = found.signatures(open_rows, [each.signatures for each in marks])
-    partner = _near(found, open_rows, of_rows, keys[open_rows, 1], rank, threshold, executor)
+    partner = _near(found, marks, open_rows, keys[open_rows, 1], rank, threshold, executor)
     # What equals a row that went goes to the row that stands for that one.
     return Decision(partner[same], same != np.arange(len(sizes)))
 
@@ -85,15 +84,12 @@ class _Rows:
     folders: tuple[Path, ...]
     starts: Rows
 
-    def signatures(self, rows: Rows, parts: Sequence[Signatures]) -> Signatures:
-        """The signatures of rows in ascending order. [n, K]"""
-        return np.concatenate([parts[part][places] for part, places in self._by_part(rows)])
-
     def texts(self, rows: Rows) -> pl.Series:
         """The texts of rows in ascending order."""
-        return pl.concat(read_rows(self.folders[part], places)["text"] for part, places in self._by_part(rows))
+        return pl.concat(read_rows(self.folders[part], places)["text"] for part, places in self.by_part(rows))
 
-    def _by_part(self, rows: Rows) -> list[tuple[int, Rows]]:
+    def by_part(self, rows: Rows) -> list[tuple[int, Rows]]:
+        """Parts with the places in them of rows in ascending order."""
         ends = np.searchsorted(rows, self.starts)
         return [
             (part, rows[first:last] - self.starts[part])
@@ -104,25 +100,40 @@ class _Rows:
 
 def _near(
     found: _Rows,
+    marks: Sequence[Marks],
     rows: Rows,
-    marks: Signatures,
     folded: NDArray[np.uint64],
     rank: Rows,
     threshold: float,
     executor: Executor,
 ) -> Rows:
     """The row that stands for each of all rows, after looking at some of them for near ones."""
-    usable = marks[:, 0] != NO_SHINGLES
-    alike = _first_of(np.stack([folded, marks[:, 0]], axis=1), rank[rows])  # the same but for form
+    bands, by_part = Bands.for_threshold(threshold), found.by_part(rows)
+    # Part by part: all signatures side by side would be read, copied, and read again.
+    keys = np.concatenate([band_keys(marks[part].signatures[places], bands) for part, places in by_part])
+    first_bins = np.concatenate([marks[part].signatures[places, 0] for part, places in by_part])
+    usable = first_bins != NO_SHINGLES
+    alike = _first_of(np.stack([folded, first_bins], axis=1), rank[rows])  # the same but for form
     alike[~usable] = np.flatnonzero(~usable)
     usable &= alike == np.arange(len(rows))
-    left, right = likely(marks, *candidates(band_keys(marks, Bands.for_threshold(threshold)), usable), threshold)
+    left, right = _likely(found, marks, rows, candidates(keys, usable), threshold)
     measured = executor.map(partial(_similarity, found), _blocks(rows[left], rows[right]))
     similarity = np.concatenate([np.empty(0), *measured])
     pairs = Pairs(left, right, similarity).where(similarity >= threshold)
     partner = np.arange(len(rank))
     partner[rows] = rows[leaders(pairs, rank[rows])[alike]]
     return partner
+
+
+def _likely(
+    found: _Rows, marks: Sequence[Marks], rows: Rows, pairs: tuple[Rows, Rows], threshold: float
+) -> tuple[Rows, Rows]:
+    """The pairs of places in `rows` that their signatures do not rule out. [P], [P]"""
+    asked, places = np.unique(np.concatenate(pairs), return_inverse=True)
+    of_parts = [marks[part].signatures[at] for part, at in found.by_part(rows[asked])]
+    of_asked = np.concatenate([np.empty((0, BINS), np.uint32), *of_parts])
+    left, right = likely(of_asked, places[: len(pairs[0])], places[len(pairs[0]) :], threshold)
+    return asked[left], asked[right]
 
 
 def _blocks(left: Rows, right: Rows) -> Iterator[tuple[Rows, Rows]]:

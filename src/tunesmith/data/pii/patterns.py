@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tunesmith.core.secrets import KEY_STARTS
+from tunesmith.data.jumps import led_by
 from tunesmith.data.pii import checks
 from tunesmith.recipe.specs.clean import PiiType
 
@@ -47,7 +48,7 @@ _A_VERSION = re.compile(
     r"(?:\bv|\bver|version|release|build|firmware|版本|版本号|固件|第|§|section)[\s.:：]{0,3}$", re.IGNORECASE
 )
 _HAN = "[\u4e00-\u9fa5]"
-_PROVINCE = "[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]"
+_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _STREET = (
     "(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Pl|Square|Sq|Terrace"
     "|Highway|Hwy)"
@@ -98,7 +99,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "id_card",
-        r"[1-9][0-9]{5}[ \-]?(?:1[89]|2[01])[0-9]{2}[01][0-9][0-3][0-9][ \-]?[0-9]{3}[0-9Xx]",
+        r"(?:1[89]|2[01])[0-9]{2}[01][0-9][0-3][0-9][ \-]?[0-9]{3}[0-9Xx]",
         rf"{_ALONE}[1-9]\d{{5}}[ \-]?(?:1[89]|2[01])\d\d[01]\d[0-3]\d[ \-]?\d{{3}}[\dXx]{_ENDS}",
         checks.is_resident_id,
     ),
@@ -133,7 +134,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "ssn",
-        "(?i:ssn|social sec)",
+        "[Ss][Ss][Nn]|(?i:social sec)",
         r"(?i:ssn|social security(?: number| no)?)[\s.:：#is]{0,6}(\d{3}[ \-]?\d{2}[ \-]?\d{4})(?!\d)",
         checks.is_social_security,
     ),
@@ -194,13 +195,13 @@ PATTERNS: tuple[Pattern, ...] = (
     r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{6,39}(?![0-9A-Za-z:])", checks.is_address),
     _pattern(
         "plate",
-        rf"{_PROVINCE}[A-HJ-NP-Z][·•・ \-]?[A-HJ-NP-Z0-9]{{4}}",
-        rf"{_PROVINCE}[A-HJ-NP-Z][·•・ \-]?(?=[A-HJ-NP-Z]{{0,4}}\d)[A-HJ-NP-Z0-9]{{4}}(?:[A-HJ-NP-Z0-9]{{1,2}}"
+        led_by(_PROVINCES, r"[A-HJ-NP-Z][·•・ \-]?[A-HJ-NP-Z0-9]{4}"),
+        rf"[{_PROVINCES}][A-HJ-NP-Z][·•・ \-]?(?=[A-HJ-NP-Z]{{0,4}}\d)[A-HJ-NP-Z0-9]{{4}}(?:[A-HJ-NP-Z0-9]{{1,2}}"
         rf"|[挂学警港澳])(?![A-Za-z0-9])",
     ),
     _pattern(
         "wechat",
-        "(?i:微信|薇信|wechat|vx|wx)",
+        "微信|薇信|[Ww][Ee][Cc]|[Vv][Xx]|[Ww][Xx]",  # (?i: in front of all would be too many letters to jump to
         r"(?i:微信|薇信|wechat|(?<![A-Za-z])vx|(?<![A-Za-z])wx)(?:号|id| id)?[\s:：是为]{0,3}"
         r"((?=[A-Za-z_\-]{0,19}\d|[A-Za-z]{1,18}_)[A-Za-z][A-Za-z0-9_\-]{5,19})(?![A-Za-z0-9_])",
     ),
@@ -226,7 +227,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _pattern(
         "name",
-        r"(?i:tact|name|attn|ent): ?[A-Z][a-z]+ [A-Z]",  # so few letters that they can be jumped to
+        r"(?i:act|ame|ttn|ent): ?[A-Z][a-z]+ [A-Z]",  # so few letters that they can be jumped to
         r"(?i:contact|name|attn|recipient): ?([A-Z][a-z]+(?: [A-Z]\.)?(?: [A-Z][a-z]+){1,2})(?![A-Za-z])",
     ),
 )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Repairs of a table in a fixed order, however a recipe lists them; each row that one changed is in the ledger."""
+"""Repairs of a table in a fixed order, however a recipe lists them; each row that one changed is in the ledger.
+
+A repair gives the table back, and the numbers of the rows that it changed.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ class _Batch:
     hint: Callable[[pl.Expr], pl.Expr]
     change: Callable[[Sequence[str]], Sequence[str]]
 
-    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         flagged = frame.select(any_text(self.hint).alias("flagged"))["flagged"]
-        return rewrite_texts(frame, flagged, self.change)
+        mended = rewrite_texts(frame, flagged, self.change)
+        return mended, changed_rows(frame.filter(flagged), mended.filter(flagged))
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ class _Column:
 
     change: Callable[[pl.Expr], pl.Expr]
 
-    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.with_columns(each_text(self.change))
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+        mended = frame.with_columns(each_text(self.change))
+        return mended, changed_rows(frame, mended)
 
 
 _BEFORE: dict[RepairRule, _Batch | _Column] = {"mojibake": _Batch(mojibake.hint, mojibake.mend_all)}
@@ -77,7 +82,6 @@ def _repair(
 ) -> pl.DataFrame:
     for name, rule in rules.items():
         if name in spec.rules and len(frame):
-            mended = rule.apply(frame)
-            ledger.change(changed_rows(frame, mended), name)
-            frame = mended
+            frame, changed = rule.apply(frame)
+            ledger.change(changed, name)
     return frame

@@ -13,13 +13,20 @@ from importlib.util import find_spec
 import polars as pl
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.data.jumps import characters, led_by
 
 _WESTERN = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 """Characters of Windows-1252 that stand where Latin-1 has control characters."""
-_LEAD_AND_REST = f"[\u00c2-\u00f4][\u0080-\u00bf{_WESTERN}]"
-_CHINESE_AS_WESTERN = "(?:[\u00a1-\u00fe][\u0080-\u00fe]){3}"
-_UTF8_AS_CHINESE = "[銆鐨鈥锛囩殑浜]{1}.{0,3}[\u4e00-\u9fff\ue000-\uf8ff]|[\ue000-\uf8ff]"
-_HINT = f"{_LEAD_AND_REST}|{_CHINESE_AS_WESTERN}|{_UTF8_AS_CHINESE}"
+_AS_WESTERN = (
+    led_by(characters(0xC2, 0xF4), f"[\u0080-\u00bf{_WESTERN}]"),
+    # Of three pairs one begins so, and two more letters follow, or two pairs in a row begin below.
+    led_by(characters(0xC0, 0xFE), "[\u0080-\u00fe]{2}"),
+    led_by(characters(0xA1, 0xBF), "[\u0080-\u00fe][\u00a1-\u00bf][\u0080-\u00fe][\u00a1-\u00fe]"),
+)
+"""UTF-8 read as a Western code page: a first byte and the next. And Chinese read so: pairs of bytes, three in a row."""
+_UTF8_AS_CHINESE = "[銆鐨鈥锛囩殑浜].{0,3}[\u4e00-\u9fff\ue000-\uf8ff]"
+_OF_USERS = b"\xee"
+"""First byte in UTF-8 of U+E000 to U+EFFF: pairs of GB 18030 that no character has stand there, up to U+E864."""
 _WESTERN_RUN = re.compile(f"[\u00a0-\u00ff][\u0080-\u00ff\x21-\x7e{_WESTERN}]*[\u0080-\u00ff{_WESTERN}]")
 _FROM_WESTERN = tuple((wrong, right) for wrong in ("latin-1", "cp1252") for right in ("gb18030", "big5"))
 _PAIRS = (("gb18030", "utf-8"), ("big5", "utf-8"), ("gb18030", "big5"), ("big5", "gb18030"), *_FROM_WESTERN)
@@ -30,8 +37,8 @@ is read again only where it has fewer than the lower figure and would have more 
 _FEWEST = 12
 """Chinese characters that it takes to tell; in a few, rare ones may all be common by chance."""
 _FEWEST_OF_ALL, _SURE_ENOUGH = 4, 0.8
-"""The same of a text nearly all of whose characters stand beyond ASCII, in a Western code page: that no language writes.
-Chemistry and minerals have 0.87 of common characters."""
+"""The same of a text nearly all of whose characters stand beyond ASCII, in a Western code page, which no language
+writes. Chemistry and minerals have 0.87 of common characters."""
 _BEYOND_ASCII = 0.6
 _ONLY_CHINESE = re.compile("[\x00-\x7f\u3400-\u9fff\u3000-\u301f\uff01-\uff5e·—‘’“”…]+")
 _HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff]")
@@ -39,7 +46,8 @@ _HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff]")
 
 def hint(text: pl.Expr) -> pl.Expr:
     """Whether a text holds sequences that wrong decoding leaves, and right text hardly ever."""
-    return text.str.contains(_HINT)
+    patterns = (text.str.contains(pattern) for pattern in (*_AS_WESTERN, _UTF8_AS_CHINESE))
+    return pl.any_horizontal(*patterns, text.cast(pl.Binary).bin.contains(_OF_USERS))
 
 
 def need_ftfy() -> None:
