@@ -166,6 +166,20 @@ def test_what_a_head_cannot_do_is_refused_by_name(change: tuple[str, str], code:
         lifecycle.start(recipe, (), tmp_path / "runs", ())
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_sources_in_two_schemes_of_tags_are_told(both: bool, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "encoder", "token_class", "lora")
+    tokens = ["Send", "it", "to", "New", "York", "or", "Oslo", "today", "please"]
+    last, single = ("E", "S") if both else ("I", "B")
+    tags = [*"OOO", "B-place", f"{last}-place", "O", f"{single}-place", *"OO"]
+    write_rows(tmp_path / "other.jsonl", [{"tokens": tokens, "tags": tags}])
+    changes = ("data.sources=[{path: train.jsonl, name: one}, {path: other.jsonl, name: other}]",)
+    seen: list[Event] = []
+    lifecycle.prepare_data(lifecycle.start(recipe, changes, tmp_path / "runs", (seen.append,)))
+    told = [e.values for e in seen if e.kind == "note" and e.values["code"] == "lifecycle.two_schemes"]
+    assert [(each["bio"], each["bioes"]) for each in told] == ([("one", "other")] if both else [])
+
+
 def test_one_label_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "encoder", "text_class", "lora")
     for name in ("train", "validation", "test"):

@@ -97,3 +97,14 @@ def test_a_model_of_this_machine_that_never_ends_teaches_nothing(recipe: Path, t
         lifecycle.prepare_data(work)
     assert error.value.facts["reason"] == "teacher_answer_cut"
     assert len(read_answers(work.path / ANSWERS)) == 40, "kept, so that a rerun asks nothing twice"
+
+
+def test_a_service_that_takes_no_question_is_named_with_its_words(recipe: Path) -> None:
+    service = Service(lambda body: (400, {}, b"Unsupported parameter: 'max_tokens'"))
+    try:
+        work = taught(recipe, "big", level="sequence", hosted={"base_url": service.url})
+        with pytest.raises(TunesmithError, match="teacher_refuses") as error:
+            lifecycle.prepare_data(work)
+    finally:
+        service.close()
+    assert "Unsupported parameter" in str(error.value.facts["said"])

@@ -70,3 +70,19 @@ def _keep(work: Work, spec: RowsSpec, folder: Path, stage: str, examples: Mappin
     untaught = sorted(each for name in labels for each in set(labels[name]) - set(taught[name]))
     if untaught:
         work.events.emit("note", code="lifecycle.untaught_labels", count=len(untaught), first=untaught[0])
+    for name in (name for name, rows in rows_by_task(spec).items() if rows == "token_class"):
+        _tell_two_schemes(work, of_task(name, splits["train"]))
+
+
+def _tell_two_schemes(work: Work, examples: Sequence[Example]) -> None:
+    """Say it where some sources write an entity in BIO and others in BIOES: the model learns both ways to write it.
+
+    A source with an entity is in BIOES where it ends one (`E-`) or has one of a single token (`S-`).
+    """
+    signs: dict[str, set[str]] = {}
+    for each in examples:
+        signs.setdefault(each.origin.source, set()).update(label[:2] for label in each.labels)
+    bioes = sorted(source for source, found in signs.items() if found & {"E-", "S-"})
+    bio = sorted(source for source, found in signs.items() if "B-" in found and source not in bioes)
+    if bio and bioes:
+        work.events.emit("note", code="lifecycle.two_schemes", bio=", ".join(bio), bioes=", ".join(bioes))

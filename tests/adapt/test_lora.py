@@ -24,6 +24,8 @@ VARIANTS = [
     {"init_lora_weights": "pissa"},
     {"init_lora_weights": "olora"},
     {"init_lora_weights": "pissa", "use_rslora": True},
+    {"init_lora_weights": "pissa", "use_dora": True},
+    {"init_lora_weights": "olora", "use_dora": True, "use_rslora": True},
     {"target_modules": "mlp"},
 ]
 

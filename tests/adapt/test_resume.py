@@ -16,6 +16,7 @@ KINDS: dict[str, dict[str, object]] = {
     "norms": {"kind": "subset", "parts": ["norm"]},
     "dora": {"use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
+    "dora from pissa": {"use_dora": True, "init_lora_weights": "pissa"},
     "bottleneck": {"kind": "bottleneck", "size": 8, "places": "parallel"},
     "olora": {"init_lora_weights": "olora"},
     "prompt": {"kind": "prompt"},

@@ -87,6 +87,11 @@ VALUES = {
     "train: null": ("stages.0.train", "table of settings"),
     "adapt: {kind: lora, target_modules: atention}": ("stages.0.adapt.target_modules", "'all-linear', 'attention'"),
     "adapt: {kind: lora, rank: 2000}": ("stages.0.adapt.rank", "at most 1024"),
+    "adapt: {kind: lora, target_modules: []}": ("stages.0.adapt.target_modules", "one of"),
+    "adapt: {kind: lora-experts, new_experts: 4, top_k: 5}": ("stages.0.adapt", "more experts than there are"),
+    "adapt: {kind: lora-experts, start: x, update: [-1]}": ("stages.0.adapt", "counted from 0"),
+    "adapt: {kind: lora-experts, start: x, remove: [-1], new_experts: 1}": ("stages.0.adapt", "counted from 0"),
+    "objective: {kind: distill, teacher: ''}": ("stages.0.objective.teacher", "1 or more characters"),
     "adapt: {kind: lroa}": ("stages.0.adapt.kind", "'full', 'subset', 'lora'"),
 }
 

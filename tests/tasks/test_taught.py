@@ -155,6 +155,17 @@ def test_a_refused_prompt_gets_no_answer_and_the_others_do(service: Service) -> 
     assert list(hosted(service.url).answers(ASKED)) == [(0, None), (1, Said("fine", True))]
 
 
+@pytest.mark.parametrize(
+    ("stated", "pause"),
+    [("soon", 1.0), ("nan", 1.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Fri, 21 Oct 2095 07:28:00 GMT", 60.0)],
+)
+def test_a_pause_may_be_stated_as_a_moment(service: Service, stated: str, pause: float) -> None:
+    pauses: list[float] = []
+    service.replies = [(429, {"retry-after": stated}, b"")]
+    assert list(hosted(service.url, pauses).answers(ASKED[:1])) == [(0, Said("fine", True))]
+    assert pauses == [pause]
+
+
 @pytest.mark.parametrize("content", [None, 3, "\ud800", ["x"]])
 def test_an_answer_that_is_no_text_is_empty(service: Service, content: object) -> None:
     service.replies = [(200, {}, said(content))]
@@ -182,8 +193,16 @@ def test_nobody_there_ends_the_stage_with_all_answers_kept(service: Service, tmp
         taught(from_examples(examples), hosted(service.url, tries=2), tmp_path / "f", ledger_of(examples))
     assert [each.text for each in read_answers(tmp_path / "f").values()] == ["A"]
     service.close()
-    with pytest.raises(TunesmithError, match="teacher_unreachable"):
+    with pytest.raises(TunesmithError, match="teacher_unreachable") as error:
         list(hosted(service.url, tries=1).answers(ASKED))
+    assert error.value.facts["answered"] == 0, "prompts that got no answer are none that were answered"
+
+
+def test_a_page_of_a_proxy_is_named_as_what_it_is(service: Service) -> None:
+    service.replies = [(200, {}, b"<html>please log in</html>")]
+    with pytest.raises(TunesmithError, match="teacher_unreachable") as error:
+        list(hosted(service.url, tries=1).answers(ASKED[:1]))
+    assert "without choices" in str(error.value.facts["reason"])
 
 
 def test_a_key_is_there_and_goes_out_encrypted_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

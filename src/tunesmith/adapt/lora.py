@@ -68,8 +68,9 @@ class LoraAttached:
         """Of a base in codes that has given something up: the norm of what quantising the rest has changed, as a share
         of the norm of the base's own weights."""
         if out_of_the_base:
-            of_additions = self._parameters.keys() - new
-            self._began = {name: self._parameters[name].detach().float().clone() for name in of_additions}
+            # DoRA's lengths are no part of what the base has given up: they are saved as they are
+            pairs = [name for name in self._parameters.keys() - new if ".lora_magnitude_vector." not in name]
+            self._began = {name: self._parameters[name].detach().float().clone() for name in pairs}
             self.error = _quantise_the_rest(policy.model)
 
     def delta(self) -> dict[str, Tensor]:

@@ -63,7 +63,8 @@ def with_answers(
 ) -> Prepared:
     """The training rows with a teacher's answers in place of their own, where a stage learns these.
 
-    Errors: those of `taught`, of `resolve_base` and `Run.open`; data.nothing_left where it answered nothing.
+    Errors: those of `taught`, of `resolve_base` and `Run.open`; data.nothing_left where it answered nothing, and
+        tasks.teacher_refuses where that is because its service takes no such question.
     """
 
     def seen(done: int, total: int) -> None:
@@ -76,6 +77,8 @@ def with_answers(
             name = "train" if stage.data is None else f"{stage.name}-train"
             answers = run_path / (ANSWERS if stage.data is None else f"{stage.name}-{ANSWERS}")
             answered = taught(prepared.tables[name], teacher, answers, ledger, seen)
+            if answered.is_empty() and isinstance(teacher, HostedTeacher) and teacher.refusal is not None:
+                raise teacher.refusal
             prepared = prepared.admitting(name, answered)
             train = prepared.tables[name]
             refuse_empty({name: train}, ledger)

@@ -10,6 +10,7 @@ is the same whoever was faster. Where the service asks for a pause, nobody sends
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from itertools import islice
 from threading import Condition, Event
@@ -100,6 +102,8 @@ class HostedTeacher:
         self._wait = wait
         self._headers = _headers(spec)
         self.identity = f"{spec.base_url} {model} {max_new_tokens}"
+        self.refusal: TunesmithError | None = None
+        """What the service said to the last prompt that it refused, as tasks.teacher_refuses."""
 
     def answers(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | None]]:
         """See `AnsweringTeacher`. Answers come in the order of the prompts.
@@ -125,17 +129,17 @@ class HostedTeacher:
     ) -> Iterator[tuple[int, Said | None]]:
         left = iter(asked)
         under_way = deque(map(ask, islice(left, self._spec.concurrency)))
-        failures = 0
+        failures = answered = 0
         for place in range(len(asked)):
             try:
                 said = under_way.popleft().result()
-                failures = 0
+                failures, answered = 0, answered + (said is not None)
             except _NobodyThereError as error:
                 said, failures = None, failures + 1
                 if failures >= min(_FAILURES_IN_A_ROW, len(asked)):
                     yield from _still_coming(under_way, manners, place + 1)
                     raise TunesmithError(
-                        "tasks.teacher_unreachable", url=self._spec.base_url, reason=str(error), answered=place
+                        "tasks.teacher_unreachable", url=self._spec.base_url, reason=str(error), answered=answered
                     ) from error
             except TunesmithError:
                 yield from _still_coming(under_way, manners, place + 1)
@@ -163,11 +167,12 @@ class HostedTeacher:
             try:
                 response = self._post(client, question)
                 if response.status in _WRONG_FROM_US:
+                    self.refusal = self._refuses(response)
                     return None
                 said = self._said(response)
                 if said is not None:
                     return said
-                reason, stated = f"HTTP {response.status}", _stated_pause(response.headers)
+                reason, stated = _why_again(response.status), _stated_pause(response.headers)
                 pause, of_all = pause if stated is None else stated, response.status == _TOO_MANY or stated is not None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = f"{type(error).__name__}: {error}"[:200]
@@ -191,6 +196,10 @@ class HostedTeacher:
                     raise httpx.ReadTimeout("too much or too slow")
         return _Response(response.status_code, response.headers, bytes(body))
 
+    def _refuses(self, response: _Response) -> TunesmithError:
+        said = response.body[:200].decode("utf-8", "replace").replace("\n", " ")
+        return TunesmithError("tasks.teacher_refuses", url=self._spec.base_url, status=response.status, said=said)
+
     def _said(self, response: _Response) -> Said | None:
         """The answer in a response; None where another attempt may bring one.
 
@@ -201,8 +210,7 @@ class HostedTeacher:
             to = response.headers.get("location", "-")
             raise TunesmithError("tasks.teacher_redirects", url=self._spec.base_url, to=to[:200])
         if 400 <= status < 500 and status not in _TRY_AGAIN:
-            said = response.body[:200].decode("utf-8", "replace").replace("\n", " ")
-            raise TunesmithError("tasks.teacher_refuses", url=self._spec.base_url, status=status, said=said)
+            raise self._refuses(response)
         if status >= 400:
             return None
         try:
@@ -213,6 +221,11 @@ class HostedTeacher:
             return None
         # A service may say nothing but call a tool, or send half of a character: neither can be learned.
         return Said(text if isinstance(text, str) and _is_text(text) else "", finished)
+
+
+def _why_again(status: int) -> str:
+    """What another attempt may mend, in few words: a page of a proxy comes as HTTP 200 too."""
+    return f"HTTP {status}" if status >= 400 else f"HTTP {status} without choices[0].message.content"
 
 
 def _still_coming(
@@ -254,8 +267,13 @@ def _is_text(text: str) -> bool:
 
 
 def _stated_pause(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks to wait, within reason."""
+    """Seconds that the service asks to wait, within reason; it may state them, or the moment (RFC 9110, 10.2.3)."""
+    stated = headers.get("retry-after", "")
     try:
-        return min(max(float(headers["retry-after"]), 0.0), _LONGEST_PAUSE)
-    except (KeyError, ValueError):
-        return None
+        seconds = float(stated)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(stated).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if math.isfinite(seconds) else None

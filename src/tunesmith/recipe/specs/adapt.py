@@ -29,7 +29,7 @@ class LoraSpec(Spec):
         None, gt=0, le=1e6, description="Scale numerator, the addition counts alpha / rank; none is twice the rank."
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs of each addition dropped in training.")
-    target_modules: Literal["all-linear", "attention", "mlp"] | list[str] = Field(
+    target_modules: Literal["all-linear", "attention", "mlp"] | Annotated[list[str], Field(min_length=1)] = Field(
         "all-linear",
         description="All linear layers of the blocks, only those of attention or mlp, or a list of names.",
     )
@@ -177,6 +177,10 @@ class LoraExpertsSpec(Spec):
             raise ValueError("experts_without_start")
         if self.new_experts == 0 and not self.update:
             raise ValueError("experts_of_nothing")
+        if self.start is None and (self.top_k or 0) > self.new_experts:
+            raise ValueError("experts_too_few")
+        if any(expert < 0 for expert in (*self.update, *self.remove)):
+            raise ValueError("experts_list_of_start")
         if set(self.update) & set(self.remove):
             raise ValueError("experts_removed")
         return self
