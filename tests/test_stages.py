@@ -260,6 +260,33 @@ def test_a_head_goes_on_where_the_rows_are_the_same(maker: Callable[[Path], Path
     assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
 
 
+@pytest.mark.parametrize("later", ["{kind: supervised}", "ADVERSARIAL"])
+def test_a_classifier_of_domains_is_not_handed_on(later: str, tmp_path: Path) -> None:
+    """It stands among the masters of its stage, which the next one trains on; its own begins anew."""
+    for name, count, split in (("train", 24, "train"), ("validation", 8, "validation"), ("test", 8, "test")):
+        write_rows(tmp_path / f"{name}.jsonl", text_rows(count, split))  # type: ignore[arg-type]
+    write_rows(tmp_path / "other.jsonl", text_rows(12, seed=2))
+    text = CLASSES.format(base=tiny_encoder(tmp_path / "base"), kind="lora, rank: 4").replace(
+        "max_length: 64", "max_length: 128"
+    )
+    first = "    objective: {kind: adversarial, reversal: {}, target_sources: [{path: other.jsonl}]}\n"
+    second = first if later == "ADVERSARIAL" else f"    objective: {later}\n"
+    own = "    data: {task: text_class, sources: [{path: lengths.jsonl}]}\n"
+    text = text.replace(own, first).replace("  - name: classify\n", f"  - name: classify\n{second}")
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    seen: list[Event] = []
+    work = begin(tmp_path / "recipe.yaml", seen)
+    lifecycle.prepare_data(work)
+    lifecycle.train(work)
+    assert [event.values["earlier"] for event in seen if event.values.get("code") == "train.continued"] == ["related"]
+    best = load_file(work.path / "related" / "best" / "masters.safetensors")
+    assert any(name.startswith("own.") for name in best), "the training of its stage needs it"
+    masters = job_of(work, 1, tmp_path / "again").optimizer.masters
+    handed = {name for name in best if not name.startswith("own.")}
+    assert all(torch.equal(masters[name], best[name]) for name in handed)
+    assert not any(torch.equal(masters[name], best[name]) for name in masters.keys() - handed if name in best)
+
+
 HEADS = """
 name: heads
 model: {{base: {base}, dtype: float32}}
