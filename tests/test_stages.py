@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,7 @@ def test_another_adaptation_starts_from_the_merged_change(tmp_path: Path) -> Non
 
 KILLED = """
 import os, signal, sys
+from collections.abc import Callable
 from pathlib import Path
 from tunesmith import lifecycle
 
@@ -238,10 +240,11 @@ def test_texts_with_other_labels_leave_the_head_behind(kind: str, tmp_path: Path
     assert certificate is not None and certificate.equal
 
 
-def test_a_head_goes_on_where_the_rows_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("maker", "kind"), [(tiny_encoder, "full"), (tiny_encoder, "lora"), (tiny_chat_model, "lora")])
+def test_a_head_goes_on_where_the_rows_are_the_same(maker: Callable[[Path], Path], kind: str, tmp_path: Path) -> None:
     for name, count, split in (("train", 48, "train"), ("validation", 16, "validation"), ("test", 20, "test")):
         write_rows(tmp_path / f"{name}.jsonl", text_rows(count, split))  # type: ignore[arg-type]
-    text = CLASSES.format(base=tiny_encoder(tmp_path / "base"), kind="full")
+    text = CLASSES.format(base=maker(tmp_path / "base"), kind=kind)
     own = "    data: {task: text_class, sources: [{path: lengths.jsonl}]}\n"
     (tmp_path / "recipe.yaml").write_text(text.replace(own, "").replace("max_length: 64", "max_length: 128"), "utf-8")
     seen: list[Event] = []
@@ -252,9 +255,36 @@ def test_a_head_goes_on_where_the_rows_are_the_same(tmp_path: Path) -> None:
     assert work.load_to_train(work.recipe.stages[1], work.received(work.recipe.stages[1])).new == ()
     best = load_file(work.path / "related" / "best" / "adapter_model.safetensors")
     kept = load_file(received / "model.safetensors")
-    (head,) = (name for name in best if name.endswith("classifier.weight"))
-    assert torch.equal(best[head], kept["classifier.weight"])
+    (head,) = (name for name in best if name.endswith(("classifier.weight", "score.weight")))
+    assert torch.equal(best[head], kept[head.rpartition("model.")[2]])
     assert read_json(work.path / "ship" / "safetensors" / "parity.json")["ok"] is True
+
+
+@pytest.mark.parametrize("later", ["{kind: supervised}", "ADVERSARIAL"])
+def test_a_classifier_of_domains_is_not_handed_on(later: str, tmp_path: Path) -> None:
+    """It stands among the masters of its stage, which the next one trains on; its own begins anew."""
+    for name, count, split in (("train", 24, "train"), ("validation", 8, "validation"), ("test", 8, "test")):
+        write_rows(tmp_path / f"{name}.jsonl", text_rows(count, split))  # type: ignore[arg-type]
+    write_rows(tmp_path / "other.jsonl", text_rows(12, seed=2))
+    text = CLASSES.format(base=tiny_encoder(tmp_path / "base"), kind="lora, rank: 4").replace(
+        "max_length: 64", "max_length: 128"
+    )
+    first = "    objective: {kind: adversarial, reversal: {}, target_sources: [{path: other.jsonl}]}\n"
+    second = first if later == "ADVERSARIAL" else f"    objective: {later}\n"
+    own = "    data: {task: text_class, sources: [{path: lengths.jsonl}]}\n"
+    text = text.replace(own, first).replace("  - name: classify\n", f"  - name: classify\n{second}")
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    seen: list[Event] = []
+    work = begin(tmp_path / "recipe.yaml", seen)
+    lifecycle.prepare_data(work)
+    lifecycle.train(work)
+    assert [event.values["earlier"] for event in seen if event.values.get("code") == "train.continued"] == ["related"]
+    best = load_file(work.path / "related" / "best" / "masters.safetensors")
+    assert any(name.startswith("own.") for name in best), "the training of its stage needs it"
+    masters = job_of(work, 1, tmp_path / "again").optimizer.masters
+    handed = {name for name in best if not name.startswith("own.")}
+    assert all(torch.equal(masters[name], best[name]) for name in handed)
+    assert not any(torch.equal(masters[name], best[name]) for name in masters.keys() - handed if name in best)
 
 
 HEADS = """

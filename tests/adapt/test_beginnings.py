@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from two_ranks import TwoRanks
 
 from tunesmith.adapt.attach import attach
 from tunesmith.adapt.beginnings import BeginningAttached
@@ -262,14 +259,7 @@ runtime.close()
 
 def test_two_processes_equal_one(base: Path, tmp_path: Path) -> None:
     adapts = {kind: {"num_virtual_tokens": P, **KINDS[kind]} for kind in EXACT}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
-    command = [sys.executable, "-c", RANK_PROGRAM, str(base), str(tmp_path / "pair"), json.dumps(adapts)]
-    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    assert TwoRanks(RANK_PROGRAM, str(base), str(tmp_path / "pair"), json.dumps(adapts)).ended() == [0, 0]
     for kind, adapt in adapts.items():
         job = make_job(base, tmp_path / kind, local(), adapt=adapt, settings=ONE_STEP, dtype=torch.float64, rows=21)
         fit(job)

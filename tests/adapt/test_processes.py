@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import torch
 from fits import local, make_job
 from safetensors.torch import load_file
 from torch import Tensor
+from two_ranks import TwoRanks
 
 from tunesmith.models.tiny import tiny_moe_model
 from tunesmith.train.loop import fit
@@ -59,14 +56,7 @@ def test_however_a_step_is_cut(base: Path, tmp_path: Path) -> None:
     jobs = {name: (str(base), adapt, {}) for name, adapt in DENSE.items()}
     jobs |= {name: (str(moe), adapt, {}) for name, adapt in SPARSE.items()}
     jobs |= {name: (str(base if "lora" in name else moe), adapt, MORE) for name, adapt in BALANCED.items()}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
-    command = [sys.executable, "-c", RANK_PROGRAM, str(tmp_path / "pair"), json.dumps(jobs)]
-    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    assert TwoRanks(RANK_PROGRAM, str(tmp_path / "pair"), json.dumps(jobs)).ended() == [0, 0]
     for name, (model, adapt, more) in jobs.items():
         found = []
         for batch, accumulated in ((8, 1), (4, 2)):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from two_ranks import TwoRanks
 
 from tunesmith.adapt.base import frozen_digest
 from tunesmith.core.errors import TunesmithError
@@ -40,6 +37,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dropout": {"lora_dropout": 0.3},
     "pissa": {"init_lora_weights": "pissa", "rank": 4},
     "olora": {"init_lora_weights": "olora", "rank": 4},
+    "dora from pissa": {"init_lora_weights": "pissa", "use_dora": True, "use_rslora": True, "rank": 4},
     "attention alone": {"target_modules": "attention"},
     "norms": {"kind": "subset", "parts": ["norm"]},
     "prompt": {"kind": "prompt", "num_virtual_tokens": 4},
@@ -74,7 +72,7 @@ def ends_of(job: Job, seen: list[Event]) -> tuple[list[float], dict[str, Tensor]
     return losses, {name: each.detach().clone() for name, each in job.optimizer.masters.items()}
 
 
-TAKING = ("pissa", "olora")
+TAKING = ("pissa", "olora", "dora from pissa")
 """Beginnings that change the codes."""
 
 
@@ -150,7 +148,7 @@ def test_broken_off_and_gone_on(base: Path, form: Form, tmp_path: Path, kind: st
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("start", TAKING)
+@pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_a_beginning_is_that_of_the_base_s_own_weights_and_the_rest_alone_is_quantised(
     base: Path, dense_base: Path, form: Form, tmp_path: Path, start: str
 ) -> None:
@@ -274,15 +272,8 @@ def test_two_gloo_processes_equal_one(base: Path, tmp_path: Path) -> None:
     settings = {"optimizer": "sgd", "epochs": 1.0, "batch_size": 8}
     alone = make_job(base, tmp_path / "alone", local(), settings=settings, dtype=torch.float64, rows=21, quantize="nf4")
     fit(alone)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    paths = [str(Path(__file__).parents[1] / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-W", "error:`broadcast_buffers`", "-c", RANK_PROGRAM, str(base), str(tmp_path / "pair")]
-    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    options = ("-W", "error:`broadcast_buffers`")
+    assert TwoRanks(RANK_PROGRAM, str(base), str(tmp_path / "pair"), options=options).ended() == [0, 0]
     (checkpoint,) = (tmp_path / "pair").glob("checkpoint-*")
     for name, master in load_file(checkpoint / "masters.safetensors").items():
         assert (master - alone.optimizer.masters[name]).norm() <= 1e-9 * master.norm(), name

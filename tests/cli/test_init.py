@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_a_recipe_and_its_rows_are_written_once(call: Program, task: str, langua
         assert (folder / source.path).is_file()
     again = call("init", folder, "--task", task, "--json")
     assert again.code == 2 and again.error == "recipe.exists"
+
+
+@pytest.mark.parametrize("name", ["my project", "盘 🎈", "我的项目", "it's"])
+def test_what_is_said_to_be_run_can_be_copied_into_a_shell(call: Program, name: str, tmp_path: Path) -> None:
+    said = call("init", tmp_path / name)
+    line = next(line for line in said.out.splitlines() if "tunesmith run" in line)
+    words = shlex.split(line.partition("tunesmith run ")[2])
+    assert words == [str(tmp_path / name / "recipe.yaml")]
+    assert "'" in line or name == "我的项目", "quotes where a shell needs them, and nowhere else"
 
 
 def test_an_unknown_task_is_refused(call: Program, tmp_path: Path) -> None:

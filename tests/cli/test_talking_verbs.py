@@ -82,6 +82,7 @@ def test_the_schema_of_a_recipe_is_printed_for_editors(call: Program) -> None:
         (["runs", "lst"], "cli.unknown_verb"),
         (["run"], "cli.missing_argument"),
         (["run", "recipe.yaml", "--sett", "a=b"], "cli.unknown_option"),
+        (["plan", "recipe.yaml", "--set", "a=b"], "cli.unknown_option"),
         (["run", "a.yaml", "b.yaml"], "cli.bad_usage"),
         (["serve", ".", "--port", "http"], "cli.bad_value"),
         (["serve", ".", "--port", "70000"], "cli.bad_value"),

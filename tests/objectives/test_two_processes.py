@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from fits import local, make_job
 from safetensors.torch import load_file
+from two_ranks import TwoRanks
 
 from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.train.loop import fit
@@ -52,21 +49,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_two_gloo_processes_equal_one(models: tuple[Path, Path], tmp_path: Path) -> None:
     base, teacher = models
     program = RANK_PROGRAM.replace("ADD_ONS", repr(ADD_ONS)).replace("SETTINGS", repr(SETTINGS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    helpers = str(Path(__file__).parents[1] / "helpers")
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", program, str(base), str(teacher), str(tmp_path / "pair")]
-    ranks = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    ranks = TwoRanks(program, str(base), str(teacher), str(tmp_path / "pair"))
     for name, add_ons in ADD_ONS.items():
         job = make_job(
             base, tmp_path / "alone" / name, local(), settings={**SETTINGS, "batch_size": 8}, dtype=torch.float64,
             rows=21, add_ons=add_ons, teacher=teacher,
         )  # fmt: skip
         fit(job)
-    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    assert ranks.ended() == [0, 0]
     for name in ADD_ONS:
         (checkpoint,) = (tmp_path / "pair" / name).glob("checkpoint-*")
         (expected,) = (tmp_path / "alone" / name).glob("checkpoint-*")

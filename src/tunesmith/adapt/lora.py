@@ -196,7 +196,8 @@ def attach_lora(
         use_dora=spec.use_dora,
         init_lora_weights=True if spec.init_lora_weights == "default" else spec.init_lora_weights,
         layers_to_transform=_layers_from(policy, spec.first_layer),
-        task_type=None if new else "CAUSAL_LM",  # told of a head PEFT would put a copy of it in its place
+        # told of a head, PEFT would put a copy of it in its place; a head may be new, or go on
+        task_type="CAUSAL_LM" if type(policy.model).__name__.endswith("ForCausalLM") else None,
     )
     in_codes = spec.out_of_the_base and form_of(policy.model) != "none"
     with torch.random.fork_rng(devices=[]), own_weights(policy.model, dense()) if in_codes else nullcontext():

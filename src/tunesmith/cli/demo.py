@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.cli.init import RECIPE, write_sample
-from tunesmith.cli.manner import answer, console, manner, prose, tell
+from tunesmith.cli.manner import answer, command, console, manner, prose, tell
 from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.words import duration
@@ -141,12 +141,12 @@ def _show_rows(rows: list[dict[str, str]]) -> None:
 def _show_next(run: Path) -> None:
     tell()
     tell(say("cli.demo_next"), "bold")
-    for verb, command in (
-        ("chat", f"tunesmith chat {run}"),
-        ("serve", f"tunesmith serve {run}"),
-        ("xray", f"tunesmith data xray {run}"),
-        ("verify", f"tunesmith verify {run}"),
-        ("own", "tunesmith init my-project"),
+    for verb, text in (
+        ("chat", command("chat", run)),
+        ("serve", command("serve", run)),
+        ("xray", command("data", "xray", run)),
+        ("verify", command("verify", run)),
+        ("own", command("init", "my-project")),
     ):
-        tell(f"  {command}")
+        tell(f"  {text}")
         tell(f"      {say(f'cli.demo_next_{verb}')}", "dim")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.manner import answer, command, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.results import measured, show_metrics
 from tunesmith.cli.stages import run_until
@@ -14,5 +14,5 @@ def evaluate(run: RunArgument, runs: RunsOption = RUNS) -> None:
     path = run_until(run, "evaluate", runs)
     figures = measured(path)
     show_metrics(figures)
-    tell(say("cli.next_verb", command=f"tunesmith ship {path}"))
+    tell(say("cli.next_verb", command=command("ship", path)))
     answer({"run": str(path), "stage": "evaluate", "metrics": figures})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.manner import answer, command, tell
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import write_atomic
 from tunesmith.data.samples.tickets import SampleTask, write_tickets
@@ -33,7 +33,7 @@ def init(name: NameArgument = ".", task: TaskOption = "chat") -> None:
     recipe = write_sample(folder, task)
     tell(say("cli.init_recipe", path=str(recipe)))
     tell(say(f"cli.init_rows_{task}", path=str(rows), rows=TRAIN_ROWS[task] + VALIDATION_ROWS + TEST_ROWS))
-    tell(say("cli.init_next", command=f"tunesmith run {recipe}"))
+    tell(say("cli.init_next", command=command("run", recipe)))
     answer({"recipe": str(recipe), "data": str(rows)})
 
 

@@ -7,6 +7,8 @@ the right form and language.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from rich.text import Text
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import LANGUAGES, Language, set_language
+
+_AS_IT_IS = re.compile(r"[\w@%+=:,./-]+")
+"""What a shell reads as one word and as it stands; letters of every script are among it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,12 @@ _chosen: list[Manner] = [Manner()]
 def manner() -> Manner:
     """The manner of this call."""
     return _chosen[0]
+
+
+def command(*words: object) -> str:
+    """A call of this program as it can be copied into a shell: a path with blanks in it stays one word."""
+    texts = ["tunesmith", *map(str, words)]
+    return " ".join(each if _AS_IT_IS.fullmatch(each) else shlex.quote(each) for each in texts)
 
 
 def choose_manner(arguments: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunesmith.cli.manner import answer, prose, tell
+from tunesmith.cli.manner import answer, command, prose, tell
 from tunesmith.cli.options import RUNS, RunArgument, RunsOption
 from tunesmith.cli.stages import run_until
 from tunesmith.core.files import read_json
@@ -21,5 +21,5 @@ def plan(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
         for line in lines[language()]:
             prose(str(line))
     tell()
-    tell(say("cli.next_verb", command=f"tunesmith train {path}"))
+    tell(say("cli.next_verb", command=command("train", path)))
     answer({"run": str(path), "stage": "plan", "plan": found})

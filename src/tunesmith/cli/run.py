@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tunesmith.cli.manner import answer, tell
+from tunesmith.cli.manner import answer, command, tell
 from tunesmith.cli.options import RUNS, MachineOption, NewOption, RecipeArgument, RunsOption, SetOption
 from tunesmith.cli.results import CARD, efficiency, measured, show_metrics
 from tunesmith.cli.terminal import Terminal
@@ -38,7 +38,8 @@ def run(
 
 def _try_it(work: Work) -> str:
     """The next command: of several tasks with heads, one is named as an example."""
-    path, tasks = str(work.path), work.recipe.data.tasks
+    tasks = work.recipe.data.tasks
     if work.recipe.data.task == "chat":
-        return say("cli.try_serve", path=path)
-    return say("cli.try_predict", path=f"{path} --task {next(iter(tasks))}" if tasks else path)
+        return say("cli.try_serve", chat=command("chat", work.path), serve=command("serve", work.path))
+    task = ("--task", next(iter(tasks))) if tasks else ()
+    return say("cli.try_predict", command=command("predict", "FILE", "--model", work.path, *task))

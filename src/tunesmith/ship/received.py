@@ -27,7 +27,7 @@ from tunesmith.recipe.chain import after, before, data_of, has_same_head, merged
 from tunesmith.recipe.recipe import Recipe, StageSpec
 from tunesmith.ship.formats.safetensors import write_safetensors
 from tunesmith.ship.merge import merge
-from tunesmith.train.build import DTYPES
+from tunesmith.train.build import DTYPES, OWN
 from tunesmith.train.checkpoint import BEST, MASTERS
 
 MERGED = "merged"
@@ -54,6 +54,8 @@ def received_base(run: Run, recipe: Recipe, stage: StageSpec, base: BaseFolder) 
 def begin_of(run: Run, recipe: Recipe, stage: StageSpec) -> tuple[dict[str, Tensor], str]:
     """The masters that a stage trains on and the hash of their file; nothing where it begins a change of its own.
 
+    What the objective before had of its own (a classifier of domains) is left behind: it was no part of the change.
+
     Errors: core.missing_file, core.hash_differs, models.broken_weights.
     """
     earlier = before(recipe, stage)
@@ -62,7 +64,8 @@ def begin_of(run: Run, recipe: Recipe, stage: StageSpec) -> tuple[dict[str, Tens
     folder = run.path / earlier.name / BEST
     run.check_files(f"{earlier.name}/{BEST}")
     verify_folder(folder)
-    return read_tensors(folder / MASTERS), sha256_file(folder / MASTERS)
+    masters = read_tensors(folder / MASTERS)
+    return {name: each for name, each in masters.items() if not name.startswith(OWN)}, sha256_file(folder / MASTERS)
 
 
 def hand_on(run: Run, recipe: Recipe, stage: StageSpec, base: BaseFolder, head: Head | None, emitter: Emitter) -> None:

@@ -105,10 +105,9 @@ def rehearse(aside: Path, command: Command, draw: random.Random) -> Rehearsal:
         could be killed before it was done.
     """
     whole, broken = aside / "whole", aside / "broken"
-    began = time.monotonic()
-    expected = _figures(_run(command(whole)).lines)
-    steps = len(expected)
-    a_step = (time.monotonic() - began) / (2 * steps)  # about half of the time goes into loading
+    unbroken = _run(command(whole))
+    expected = _figures(unbroken.lines)
+    steps, a_step = len(expected), unbroken.seconds_a_step
     every = _saved_every(steps)
     for _ in range(_TRIES):
         shutil.rmtree(broken, ignore_errors=True)
@@ -187,10 +186,12 @@ class _Kill:
 
 @dataclass(frozen=True)
 class _Ran:
-    """What a process told, and whether our kill ended it."""
+    """What a process told, whether our kill ended it, and the time between the first step that it told of and the last,
+    by step: a kill later than that comes too late, and the process must be started anew."""
 
     lines: list[Told]
     killed: bool
+    seconds_a_step: float
 
 
 def _run(command: Sequence[str], kill: _Kill | None = None) -> _Ran:
@@ -199,6 +200,7 @@ def _run(command: Sequence[str], kill: _Kill | None = None) -> _Ran:
     Errors: lifecycle.rehearsal_failed where anything else has ended it.
     """
     found: list[Told] = []
+    told_at: list[float] = []
     words, struck = "-", False
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -211,6 +213,8 @@ def _run(command: Sequence[str], kill: _Kill | None = None) -> _Ran:
                     words = text.strip() or words
                     continue
                 found.append(line)
+                if line["kind"] == "step":
+                    told_at.append(time.monotonic())
                 if kill is not None and line["kind"] == "step" and int(str(line["step"])) == kill.step:
                     time.sleep(kill.delay)
                     os.killpg(process.pid, signal.SIGKILL)
@@ -221,7 +225,8 @@ def _run(command: Sequence[str], kill: _Kill | None = None) -> _Ran:
     killed = struck and process.returncode == -signal.SIGKILL
     if process.returncode != 0 and not killed:
         raise TunesmithError("lifecycle.rehearsal_failed", code=process.returncode, reason=words[:300])
-    return _Ran(found, killed)
+    between = told_at[-1] - told_at[0] if told_at else 0.0
+    return _Ran(found, killed, between / max(1, len(told_at) - 1))
 
 
 def _told(text: str) -> Told | None:
