@@ -72,8 +72,10 @@ def test_a_token_is_answered_once(folder: Path) -> None:
         marked = [place for place, weight in enumerate(features.weights) if weight]
         assert [words[place] for place in marked] == list(range(len(example.tokens)))
         for place in marked:
+            before = task.tokenizer.convert_ids_to_tokens(features.token_ids[place - 1])
             beside = words[place - 1] if task.is_encoder else [*words, None][place + 1]
-            assert beside != words[place], "an encoder answers at the first piece, a decoder at the last"
+            if not (task.is_encoder and before == "Ġ"):
+                assert beside != words[place], "an encoder answers at the first piece, a decoder at the last"
         assert [task.head.labels[each[0]] for each in features.classes] == list(example.labels)
         scores = torch.zeros(len(marked), len(task.head.labels))
         for row, (number,) in enumerate(features.classes):

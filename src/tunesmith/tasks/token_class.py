@@ -1,7 +1,8 @@
 """Tokens that have a class each, such as names in a text (BIO or BIOES tags).
 
 The tokenizer splits a token into pieces; the model answers once a token. An encoder answers at the first piece, as is
-usual; a decoder at the last one, the only one that has seen the whole token.
+usual, or at the next one where that is a blank alone; a decoder at the last one, the only one that has seen the whole
+token.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from tunesmith.core.types import Example
 from tunesmith.models.packed import Features
 from tunesmith.tasks.base import Encoded
 from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask, Judged
+
+
+_BLANKS = ("\u2581", "\u0120")
+"""How tokenizers write a blank: SentencePiece's, and that of pieces of bytes."""
 
 
 class TokenClassTask(ClassTask):
@@ -47,7 +52,7 @@ class TokenClassTask(ClassTask):
         places: dict[int, int] = {}
         seen: dict[int, int] = {}
         for place, token in enumerate(read.word_ids()):
-            if token is None or (self.is_encoder and token in seen):
+            if token is None or (self.is_encoder and token in seen and not self._is_blank(ids[seen[token]])):
                 continue
             if token in seen:
                 del places[seen[token]]
@@ -57,6 +62,12 @@ class TokenClassTask(ClassTask):
         if len(ids) == self.max_length:
             cut = len(self.tokenizer(list(tokens), is_split_into_words=True, verbose=False)["input_ids"]) - len(ids)
         return ids, places, cut
+
+    def _is_blank(self, piece: int) -> bool:
+        """Whether a piece is the sign for a blank alone, as XLM-RoBERTa sets before every Chinese character: the same
+        one everywhere, which says nothing of the token.
+        """
+        return self.tokenizer.convert_ids_to_tokens(piece) in _BLANKS
 
     def answer(self, scores_KC: Tensor, asked: Asked) -> str:
         """A tag for every token, with blanks between; `O` for one that has no piece."""
