@@ -16,7 +16,6 @@ from tunesmith.models.packed import Features
 from tunesmith.tasks.base import Encoded
 from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask, Judged
 
-
 _BLANKS = ("\u2581", "\u0120")
 """How tokenizers write a blank: SentencePiece's, and that of pieces of bytes."""
 
