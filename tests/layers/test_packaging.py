@@ -84,7 +84,8 @@ def test_an_undeclared_library_is_found(tmp_path: Path) -> None:
 
 
 def test_every_bundled_model_is_held_by_one_hash() -> None:
-    text = (ROOT / "requirements-models.txt").read_text(encoding="utf-8")
+    files = sorted(ROOT.glob("requirements-models*.txt"))
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
     bundles = [model.bundle for model in catalog.KNOWN if model.bundle]
     assert {(each.distribution, each.version, each.wheel_sha256) for each in bundles} == set(
         re.findall(r"^(\S+)==(\S+) --hash=sha256:([0-9a-f]{64})$", text, re.MULTILINE)
