@@ -7,6 +7,7 @@ every child process behave the same way.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 # Before anything heavy is imported: numbers of threads are read once, when torch and BLAS load.
@@ -22,6 +23,11 @@ os.environ.update(
     TUNESMITH_HOME=_HOME.name,
     TUNESMITH_LANG="en",
 )
+
+# A shell starts what runs behind `&` with Ctrl-C ignored, and every child of the tests would inherit that: those that
+# are sent one would never leave.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Iterator  # noqa: E402
 from importlib.metadata import PackageNotFoundError, distribution  # noqa: E402
