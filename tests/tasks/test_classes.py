@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from class_rows import as_examples, several_rows, text_rows, token_rows
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
@@ -82,6 +85,31 @@ def test_a_token_is_answered_once(folder: Path) -> None:
             scores[row, number] = 1
         assert task.answer(scores, question) == question.wanted
         assert task.read(question).token_ids == features.token_ids
+
+
+def test_no_blank_stands_before_a_character_of_a_script_without_blanks(folder: Path, tmp_path: Path) -> None:
+    """A tokenizer like XLM-RoBERTa's: every token it is given begins with a blank, alone or grown into the piece."""
+    tokens = ("Re", "路", "大", "，", "海", "\u3000", "☺")
+    names = ["<s>", "</s>", "<unk>", "▁", "▁Re", "路", "大", "▁大", ",", "▁☺", "☺"]
+    written = Tokenizer(models.Unigram([(name, -float(place)) for place, name in enumerate(names)], unk_id=2))
+    written.normalizer = normalizers.NFKC()
+    written.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    written.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=written, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    base = tmp_path / "base"
+    shutil.copytree(folder, base)
+    tokenizer.save_pretrained(base)
+    labels = ("O", "B-x", "O", "B-x", "O", "O", "B-x")
+    example = Example(0, "token_class", Origin("made", 0), tokens=tokens, labels=labels)
+    task = task_for(base, [example], "token_class")
+    features = task.encode(example).features
+    read = task.tokenizer.convert_ids_to_tokens(list(features.token_ids))
+    assert read == ["<s>", "▁Re", "路", "大", ",", "<unk>", "▁", "▁☺", "</s>"]
+    assert [place for place, weight in enumerate(features.weights) if weight] == [1, 2, 3, 4, 5, 6, 7]
+    short = task_for(base, [example], "token_class", limit=8).encode(example)
+    assert short.cut_tokens == 1 and list(short.features.token_ids) == [*features.token_ids[:7], features.token_ids[8]]
 
 
 def test_what_is_cut_is_counted_and_answered_with_outside(folder: Path) -> None:

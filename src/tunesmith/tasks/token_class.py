@@ -2,11 +2,12 @@
 
 The tokenizer splits a token into pieces; the model answers once a token. An encoder answers at the first piece, as is
 usual, or at the next one where that is a blank alone; a decoder at the last one, the only one that has seen the whole
-token.
+token. Before a token of a script without blanks the blank goes that a tokenizer sets before every token it is given.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -18,6 +19,8 @@ from tunesmith.tasks.classes import OUTSIDE, Asked, ClassTask, Judged
 
 _BLANKS = ("\u2581", "\u0120")
 """How tokenizers write a blank: SentencePiece's, and that of pieces of bytes."""
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff01-\uff60]")
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters, with their signs."""
 
 
 class TokenClassTask(ClassTask):
@@ -46,21 +49,40 @@ class TokenClassTask(ClassTask):
 
     def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], dict[int, int], int]:
         """Piece ids, the token that is answered at each place, and how many pieces fell off at the end."""
-        read = self.tokenizer(list(tokens), is_split_into_words=True, truncation=True, max_length=self.max_length)
-        ids: list[int] = read["input_ids"]
+        read = self.tokenizer(list(tokens), is_split_into_words=True, verbose=False)
+        pieces = self._without_foreign_blanks(list(zip(read["input_ids"], read.word_ids(), strict=True)), tokens)
+        cut = max(0, len(pieces) - self.max_length)
+        if cut:
+            end = 1 + max(place for place, (_, token) in enumerate(pieces) if token is not None)
+            del pieces[end - cut : end]  # the tokenizer's own marks stay
         places: dict[int, int] = {}
         seen: dict[int, int] = {}
-        for place, token in enumerate(read.word_ids()):
-            if token is None or (self.is_encoder and token in seen and not self._is_blank(ids[seen[token]])):
+        for place, (_, token) in enumerate(pieces):
+            if token is None or (self.is_encoder and token in seen and not self._is_blank(pieces[seen[token]][0])):
                 continue
             if token in seen:
                 del places[seen[token]]
             seen[token] = place
             places[place] = token
-        cut = 0
-        if len(ids) == self.max_length:
-            cut = len(self.tokenizer(list(tokens), is_split_into_words=True, verbose=False)["input_ids"]) - len(ids)
-        return ids, places, cut
+        return [piece for piece, _ in pieces], places, cut
+
+    def _without_foreign_blanks(
+        self, pieces: list[tuple[int, int | None]], tokens: Sequence[str]
+    ) -> list[tuple[int, int | None]]:
+        """The pieces as the same tokens have in a text of their script: a tokenizer that sets a blank before each
+        token doubles the pieces of a Chinese sentence, and what stands in them was never seen in training.
+        """
+        kept = []
+        for place, (piece, token) in enumerate(pieces):
+            begins = token is not None and (place == 0 or pieces[place - 1][1] != token)
+            if begins and _UNSPACED.match(tokens[token or 0]):
+                bare = self.tokenizer.convert_ids_to_tokens(piece).removeprefix(_BLANKS[0]).removeprefix(_BLANKS[1])
+                if not bare and place + 1 < len(pieces) and pieces[place + 1][1] == token:
+                    continue
+                without = self.tokenizer.convert_tokens_to_ids(bare)
+                piece = piece if without in (None, self.tokenizer.unk_token_id) else without
+            kept.append((piece, token))
+        return kept
 
     def _is_blank(self, piece: int) -> bool:
         """Whether a piece is the sign for a blank alone, as XLM-RoBERTa sets before every Chinese character: the same
