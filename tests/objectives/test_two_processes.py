@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,33 @@ for name, add_ons in ADD_ONS.items():
 runtime.close()
 """
 
+VALIDATION_PROGRAM = """
+import json, sys, torch
+from functools import partial
+from pathlib import Path
+from tunesmith.models.packed import Features, pack
+from tunesmith.recipe.specs.runtime import RuntimeSpec
+from tunesmith.runtime.distributed import DistributedRuntime
+from tunesmith.train.passes import FixedPasses
+from tunesmith.train.validation import Validator, no_task_metric
+
+class TermByRow:
+    def count(self, batch):
+        return {self.name(batch): 1.0}
+    def loss(self, policy, batch):
+        return {self.name(batch): batch.row.float().sum()}
+    def name(self, batch):
+        return ("even", "odd")[int(batch.row) % 2]
+
+runtime = DistributedRuntime(RuntimeSpec(kind="distributed", device="cpu", threads=1))
+passes = FixedPasses(partial(pack, share=False), runtime, 1, 1)
+for rows in (1, 2, 7):
+    features = [Features(row, (1,) * (row + 2), (0.0,) + (1.0,) * (row + 1)) for row in range(rows)]
+    found = Validator(torch.nn.Identity(), TermByRow(), runtime, features, passes, no_task_metric)()
+    (Path(sys.argv[1]) / f"{runtime.rank}-{rows}").write_text(json.dumps(found))
+runtime.close()
+"""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -63,3 +91,13 @@ def test_two_gloo_processes_equal_one(models: tuple[Path, Path], tmp_path: Path)
         found, wanted = (load_file(each / "masters.safetensors") for each in (checkpoint, expected))
         for key, each in wanted.items():
             assert (each - found[key]).norm() <= 1e-9 * each.norm().clamp_min(1e-12), f"{name} {key}"
+
+
+def test_validation_means_are_those_of_all_rows_whoever_holds_them(tmp_path: Path) -> None:
+    """With one row the second process has none; with two each knows another term; with seven none begins alike."""
+    assert TwoRanks(VALIDATION_PROGRAM, str(tmp_path)).ended() == [0, 0]
+    wanted = {1: {"even": 0.0, "loss": 0.0}, 2: {"even": 0.0, "loss": 1.0, "odd": 1.0}}
+    wanted[7] = {"even": 3.0, "loss": 6.0, "odd": 3.0}
+    for rows, means in wanted.items():
+        for rank in range(2):
+            assert json.loads((tmp_path / f"{rank}-{rows}").read_text()) == means, (rank, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -107,10 +107,17 @@ class Validator:
                     sums[name] = sums.get(name, 0.0) + terms[name]
                     counts[name] = counts.get(name, 0.0) + items[name]
         self._policy.train(training)
-        totals = self._runtime.sum([*sums.values(), *counts.values()])
-        pairs = zip(sums, totals, totals[len(sums) :], strict=False)
+        names = self._seen_by_any_rank(sums)
+        totals = self._runtime.sum([each.get(name, 0.0) for each in (sums, counts) for name in names])
+        pairs = zip(names, totals, totals[len(names) :], strict=False)
         means = {name: total / count for name, total, count in pairs if count}
         return {"loss": sum(means.values()) if means else float("nan"), **means, **self._task_metric(self._policy)}
+
+    def _seen_by_any_rank(self, names: Iterable[str]) -> list[str]:
+        """The terms in an order that all ranks share: a rank may have no row, or rows of another task first."""
+        own = "".join(f"{name}\n" for name in names).encode()
+        held = self._runtime.gather(torch.tensor(list(own), dtype=torch.uint8, device=self._runtime.device))
+        return list(dict.fromkeys(bytes(held.tolist()).decode().splitlines()))
 
     def _look(self, batch: Packed) -> tuple[dict[str, float], dict[str, float]]:
         """Sum of each term over a batch, and its items."""
