@@ -114,7 +114,7 @@ class Validator:
         return {"loss": sum(means.values()) if means else float("nan"), **means, **self._task_metric(self._policy)}
 
     def _seen_by_any_rank(self, names: Iterable[str]) -> list[str]:
-        """The terms in an order that all ranks share: a rank may have no row, or rows of another task first."""
+        """The terms, in one order for all ranks: one without rows has seen none."""
         own = "".join(f"{name}\n" for name in names).encode()
         held = self._runtime.gather(torch.tensor(list(own), dtype=torch.uint8, device=self._runtime.device))
         return list(dict.fromkeys(bytes(held.tolist()).decode().splitlines()))
