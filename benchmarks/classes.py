@@ -167,8 +167,10 @@ def wnut17(bench: Bench) -> None:
 
 
 def cluener(bench: Bench) -> None:
-    """Names in Chinese news; the lower third of the encoder stays, so its activations are made once. What this encoder says
-    of two tokens differs by little: its head needs larger steps than its blocks bear."""
+    """Names in Chinese news; the lower third of the encoder stays, so its activations are made once.
+
+    What this encoder says of two tokens differs by little: its head needs larger steps than its blocks bear.
+    """
     wanted = {"base": CHINESE, "adapt": UPPER_BLOCKS, "groups": "{rates: {head: 10}}", "epochs": 6, "rate": 3e-4}
     _names(bench, "cluener", "ner-zh-cluener", f"{CHINESE}, upper 8 blocks", wanted)
 

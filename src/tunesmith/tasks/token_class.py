@@ -76,11 +76,13 @@ class TokenClassTask(ClassTask):
         for place, (piece, token) in enumerate(pieces):
             begins = token is not None and (place == 0 or pieces[place - 1][1] != token)
             if begins and _UNSPACED.match(tokens[token or 0]):
-                bare = self.tokenizer.convert_ids_to_tokens(piece).removeprefix(_BLANKS[0]).removeprefix(_BLANKS[1])
+                name: str = self.tokenizer.convert_ids_to_tokens([piece])[0]
+                bare = name.removeprefix(_BLANKS[0]).removeprefix(_BLANKS[1])
                 if not bare and place + 1 < len(pieces) and pieces[place + 1][1] == token:
                     continue
                 without = self.tokenizer.convert_tokens_to_ids(bare)
-                piece = piece if without in (None, self.tokenizer.unk_token_id) else without
+                if isinstance(without, int) and without != self.tokenizer.unk_token_id:
+                    piece = without
             kept.append((piece, token))
         return kept
 
