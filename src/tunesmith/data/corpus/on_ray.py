@@ -101,7 +101,9 @@ class OnRay:
         write_atomic(self.token, b"")
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Every item through a function, in their order; the first error stops what has not begun."""
+        """Every item through a function, in their order; after the first error no more is handed over, and what was
+        ends before it is raised: nobody writes behind an error.
+        """
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=_TRIES_AGAIN)(_guarded()).options(name=_name_of(work))
@@ -122,9 +124,9 @@ class OnRay:
         except ray.exceptions.RayError as error:
             raise TunesmithError("corpus.worker_died", reason=str(error).split("\n")[0]) from error
         finally:
-            for each in waiting:
-                with suppress(ray.exceptions.RayError):
-                    ray.cancel(each)
+            # Not cancelled: Ray 2.60 aborts this process where a task ends while it is being cancelled.
+            if waiting:
+                ray.wait(list(waiting), num_returns=len(waiting))
 
 
 def _name_of(work: Callable[[Item], Result]) -> str:
