@@ -63,6 +63,8 @@ def test_old_rows_from_recipe_to_proof(base: str, task: str, adapt: str, tmp_pat
         stage(work)
     steps = [event.values for event in read_events(work.path / METRICS, "step")]
     assert steps[0]["ewc"] == 0.0 and float(str(steps[-1]["ewc"])) > 0
+    notes = [event.values["code"] for event in read_events(work.path / METRICS, "note")]
+    assert "train.fisher_new_head" in notes  # the tiny base has no head of its own
     fisher = read_tensors(work.path / "classify" / "fisher" / "tensors.safetensors")
     assert all(bool(torch.isfinite(each).all()) for each in fisher.values())
     assert any(bool((each > 0).any()) for each in fisher.values())

@@ -354,6 +354,8 @@ def _fisher(
     ewc = stage.penalties.ewc if stage.penalties is not None else None
     if ewc is None:
         return {}, ""
+    if inputs.loaded.new and not inputs.begin:
+        emitter.emit("note", code="train.fisher_new_head")
     rows, folder, base = inputs.old_rows["ewc"], inputs.kept or inputs.folder, inputs.start_sha256
     pack, seed = inputs.task.pack, stage.train.seed
     return kept_fisher(ewc, rows, policy, pack, moving, additions, seed, folder, base, runtime, emitter)
