@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import threading
@@ -20,7 +21,8 @@ from tunesmith.models.tiny import tiny_chat_model
 from tunesmith.tasks.chat import ChatTask
 from tunesmith.tasks.chat_template import ChatTemplate, _as_dict
 from tunesmith.tasks.limited_template import LimitedTemplate
-from tunesmith.tasks.template_budget import CHARACTERS
+from tunesmith.tasks.template_budget import BUDGET, CHARACTERS
+from tunesmith.tasks.template_budget import SECONDS as LIMIT
 
 pytestmark = pytest.mark.case("F3")
 
@@ -47,6 +49,31 @@ def test_a_hostile_template(tally: Tally, name: str) -> None:
     assert time.thread_time() - started < SECONDS
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 200 << 20
+
+
+def test_a_pause_of_the_interpreter_is_not_the_templates() -> None:
+    """A collection of garbage over millions of rows takes longer than a template may, and strikes in its midst."""
+    good = LimitedTemplate(CHATML.template)
+    given = {"messages": GIVEN["messages"] * 20}
+    expected = good.render(given)
+    paused: list[float] = []
+
+    def pause(phase: str, about: dict[str, int]) -> None:
+        if BUDGET.get(None) is None or paused:
+            return  # no rendering is under way
+        paused.append(time.thread_time())
+        while time.thread_time() < paused[0] + 2 * LIMIT:
+            pass
+
+    before = gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(1)
+    try:
+        rendered = good.render(given)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(pause)
+    assert rendered == expected and paused
 
 
 def test_others_are_served_meanwhile(tally: Tally) -> None:

@@ -38,6 +38,10 @@ class CutError(Exception):
     """A limit is reached; the text says which, in the user's language."""
 
 
+class SlowError(CutError):
+    """The limit of time is reached."""
+
+
 class Budget:
     """What one rendering has used, and what it may."""
 
@@ -58,7 +62,7 @@ class Budget:
             raise CutError(say("tasks.reason_size", characters=self.longest))
         self._operations += 1
         if (self._operations % 16 == 0 or characters > 10_000) and time.thread_time() > self._until:
-            raise CutError(say("tasks.reason_time", milliseconds=round(SECONDS * 1000)))
+            raise SlowError(say("tasks.reason_time", milliseconds=round(SECONDS * 1000)))
 
     def size(self, value: object, *, limited: bool = True) -> int:
         """Characters and items of a value, each counted as often as it would be written."""
