@@ -22,7 +22,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_check_says_what_becomes_of_the_rows_of_a_file(call: Program, tmp_path: Path) -> None:
     path = write(tmp_path / "faq.jsonl", [*ROWS, ROWS[0], {"prompt": "", "completion": "no"}])
     told = call("data", "check", path)
-    assert told.code == 0 and "20" in told.out
+    assert told.code == 0 and "dropped: nothing is asked: 1" in told.out and "kept: 20" in told.out
     found = call("data", "check", path, "--json").json
     assert found["checked"] == "file"
     assert found["fates"] == {"dropped: empty_prompt": 1, "kept": 20, "merged: exact_duplicate_of_row": 1}
@@ -137,6 +137,8 @@ def test_near_prompts_of_stored_splits_are_looked_for_where_the_recipe_asks(
     recipe.write_text(stated, "utf-8")
     made = call("data", recipe, "--runs", tmp_path / "runs", "--json")
     assert made.code == 0, made.out
+    told = call("data", recipe, "--runs", tmp_path / "runs", "--lang", "zh")
+    assert "    保留：" in told.out and "kept" not in told.out
     checked = call("data", "check", str(made.json["run"]), "--json")
     assert checked.json["proved"] == ["hashes", "leaks", "near", "version", "ledger", "sources"]
 
@@ -152,8 +154,8 @@ def test_a_corpus_is_built_and_told_of(call: Program, tmp_path: Path) -> None:
     wanted = {"dropped: near_duplicate_of_row": 1, "kept": 30, "merged: exact_duplicate_of_row": 1}
     assert told.json["fates"] == wanted
     assert sum(told.json["splits"].values()) == 30  # type: ignore[attr-defined]
-    again = call("data", "corpus", recipe, "--out", tmp_path / "out")
-    assert again.code == 0 and "30" in again.out
+    again = call("data", "corpus", recipe, "--out", tmp_path / "out", "--lang", "zh")
+    assert again.code == 0 and "保留：30 行" in again.out and "duplicate" not in again.out
     refused = call("data", "corpus", recipe, "--out", tmp_path, "--json")
     assert (refused.code, refused.error) == (2, "data.corpus_exists")
     alone = call("data", "corpus", recipe, "--out", tmp_path / "other", "--address", "head:6379", "--json")

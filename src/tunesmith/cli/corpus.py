@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.data_corpus import tell_corpus_fates
 from tunesmith.cli.manner import answer, tell
 from tunesmith.cli.options import RecipeArgument
 from tunesmith.core.errors import TunesmithError
@@ -55,10 +56,9 @@ def corpus(
         tell(say("cli.corpus_lock_here", path=str(out)))
     with _executor(on, address, partial(_workers, stated.data, recipe.resolve().parent)) as executor:
         report = build_corpus(stated.data, recipe.resolve().parent, out, executor, compliance=stated.goal.compliance)
-    for label, rows in (*report.fates.items(), *report.splits.items()):
-        tell(f"    {label}: {rows:,}")
-    for rule, counts in report.changed.items():
-        tell(say("cli.corpus_changed", rule=rule, **counts))
+    tell_corpus_fates(report.fates, report.changed)
+    for split, rows in report.splits.items():
+        tell(f"    {say('versions.table_rows', name=split, rows=f'{rows:,}')}")
     for each in report.personal:
         tell(say("cli.corpus_personal", kind=say(f"data.pii_type_{each['type']}"), **each))
     for each in report.listed:

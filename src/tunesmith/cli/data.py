@@ -12,6 +12,7 @@ from tunesmith.cli.data_corpus import refuse_corpus
 from tunesmith.cli.data_media import holds_media, is_media_recipe, media_run, page_of_media, prepare_media
 from tunesmith.cli.manner import answer, console, manner, tell
 from tunesmith.cli.options import RUNS, RecipeArgument, RunArgument, RunsOption
+from tunesmith.cli.rows import tell_fates
 from tunesmith.cli.stages import run_until
 from tunesmith.cli.terminal import Terminal
 from tunesmith.cli.work import find_run, opened
@@ -34,9 +35,9 @@ REJECTED = Path("rejected.jsonl")
 def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     """Read, clean, split and encode; every row's fate is in the ledger."""
     path = prepare_media(recipe, runs) if is_media_recipe(recipe) else run_until(recipe, "data", runs)
-    totals = dict(Ledger.load(path / "ledger.jsonl").totals())
-    for fate, rows in totals.items():
-        tell(f"    {fate}: {rows}")
+    ledger = Ledger.load(path / "ledger.jsonl")
+    totals = dict(ledger.totals())
+    tell_fates(totals, ledger.changed())
     files = {"card": path / "data_card.md", "ledger": path / "ledger.jsonl", "xray": path / "xray.html"}
     files = {name: each for name, each in files.items() if each.exists()}  # rows that nothing learns from have no masks
     for each in files.values():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.rows import fate_words, refuse_dropped, visible
+from tunesmith.cli.rows import refuse_dropped, tell_fates, visible
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import read_json, verify_file
 from tunesmith.core.types import SPLITS
@@ -34,19 +35,24 @@ def check_corpus(path: Path, strict: bool) -> None:
     from tunesmith.data.corpus.finish import REPORT
 
     version = prove(path).version
-    fates = cast(dict[str, int], read_json(path / REPORT)["fates"])
+    report = read_json(path / REPORT)
+    fates = cast(dict[str, int], report["fates"])
     tell(say("corpus.checked", path=str(path)), "bold")
     tell(f"    {say('versions.version', version=version.id)}")
     for name, rows in version.rows.items():
         tell(f"    {say('versions.table_rows', name=name, rows=f'{rows:,}')}")
-    for label, rows in fates.items():
-        tell(f"    {fate_words(label)}: {rows:,}")
+    tell_corpus_fates(fates, cast(dict[str, dict[str, int]], report["changed"]))
     for name in PROVED:
         tell(f"    ✓ {say(f'corpus.proved_{name}')}")
     if strict:
         refuse_dropped(str(path), fates)
     facts = {**version.facts(), "rows": dict(version.rows), "fates": fates}
     answer({"checked": "corpus", "path": str(path), **facts, "notes": [], "proved": list(PROVED)})
+
+
+def tell_corpus_fates(fates: Mapping[str, int], changed: Mapping[str, Mapping[str, int]]) -> None:
+    """The same as `tell_fates`, of a corpus's report."""
+    tell_fates(fates, {rule: (counts["rows"], counts["places"]) for rule, counts in changed.items()})
 
 
 def sample_corpus(path: Path, count: int, split: str, seed: int) -> None:

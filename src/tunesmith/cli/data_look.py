@@ -11,7 +11,7 @@ import typer
 
 from tunesmith.cli.data_corpus import check_corpus, holds_corpus, sample_corpus
 from tunesmith.cli.manner import answer, tell
-from tunesmith.cli.rows import fate_words, looked_at, refuse_dropped, side_of, visible
+from tunesmith.cli.rows import looked_at, refuse_dropped, side_of, tell_fates, visible
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
 from tunesmith.core.run import LOCK, Run
@@ -39,8 +39,7 @@ def check(rows: WhatArgument, strict: StrictOption = False) -> None:
     for name, count in side.version.rows.items():
         tell(f"    {say('versions.table_rows', name=name or say('versions.all_rows'), rows=f'{count:,}')}")
     fates = dict(side.ledger.totals())
-    for label, count in fates.items():
-        tell(f"    {fate_words(label)}: {count:,}")
+    tell_fates(fates, side.ledger.changed())
     notes = _notes(prepared)
     for note in notes:
         tell(f"    - {note}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tunesmith.cli.manner import tell
 from tunesmith.cli.work import find_run
 from tunesmith.core.errors import TunesmithError
 from tunesmith.messages import say
@@ -64,9 +65,18 @@ def fate_words(label: str) -> str:
     if not reason:
         return words
     try:
-        return f"{words}: {say(f'data.reason_{reason}')}"
+        reason = say(f"data.reason_{reason}")
     except KeyError:
-        return f"{words}: {reason}"
+        pass  # of an older version: as it stands in the ledger
+    return say("cli.fate_reason", fate=words, reason=reason)
+
+
+def tell_fates(fates: Mapping[str, int], changed: Mapping[str, tuple[int, int]]) -> None:
+    """Say how many rows met each fate, and by what rules how many rows were changed at how many places."""
+    for label, rows in fates.items():
+        tell(say("cli.rows_fated", fate=fate_words(label), rows=f"{rows:,}"))
+    for rule, (rows, places) in changed.items():
+        tell(say("cli.rows_changed", rule=say(f"data.change_{rule}"), rows=f"{rows:,}", places=f"{places:,}"))
 
 
 def refuse_dropped(name: str, fates: Mapping[str, int]) -> None:
