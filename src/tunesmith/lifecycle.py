@@ -211,7 +211,10 @@ def _prepare_data(work: Work) -> None:
         for source, share in reports[name].sources.items():
             facts = {"rows": share.rows, "tokens": share.tokens, "share": round(share.share, 4)}
             work.events.emit("source", source=source, **facts)
-    work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, read=len(ledger))
+    work.events.emit("rows", **{name: len(frame) for name, frame in prepared.tables.items()}, **ledger.sums())
+    for note in prepared.all_notes:
+        if note.is_news:
+            work.events.emit("note", code=note.code, **note.facts)
 
 
 @_stage("plan")

@@ -139,6 +139,7 @@ def test_near_prompts_of_stored_splits_are_looked_for_where_the_recipe_asks(
     assert made.code == 0, made.out
     told = call("data", recipe, "--runs", tmp_path / "runs", "--lang", "zh")
     assert "    保留：" in told.out and "kept" not in told.out
+    assert told.out.count("data_card.md") == 1
     checked = call("data", "check", str(made.json["run"]), "--json")
     assert checked.json["proved"] == ["hashes", "leaks", "near", "version", "ledger", "sources"]
 

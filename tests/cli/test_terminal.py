@@ -14,7 +14,8 @@ from tunesmith.core.events import Events
 
 def emit_a_run(events: Events) -> None:
     events.emit("stage", stage="train")
-    events.emit("rows", train=22, validation=5, test=5, read=1048, **{"instruct-replay": 1016})
+    tables = {"train": 22, "validation": 5, "test": 5, "instruct-replay": 1016}
+    events.emit("rows", **tables, read=1048, made=9, merged=2, dropped=7)
     events.emit("parameters", trainable=10, total=1000)
     for step in range(1, 9):
         events.emit("step", step=step, total_steps=8, loss=1 / step, tokens=100 * step, seconds=1.0 * step)
@@ -46,7 +47,7 @@ def test_plain_lines_tell_everything_once(capsys: pytest.CaptureFixture[str]) ->
     assert "training 8/8 loss 0.125, 100 tokens/s" in lines
     for words in (
         "4/6  Training",
-        "1048 rows read: 22 to train, 5 to choose the best checkpoint, 5 to test",
+        "1048 rows read, 9 made, 2 merged, 7 dropped: 22 to train, 5 to choose the best checkpoint, 5 to test",
         "besides, for a stage alone: instruct-replay 1016",
         "validation at step 8: loss 0.5 (best so far)",
         "done in 1 min 15 s",

@@ -30,7 +30,10 @@ def test_the_sums_hold_whatever_is_decided(tmp_path: Path) -> None:
     assert ledger.kept_rows() == sorted(kept)
     ledger.check(reversed(kept))
     assert sum(ledger.totals().values()) == len(ledger) == len(expected)
-    assert Counter(entry.fate for entry in ledger.entries()) == Counter(expected.values())
+    fates = Counter(expected.values())
+    assert Counter(entry.fate for entry in ledger.entries()) == fates
+    gone = {"merged": fates["merged"], "dropped": fates["dropped"]}
+    assert ledger.sums() == {"read": len(expected), "made": 0, **gone}
 
     path = tmp_path / "ledger.jsonl"
     ledger.write(path)
@@ -38,6 +41,10 @@ def test_the_sums_hold_whatever_is_decided(tmp_path: Path) -> None:
     assert [(entry.source, entry.index) for entry in ledger.entries()] == [
         (name, index) for name in NAMES for index in range(sum(entry.source == name for entry in ledger.entries()))
     ]
+    made = ledger.make(kept[:2], "made_by_edit")
+    assert ledger.sums() == {"read": len(expected), "made": 2, **gone}
+    ledger.decide(made, "dropped", "because dropped")
+    assert ledger.sums()["dropped"] == fates["dropped"] + 2
 
 
 @pytest.mark.parametrize(

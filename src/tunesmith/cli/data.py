@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 RowsOption = Annotated[int, typer.Option("--rows", min=1, metavar="N", help="cli.opt_rows")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="cli.opt_rejected_out")]
 REJECTED = Path("rejected.jsonl")
+WRITTEN = {
+    "card": "data_card.md",
+    "ledger": "ledger.jsonl",
+    "xray": "xray.html",
+    "suspected": "suspected_labels.jsonl",
+    "compliance": "compliance_report.md",
+    "placeholders": "placeholders.sealed",
+}
+"""What rows leave in a run beside themselves, each where there is something to say."""
 
 
 def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
@@ -38,8 +47,7 @@ def prepare(recipe: RunArgument, runs: RunsOption = RUNS) -> None:
     ledger = Ledger.load(path / "ledger.jsonl")
     totals = dict(ledger.totals())
     tell_fates(totals, ledger.changed())
-    files = {"card": path / "data_card.md", "ledger": path / "ledger.jsonl", "xray": path / "xray.html"}
-    files = {name: each for name, each in files.items() if each.exists()}  # rows that nothing learns from have no masks
+    files = {name: path / each for name, each in WRITTEN.items() if (path / each).exists()}
     for each in files.values():
         tell(f"    {each}")
     answer({"run": str(path), "fates": totals, **{name: str(each) for name, each in files.items()}})

@@ -80,8 +80,7 @@ def sample(rows: WhatArgument, count: RowsOption = 3, split: SplitOption = "", s
 def _notes(prepared: Prepared | None) -> list[str]:
     if prepared is None:
         return []
-    notes = [*(note for source in prepared.sources for note in source.notes), *prepared.notes]
-    return [say(note.code, **note.facts) for note in notes]
+    return [say(note.code, **note.facts) for note in prepared.all_notes]
 
 
 def _prove(side: Side) -> list[str]:

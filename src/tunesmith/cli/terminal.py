@@ -19,6 +19,7 @@ from tunesmith.cli.words import duration, percent, told
 from tunesmith.core.calibration import flops_words
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.events import Event, Value
+from tunesmith.core.types import SPLITS
 from tunesmith.messages import render, say
 
 STAGES = ("data", "plan", "baseline", "train", "evaluate", "ship")
@@ -110,9 +111,10 @@ class Terminal:
         self._detail(say("cli.source", source=str(values["source"]), rows=_whole(values["rows"]), share=share))
 
     def _rows(self, values: Mapping[str, Value]) -> None:
-        counts = {name: _whole(values.get(name, 0)) for name in ("read", "train", "validation", "test")}
-        self._detail(say("cli.rows", **counts))
-        beside = [f"{name} {_whole(count)}" for name, count in values.items() if name not in counts]
+        counts = {name: _whole(values.get(name, 0)) for name in SPLITS}
+        sums = {name: _whole(values.get(name, 0)) for name in ("read", "made", "merged", "dropped")}
+        self._detail(say("cli.rows", **sums, **counts))
+        beside = [f"{name} {_whole(count)}" for name, count in values.items() if name not in (*counts, *sums)]
         if beside:
             self._detail(say("cli.rows_beside", tables=", ".join(beside)))
 

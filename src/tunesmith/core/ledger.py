@@ -108,6 +108,12 @@ class Ledger:
         labels = (f"{entry.fate}: {entry.reason}" if entry.reason else entry.fate for entry in self._entries)
         return dict(sorted(Counter(labels).items()))
 
+    def sums(self) -> dict[str, int]:
+        """Rows that were read and made, and those of both that were merged or dropped."""
+        fates = Counter(entry.fate for entry in self._entries)
+        made = sum(entry.parent is not None for entry in self._entries)
+        return {"read": len(self) - made, "made": made, "merged": fates["merged"], "dropped": fates["dropped"]}
+
     def changed(self) -> Mapping[str, tuple[int, int]]:
         """(rows, places) that each rule changed, rows that went later included."""
         rows: Counter[str] = Counter()

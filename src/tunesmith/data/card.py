@@ -148,9 +148,9 @@ def _fates(prepared: Prepared) -> Section:
         rows.append((both(f"data.fate_{fate}"), both(f"data.reason_{reason}") if reason else "", count))
         words = _line(f"data.fate_{fate}")
         by_fate[words] = by_fate.get(words, 0) + count
-    made = sum(entry.parent is not None for entry in prepared.ledger.entries())
-    rows.append((both("data.card_read"), "", len(prepared.ledger) - made))
-    rows += [(both("card.all_made"), "", made)] if made else []
+    sums = prepared.ledger.sums()
+    rows.append((both("data.card_read"), "", sums["read"]))
+    rows += [(both("card.all_made"), "", sums["made"])] if sums["made"] else []
     picture = _counted("card.rows_by_fate", sorted(by_fate.items(), key=lambda each: -each[1]))
     return Section(both("data.card_fates"), (*picture[1:], Table(_columns("fate", "reason", "rows"), tuple(rows))))
 
@@ -292,6 +292,5 @@ def _trained(prepared: Prepared) -> Section:
 
 
 def _notes(prepared: Prepared) -> Section | None:
-    notes = [*(note for source in prepared.sources for note in source.notes), *prepared.notes]
-    lines = tuple(both(note.code, **note.facts) for note in notes)
+    lines = tuple(both(note.code, **note.facts) for note in prepared.all_notes)
     return Section(both("data.card_notes"), (Bullets(lines),)) if lines else None

@@ -48,6 +48,11 @@ class Prepared:
         """All rows, by the name of their file: the splits first."""
         return {str(name): frame for tables in (self.frames, self.beside) for name, frame in tables.items()}
 
+    @property
+    def all_notes(self) -> tuple[Note, ...]:
+        """Of every source, and of the rows together."""
+        return (*(note for source in self.sources for note in source.notes), *self.notes)
+
     def rows_by_licence(self) -> dict[str, dict[str, int]]:
         """Rows of every source by the licence that each has; of sources of one name together."""
         found: dict[str, Counter[str]] = {}
