@@ -40,9 +40,9 @@ def test_normalising_mends_texts_and_counts_rows() -> None:
     first, second, third, fourth = to_examples(cleaned)
     assert [turn.content for turn in first.messages] == ["café\nnow", "fine 👩\u200d💻"]
     assert second.messages[0].content == "untouched\n\tkeeps its tab"
-    assert (third.chosen[0].content, fourth.text) == ("x", "words")
-    assert changed == 3
-    assert normalize(cleaned)[1] == 0
+    assert (third.chosen[0].content, fourth.text) == ("x", "words\n")
+    assert changed.to_list() == [0, 2, 3]
+    assert normalize(cleaned)[1].is_empty()
 
 
 def test_marks_that_show_nothing_go_and_joiners_stay_where_a_script_needs_them() -> None:
@@ -57,7 +57,7 @@ def test_rows_with_nothing_left_are_named() -> None:
     pair = Example(4, "preference", Origin("s", 4), (Message("user", "q"),), chosen=(Message("assistant", "same "),),
                    rejected=(Message("assistant", "same"),))  # fmt: skip
     rows = frame(
-        chat(0, "q"), chat(1, "\x07"), chat(2, "q", "\x07 "), Example(3, "text", Origin("s", 3), text="\x00"), pair
+        chat(0, "q"), chat(1, "\x07"), chat(2, "q", "\x07 "), Example(3, "text", Origin("s", 3), text="\x00 \n"), pair
     )
     found = normalize(rows)[0].select("row", blank_reason()).drop_nulls()
     assert found.rows() == [(1, "empty_prompt"), (2, "empty_answer"), (3, "empty_text"), (4, "same_answers")]

@@ -154,6 +154,7 @@ def test_html_becomes_text(html: str, text: str) -> None:
         ("full_width", "Ｆｏｒｍｓ， ａｎｄ （ｔｈｅｓｅ）", "Forms, and (these)"),
         ("whitespace", "a \u3000\u3000b\t c  \n\n\n\nd", "a b c\n\nd"),
         ("whitespace", "酒店装修，   档次太低", "酒店装修，档次太低"),
+        ("whitespace", "酒　店\t装  修，   档 次太低。 早餐好", "酒店装修，档 次太低。 早餐好"),
         ("boilerplate", "正文。本文来自网络，侵删。", "正文。"),
         ("boilerplate", "正文（转载请注明出处）", "正文"),
         ("boilerplate", "The end. Share this post with your friends.", "The end."),

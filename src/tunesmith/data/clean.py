@@ -7,7 +7,7 @@ import polars as pl
 from tunesmith.data.defects import Reason
 from tunesmith.data.settled import any_unsettled, where_flagged
 from tunesmith.data.table import TURN_COLUMNS
-from tunesmith.data.texts import any_text, changed_rows, each_text
+from tunesmith.data.texts import any_text, changed_rows, each_text, each_turn
 
 # Control characters but tab and newline; and marks that show nothing and mean nothing in running text: soft hyphen,
 # zero-width blank, word joiner, and the zero-width mark that editors leave behind.
@@ -19,22 +19,24 @@ _LINE_END = "\r\n|\r|\u0085|\u2028|\u2029"
 
 
 def normalized(text: pl.Expr) -> pl.Expr:
-    """Unicode NFC, line ends as \\n, no control characters, no blanks at either end."""
-    return text.str.replace_all(_LINE_END, "\n").str.replace_all(_CONTROL, "").str.normalize("NFC").str.strip_chars()
+    """Unicode NFC, line ends as \\n, no control characters."""
+    return text.str.replace_all(_LINE_END, "\n").str.replace_all(_CONTROL, "").str.normalize("NFC")
 
 
-def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Every text of the table normalised, and the number of rows that this changed."""
+def normalize(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+    """Every text of the table normalised, and the numbers of the rows that this changed.
+
+    Turns lose the blanks at their ends, for the template sets its own; plain texts are learned as they stand.
+    """
     return where_flagged(frame, any_unsettled(), _normalize_all)
 
 
-def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+def _normalize_all(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
     cleaned = frame.with_columns(each_text(normalized))
     if cleaned.select(any_text(lambda text: text.str.contains(_JOINERS)).any()).item():
-        cleaned = cleaned.with_columns(
-            each_text(lambda text: text.str.replace_all(_NEEDLESS_JOINER, "$1").str.strip_chars())
-        )
-    return cleaned, len(changed_rows(frame, cleaned))
+        cleaned = cleaned.with_columns(each_text(lambda text: text.str.replace_all(_NEEDLESS_JOINER, "$1")))
+    cleaned = cleaned.with_columns(each_turn(lambda content: content.str.strip_chars()))
+    return cleaned, changed_rows(frame, cleaned)
 
 
 def blank_reason() -> pl.Expr:
@@ -56,7 +58,7 @@ def _blank_tests() -> list[tuple[pl.Expr, Reason]]:
     said = {name: _says_something(pl.col(name).list.last()) for name in TURN_COLUMNS}
     in_pair = kind == "preference"
     return [
-        (kind.is_in(["text", "text_class"]) & (pl.col("text") == ""), "empty_text"),
+        (kind.is_in(["text", "text_class"]) & (pl.col("text").str.strip_chars() == ""), "empty_text"),
         (in_turns & ~asked.list.any(), "empty_prompt"),
         (kind.is_in(["chat", "kto"]) & ~said["messages"], "empty_answer"),
         (in_pair & ~(said["chosen"] & said["rejected"]), "empty_answer"),

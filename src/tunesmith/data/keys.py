@@ -19,11 +19,14 @@ def _turn_text() -> pl.Expr:
 
 
 def content_key() -> pl.Expr:
-    """Text that is equal exactly for rows that say the same (roles, contents, calls, tools, labels)."""
+    """Text that is equal exactly for rows that say the same (roles, contents, calls, tools, labels), blanks at the ends
+    of a plain text apart.
+    """
     turns = [pl.col(name).list.eval(_turn_text()).list.join(_TURN) for name in ("messages", "chosen", "rejected")]
     words = [pl.col(name).list.join(_TURN) for name in ("tokens", "labels")]
     liked = pl.col("label").cast(pl.String).fill_null("")
-    return pl.concat_str("kind", "text", "tools", liked, *turns, *words, seen(), separator=_PART).alias("content_key")
+    text = pl.col("text").str.strip_chars()
+    return pl.concat_str("kind", text, "tools", liked, *turns, *words, seen(), separator=_PART).alias("content_key")
 
 
 def seen() -> pl.Expr:

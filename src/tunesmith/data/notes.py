@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tunesmith.core.errors import Fact
 from tunesmith.core.secrets import without_secrets
 
-_EVERY_RUN = {"data.read_file", "data.normalized", "data.merged"}
+_EVERY_RUN = {"data.read_file", "data.merged"}
 
 
 @dataclass(frozen=True)

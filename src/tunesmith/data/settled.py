@@ -20,28 +20,27 @@ _LOOKED_AT = 0x30000
 
 def may_change(text: pl.Expr) -> pl.Expr:
     """Whether normalising might change a text: true too often, never too rarely."""
-    trimmed = text.str.strip_chars().str.len_bytes() != text.str.len_bytes()
-    return trimmed | text.str.contains(_unsettled())
+    return text.str.contains(_unsettled())
 
 
 def any_unsettled() -> pl.Expr:
-    """Whether any text of a row may change."""
-    turns = [
-        pl.col(name).list.eval(may_change(pl.element().struct.field("content"))).list.any() for name in TURN_COLUMNS
-    ]
+    """Whether any text of a row may change; turns lose blanks at their ends, too."""
+    content = pl.element().struct.field("content")
+    padded = content.str.strip_chars().str.len_bytes() != content.str.len_bytes()
+    turns = [pl.col(name).list.eval(padded | may_change(content)).list.any() for name in TURN_COLUMNS]
     return pl.any_horizontal(may_change(pl.col("text")), *turns).fill_null(False)
 
 
 def where_flagged(
-    frame: pl.DataFrame, flag: pl.Expr, change: Callable[[pl.DataFrame], tuple[pl.DataFrame, int]]
-) -> tuple[pl.DataFrame, int]:
-    """The table with the flagged rows put through a function that keeps them all, and what it counted."""
+    frame: pl.DataFrame, flag: pl.Expr, change: Callable[[pl.DataFrame], tuple[pl.DataFrame, pl.Series]]
+) -> tuple[pl.DataFrame, pl.Series]:
+    """The table with the flagged rows put through a function that keeps them all, and what rows it has changed."""
     flagged = frame.select(flag.alias("flagged"))["flagged"]
     if not flagged.any():
-        return frame, 0
+        return frame, frame["row"].head(0)
     placed = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
-    changed, count = change(placed.filter(flagged))
-    return pl.concat([placed.filter(~flagged), changed]).sort("place").drop("place"), count
+    changed, rows = change(placed.filter(flagged))
+    return pl.concat([placed.filter(~flagged), changed]).sort("place").drop("place"), rows
 
 
 @cache

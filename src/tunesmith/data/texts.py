@@ -19,9 +19,13 @@ def any_text(test: Callable[[pl.Expr], pl.Expr], turns: Iterable[str] = TURN_COL
 
 def each_text(change: Callable[[pl.Expr], pl.Expr]) -> list[pl.Expr]:
     """Columns in which every text of a row has been changed by an expression."""
+    return [change(pl.col("text")).alias("text"), *each_turn(change)]
+
+
+def each_turn(change: Callable[[pl.Expr], pl.Expr]) -> list[pl.Expr]:
+    """Columns in which every turn of a row has been changed by an expression."""
     content = change(pl.field("content")).alias("content")
-    turns = [pl.col(name).list.eval(pl.element().struct.with_fields(content)) for name in TURN_COLUMNS]
-    return [change(pl.col("text")).alias("text"), *turns]
+    return [pl.col(name).list.eval(pl.element().struct.with_fields(content)) for name in TURN_COLUMNS]
 
 
 def changed_rows(before: pl.DataFrame, after: pl.DataFrame) -> pl.Series:

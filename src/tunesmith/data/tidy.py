@@ -83,7 +83,7 @@ class Cleaner:
         frame = repair_encoding(frame, self.spec.repair, self._ledger)
         if self.spec.normalize:
             frame, changed = normalize(frame)
-            notes.append(Note("data.normalized", {"rows": changed, "split": split}))
+            self._ledger.change(changed, "normalized")
         frame = repair_texts(frame, self.spec.repair, self._ledger)
         if self.spec.normalize or self.spec.repair:
             frame = self._without_blank(frame)

@@ -166,7 +166,8 @@ def test_a_corpus_that_is_there_is_told_again_and_never_replaced(folder: Path) -
     first = build_corpus(spec(), folder, folder / "out", piece_bytes=PIECE)
     before = files_of(folder / "out")
     again = build_corpus(spec(), folder, folder / "out", piece_bytes=PIECE)
-    assert again == CorpusReport(first.fates, first.splits, first.bytes, version=first.version)
+    assert again == CorpusReport(first.fates, first.splits, first.bytes, first.changed, version=first.version)
+    assert first.changed == {"normalized": {"rows": 1, "places": 1}}
     with pytest.raises(TunesmithError) as caught:
         build_corpus(spec(clean={}), folder, folder / "out", piece_bytes=PIECE)
     assert caught.value.code == "data.corpus_exists"

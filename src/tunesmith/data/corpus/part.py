@@ -142,7 +142,7 @@ def _marks(texts: pl.Series) -> Marks:
     parts = [(each.row_keys, signatures(each)) for each in shingle_parts(texts)]
     row_keys = np.concatenate([np.empty(0, np.uint64), *(each for each, _ in parts)])
     found = np.concatenate([np.empty((0, BINS), np.uint32), *(each for _, each in parts)])
-    keys = np.stack([texts.hash(seed=1).to_numpy(), row_keys], axis=1)
+    keys = np.stack([texts.str.strip_chars().hash(seed=1).to_numpy(), row_keys], axis=1)
     return Marks(texts.str.len_chars().to_numpy().astype(np.int64), keys, found)
 
 

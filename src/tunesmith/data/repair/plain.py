@@ -18,6 +18,9 @@ _WIDE_SIGNS = [
 ]
 _NARROW_SIGNS = [chr(ord(each) - 0xFEE0) for each in _WIDE_SIGNS]
 _EAST_ASIAN = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
+_RUN = r"(?:[^\S\n]*[\t\u3000\u00a0][^\S\n]*|[^\S\n]{2,})"
+_CHINESE = r"([\p{Han}，。！？；：、])"
+_RUN_IN_CHINESE = f"{_CHINESE}{_RUN}{_CHINESE}"
 _CODE_OR_TABLE = r"(?m)```|^~~~|^\s*[\[{]|^(?: {4}|\t)|^\s*\|"
 """Blanks have a meaning in code, JSON, indented blocks and tables."""
 
@@ -51,12 +54,16 @@ def half_width(text: pl.Expr) -> pl.Expr:
 
 
 def one_blank(text: pl.Expr) -> pl.Expr:
-    """Runs of blanks as one, none at the ends of lines or between Chinese characters, at most one empty line."""
+    """Runs of blanks as one, as none at the ends of lines and between Chinese characters, at most one empty line.
+
+    A single blank between Chinese characters stays: it parts what is no sentence.
+    """
     mended = (
-        text.str.replace_all(r"[^\S\n]*[\t\u3000\u00a0][^\S\n]*|[^\S\n]{2,}", " ")
+        text.str.replace_all(_RUN_IN_CHINESE, "$1$2")
+        .str.replace_all(_RUN_IN_CHINESE, "$1$2")  # a character between two runs belonged to the first
+        .str.replace_all(_RUN, " ")
         .str.replace_all(r" *\n", "\n")
         .str.replace_all(r"\n{3,}", "\n\n")
-        .str.replace_all(r"([\p{Han}，。！？；：、]) +([\p{Han}，。！？；：、])", "$1$2")
         .str.strip_chars()
     )
     return pl.when(text.str.contains(_CODE_OR_TABLE)).then(text).otherwise(mended)

@@ -26,7 +26,9 @@ class CleanSpec(Spec):
     """What is mended or removed before the split."""
 
     unstated: ClassVar[frozenset[str]] = frozenset({"near_duplicates", "semantic_duplicates"})
-    normalize: bool = Field(True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks cut.")
+    normalize: bool = Field(
+        True, description="Unicode NFC, no control characters, line ends as \\n, outer blanks of turns cut."
+    )
     exact_duplicates: bool = Field(True, description="Merge rows whose content is the same.")
     near_duplicates: float | None = Field(
         None,
