@@ -51,6 +51,12 @@ keep(
 )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: packed ones hold the second in which they were packed, and two processes
+    that collect in different seconds would know different tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
     """The cache folder of this test run ($TUNESMITH_HOME): a calibration at the start, removed at the end."""

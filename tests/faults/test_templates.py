@@ -27,8 +27,9 @@ from tunesmith.tasks.template_budget import SECONDS as LIMIT
 pytestmark = pytest.mark.case("F3")
 
 GIVEN = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "你好 " * 20}]}
-SECONDS = 1.0
-"""The limit is 0.1 s of processor time; one operation more, the compiler and a busy machine come on top."""
+SECONDS = 2.0
+"""The limit is 0.1 s of processor time, twice, since what is too slow is rendered once more; one operation more each
+time, the compiler and a busy machine come on top (0.2 to 0.5 s alone, 1.2 s seen beside another process)."""
 
 
 def answer_to(template: str) -> str:
