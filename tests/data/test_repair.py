@@ -80,6 +80,23 @@ def test_short_chinese_and_rare_words_come_back_too(text: str) -> None:
     assert mended(text.encode("gb18030").decode("latin-1"), "mojibake") == text
 
 
+@pytest.mark.parametrize("wrong", ["latin-1", "sloppy-windows-1252"])
+@pytest.mark.parametrize(
+    ("right", "text"),
+    [
+        ("cp949", "오늘 주문한 상품이 아직 도착하지 않았습니다. 언제쯤 받을 수 있을까요?"),
+        ("cp949", "안녕하세요"),
+        ("euc_jp", "注文した商品がまだ届きません。いつ届きますか?"),
+        ("cp932", "パスワードを忘れてログインできません。"),
+    ],
+)
+def test_korean_and_japanese_are_not_taken_for_chinese(right: str, wrong: str, text: str) -> None:
+    """Every pair of their bytes is a character of GB 18030, and those of Korean are all common ones."""
+    import ftfy.bad_codecs  # noqa: F401 - what browsers take Windows-1252 for
+
+    assert mended(text.encode(right).decode(wrong), "mojibake") == text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,7 +1,8 @@
 """Text that was decoded by the wrong encoding, put right where its bytes are still all there.
 
 Two ways: ftfy for UTF-8 read as a Western code page (once or several times), and for Chinese a search over the pairs of
-encodings that get mixed up, judged by how common the characters are that come out.
+encodings that get mixed up, judged by how common the characters are that come out. Korean and Japanese come before it:
+every syllable of Korean is a common Chinese character in GB 18030.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _UTF8_AS_CHINESE = "[銆鐨鈥锛囩殑浜].{0,3}[\u4e00-\u9fff\ue000-\uf8ff]"
 _OF_USERS = b"\xee"
 """First byte in UTF-8 of U+E000 to U+EFFF: pairs of GB 18030 that no character has stand there, up to U+E864."""
 _WESTERN_RUN = re.compile(f"[\u00a0-\u00ff][\u0080-\u00ff\x21-\x7e{_WESTERN}]*[\u0080-\u00ff{_WESTERN}]")
-_FROM_WESTERN = tuple((wrong, right) for wrong in ("latin-1", "cp1252") for right in ("gb18030", "big5"))
+_CODE_PAGES = ("latin-1", "sloppy-windows-1252")
+"""The second is ftfy's, with the control characters of Latin-1 where Windows has none, as browsers read it."""
+_FROM_WESTERN = tuple((wrong, right) for wrong in _CODE_PAGES for right in ("gb18030", "big5"))
 _PAIRS = (("gb18030", "utf-8"), ("big5", "utf-8"), ("gb18030", "big5"), ("big5", "gb18030"), *_FROM_WESTERN)
 """(wrong, right): how a text was read, and how it should have been."""
 _RIGHT, _WRONG = 0.9, 0.7
@@ -40,6 +43,17 @@ _FEWEST_OF_ALL, _SURE_ENOUGH = 4, 0.8
 """The same of a text nearly all of whose characters stand beyond ASCII, in a Western code page, which no language
 writes. Chemistry and minerals have 0.87 of common characters."""
 _BEYOND_ASCII = 0.6
+_KOREAN = re.compile(
+    "[이다는에을가의를은하고도지한로사기서자어대아리시나스해인그전부정일수들있장과것여제라보니게만으주원마소상구면년"
+    "오적안우성용동습까세요신내경국문무거미비조방공위화영진연중생히했없않할된되러던실물간때]"
+)
+"""Syllables that make up three fifths of Korean."""
+_KANA = re.compile("[\u3041-\u30fc]")
+_TELLING = (("cp949", _KOREAN, 0.35), ("euc_jp", _KANA, 0.3), ("cp932", _KANA, 0.3))
+"""(encoding, what its language writes again and again, the least share of the letters beyond ASCII). Of 20,000 Chinese
+texts of four characters and more 8 reach one; of programs' messages of twelve letters and more, 97 in a hundred Korean
+ones and every Japanese one."""
+_FEWEST_LETTERS = 5
 _ONLY_CHINESE = re.compile("[\x00-\x7f\u3400-\u9fff\u3000-\u301f\uff01-\uff5e·—‘’“”…]+")
 _HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff]")
 
@@ -72,8 +86,18 @@ def mend_all(texts: Sequence[str]) -> list[str]:
         remove_control_chars=False,
         normalization=None,
     )
-    # Chinese first: ftfy takes pairs of GB 18030 that happen to be UTF-8 as well for UTF-8.
-    return [ftfy.fix_text(_chinese(text), config) for text in texts]
+    # East Asian first: ftfy takes pairs of GB 18030 that happen to be UTF-8 as well for UTF-8.
+    return [ftfy.fix_text(_korean_or_japanese(text) or _chinese(text), config) for text in texts]
+
+
+def _korean_or_japanese(text: str) -> str | None:
+    for wrong in _CODE_PAGES:
+        for right, telling, share in _TELLING:
+            reading = _read_again(text, wrong, right) or ""
+            letters = sum(character > "\x7f" and character.isalpha() for character in reading)
+            if letters >= _FEWEST_LETTERS and len(telling.findall(reading)) >= share * letters:
+                return reading
+    return None
 
 
 def _chinese(text: str) -> str:
@@ -99,7 +123,7 @@ def _all_western(text: str) -> str:
     written = [character for character in text if not character.isspace()]
     if sum(character > "\x7f" for character in written) < _BEYOND_ASCII * len(written):
         return text
-    if any(_read_again(text, wrong, "utf-8") is not None for wrong in ("latin-1", "cp1252")):
+    if any(_read_again(text, wrong, "utf-8") is not None for wrong in _CODE_PAGES):
         return text
     read = (_read_again(text, *pair) for pair in _FROM_WESTERN)
     readings = [each for each in read if each is not None and _ONLY_CHINESE.fullmatch(each)]
