@@ -314,9 +314,10 @@ def _checks(parity: Mapping[str, object]) -> list[ParityCheck]:
 
 
 def _check_name(name: str) -> Words:
-    metric = name.removesuffix("_difference")
-    if metric != name:
-        return words_of("parity_metric_difference", metric=metric_words(metric))
+    for suffix in ("metric_difference", "metric_difference_near_ties_apart"):
+        metric = name.removesuffix(suffix.removeprefix("metric"))
+        if metric != name:
+            return words_of(f"parity_{suffix}", metric=metric_words(metric))
     return words_of(f"parity_{name}")
 
 

@@ -33,10 +33,12 @@ from tunesmith.ship.adapter_judge import judge_name, judged
 from tunesmith.ship.evaluated import Reader, answer_turns, asked, broken_tokens, chat_ids
 from tunesmith.ship.formats.gguf import gguf_path
 from tunesmith.ship.formats.llama_cpp import LlamaJudge
+from tunesmith.ship.near_ties import near_ties
 from tunesmith.ship.stored_types import other_dtypes, other_types, stated_dtype
 from tunesmith.tasks.chat_template import ChatTemplate, write_tools_as_text
 
 PARITY = "parity.json"
+NEAR_ANSWERS = "other_answers_at_near_ties"
 _NO_CHANGE_TURNS = 4
 _SECONDS = 900.0
 FLOAT32_GAP = 0.02
@@ -125,6 +127,7 @@ class Gate:
         self._limits = limits
         self._emitter = emitter
         self._tokenizer = tokenizer
+        self._evaluated = evaluated
         self.context = int(getattr(evaluated.config, "max_position_embeddings", 4096)) - places_before(evaluated)
         self._ids = chat_ids(tokenizer, self._chats)
         self._turns = answer_turns(tokenizer, self._chats, self.context)
@@ -249,11 +252,26 @@ class Gate:
             questions,
             lambda done: self._emitter.emit("progress", what=f"ship.{metric.name}", done=done, total=len(questions)),
         )
-        own, other = metric.score(metric.evaluated_answers), metric.score(answers)
+        own_texts, texts = metric.evaluated_answers, [each.text for each in answers]
+        other = [place for place, text in enumerate(own_texts) if texts[place] != text]
+        settled, near = list(texts), 0
+        for place in other:
+            own_ids = self._tokenizer(own_texts[place], add_special_tokens=False)["input_ids"]
+            if near_ties(self._evaluated, questions[place], [own_ids, answers[place].tokens]):
+                settled[place] = own_texts[place]
+                near += 1
+        own, apart = metric.score(own_texts), metric.score(settled)
         return [
             Check(f"{metric.name}_evaluated", own),
-            Check(f"{metric.name}_artefact", other),
-            Check(f"{metric.name}_difference", round(abs(own - other), 9), self._limits.metric_points, "at_most"),
+            Check(f"{metric.name}_artefact", metric.score(texts)),
+            Check("other_answers", len(other)),
+            Check(NEAR_ANSWERS, near),
+            Check(
+                f"{metric.name}_difference_near_ties_apart",
+                round(abs(own - apart), 9),
+                self._limits.metric_points,
+                "at_most",
+            ),
         ]
 
     @property

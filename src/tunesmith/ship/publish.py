@@ -38,7 +38,7 @@ from tunesmith.ship.lineage import Lineage
 from tunesmith.ship.merge import Merged, merge
 from tunesmith.ship.merge_base import MergeBase
 from tunesmith.ship.model_card import write_model_card
-from tunesmith.ship.parity import PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
+from tunesmith.ship.parity import NEAR_ANSWERS, PARITY, Gate, Parity, TaskMetric, refuse_beyond_limits
 from tunesmith.tasks.chat_template import ChatTemplate
 
 _COMPARED_TENSORS = 8
@@ -241,8 +241,25 @@ def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
         )
         parity = job.gate.check_gguf(aside, kind, dict(_base_arrays(job)), job.metric)
         refuse_beyond_limits(parity)
+        _tell_near_ties(job, parity)
         _describe(job, aside, parity, kind.removeprefix("gguf-"))
     return _artifact(kind, final, path.name, parity)
+
+
+def _tell_near_ties(job: _Job, parity: Parity) -> None:
+    if job.metric is None or not parity.value(NEAR_ANSWERS):
+        return
+    evaluated, artefact = (parity.value(f"{job.metric.name}_{whose}") for whose in ("evaluated", "artefact"))
+    job.emitter.emit(
+        "note",
+        code="ship.near_ties",
+        format=parity.format,
+        answers=int(parity.value(NEAR_ANSWERS)),
+        questions=len(job.metric.questions),
+        metric=job.metric.name,
+        evaluated=round(evaluated, 1),
+        artefact=round(artefact, 1),
+    )
 
 
 def _needed_bytes(job: _Job, kind: ShipFormat) -> int:

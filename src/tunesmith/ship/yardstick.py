@@ -12,8 +12,7 @@ from tunesmith.ship.parity import TaskMetric
 from tunesmith.ship.parity_chats import FIXED_CHATS
 
 PARITY_QUESTIONS = 200
-"""Test questions that llama.cpp answers in the gate. Near ties fall either way in batches: of 100 answers one flip was
-seen to move the metric by the whole limit of a point, so there are enough that it takes three in one direction."""
+"""Test questions that llama.cpp answers in the gate: enough that three answers in one direction leave its limit."""
 
 
 def parity_chats(rows: Sequence[Example], wanted: int) -> list[list[Message]]:

@@ -29,7 +29,13 @@ class ParityLimits(Spec):
     )
     top1_gguf_f16: float = Field(0.995, ge=0, le=1, description="The same for GGUF F16, judged in llama.cpp.")
     top1_gguf_q8_0: float = Field(0.98, ge=0, le=1, description="The same for GGUF Q8_0, judged in llama.cpp.")
-    metric_points: float = Field(1.0, ge=0, le=100, description="Largest change of the task metric, in points of 100.")
+    metric_points: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Largest change of the task metric, in points of 100; an answer that is another one at near ties"
+        " alone, as the evaluated model sees them, counts as unchanged, and that is said.",
+    )
 
 
 class ShipSpec(Spec):

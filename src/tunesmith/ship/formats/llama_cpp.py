@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,14 @@ SLOTS = 8
 _START_SECONDS = 120.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: its text, and its token ids with the end token if it came to one."""
+
+    text: str
+    tokens: tuple[int, ...]
 
 
 class LlamaJudge:
@@ -186,7 +195,7 @@ class LlamaJudge:
             raise self._failed(f"/completion followed {len(rows)} of {len(forced) + 1} forced tokens")
         return [int(row["top_logprobs"][0]["id"]) for row in rows]
 
-    def answer(self, prompt: Sequence[int], max_new_tokens: int) -> str:
+    def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
         """The greedy answer to a prompt."""
         body: dict[str, object] = {
             "prompt": list(prompt),
@@ -194,8 +203,11 @@ class LlamaJudge:
             "samplers": ["top_k"],
             "top_k": 1,
             "cache_prompt": True,
+            "return_tokens": True,
         }
-        return str(self._post("/completion", body)["content"])
+        found = self._post("/completion", body)
+        tokens = found["tokens"]
+        return Answer(str(found["content"]), tuple(int(each) for each in tokens) if isinstance(tokens, list) else ())
 
     def map(
         self, work: Callable[[Item], Result], items: Sequence[Item], done: Callable[[int], None] | None = None
