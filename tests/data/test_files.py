@@ -52,6 +52,36 @@ def test_text_files(tmp_path: Path, name: str, content: str) -> None:
     assert (file.encoding, file.guessed) == ("utf-8", False)
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_found_and_said(tmp_path: Path, separator: str) -> None:
+    shown = separator.replace("\t", "\\t")
+    rows = [*ROWS, {"query": "1,5 kg", "response": "a, b, c"}]
+    content = pl.DataFrame(rows).write_csv(separator=separator, quote_style="always")
+    for text in (content, f"sep={separator}\r\n{content}", content.encode("gb18030")):
+        file = read_file(write(tmp_path, "a.csv", text))
+        assert file.rows == rows
+        assert [(note.code, note.facts["separator"]) for note in file.notes] == [("data.separator", shown)]
+
+
+def test_a_comma_where_nothing_else_is_sure(tmp_path: Path) -> None:
+    for content, rows in (
+        ("text\none; two\nthree\n", [{"text": "one; two"}, {"text": "three"}]),
+        ("a,b;c\n1,2;3\n", [{"a": "1", "b;c": "2;3"}]),
+        ("a,b\n1,2;3\n", [{"a": "1", "b": "2;3"}]),
+    ):
+        file = read_file(write(tmp_path, "a.csv", content))
+        assert file.rows == rows and not file.notes
+    odd = read_file(write(tmp_path, "a.csv", "a,b\n1,2\n3\n"))
+    assert odd.rows[0] == {"a": "1", "b": "2"} and isinstance(odd.rows[1], Unread)
+
+
+def test_a_file_of_which_no_row_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", '{"prompt": "a", "completion": "b", "prompt": "c"}\n' * 3)
+    with pytest.raises(TunesmithError, match=r"data.no_row_readable .*a key stands twice .*duplicate_key") as caught:
+        prepare(DataSpec(sources=[SourceSpec(path="a.jsonl")]), tmp_path, Ledger())
+    assert caught.value.facts["rows"] == 3
+
+
 def test_columnar_files(tmp_path: Path) -> None:
     frame = pl.DataFrame(ROWS)
     frame.write_parquet(tmp_path / "a.parquet")

@@ -42,6 +42,7 @@ def read_rows(folder: Path, wanted: RowKind, *rows: object, **source: object) ->
         ({"text": "a b", "label": "x"}, "a b", ("x",)),
         ({"sentence": "a", "category": " x y "}, "a", ("x y",)),
         ({"review": "很好 🙂", "sentiment": "正面"}, "很好 🙂", ("正面",)),
+        ({"文本": "很好", "标签": "正面"}, "很好", ("正面",)),
         ({"query": "q", "intent": "card_lost"}, "q", ("card_lost",)),
         ({"text": "a", "label": 3}, "a", ("3",)),
         ({"text": "a", "label": 3.0}, "a", ("3",)),

@@ -86,6 +86,7 @@ CHAT_ROWS: list[tuple[str, dict[str, object], list[tuple[str, str]]]] = [
     ("query_response", {"query": "q", "response": "a"}, ASKED),
     ("query_response", {"question": "q", "answer": "a", "system": "s"}, [("system", "s"), *ASKED]),
     ("query_response", {"title": "t", "ask": "q", "answer": "a"}, ASKED),
+    ("query_response", {"编号": "1", "问题": "q", "答案": "a"}, ASKED),
 ]
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from office_files import docx, paragraph, zipped
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.ledger import Ledger
-from tunesmith.data.formats.files import list_files, read_file, read_files
+from tunesmith.data.formats.files import Manner, list_files, read_file, read_files
 from tunesmith.data.formats.read import Reading, read_source
 from tunesmith.data.rejected import rejected_rows
 from tunesmith.recipe.specs.data import DataSpec
@@ -68,6 +69,43 @@ def test_an_archive_is_its_files_of_rows(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def tarred(content: dict[str, bytes], folder: str = ".") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        entry = tarfile.TarInfo(folder)
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+        for name, each in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(each)
+            archive.addfile(entry, io.BytesIO(each))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["", *PACK])
+def test_a_tar_archive_is_its_files_of_rows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"all.tar{suffix}"
+    content = tarred(
+        {"./b/训练.jsonl": LINES, "./a.csv": pl.DataFrame(ROWS[:3]).write_csv().encode(), "./._a.csv": b"x"}
+    )
+    path.write_bytes(PACK[suffix](content) if suffix else content)
+    first, second = read_files(path)
+    assert (first.path, second.path) == (path / "a.csv", path / "b" / "训练.jsonl")
+    assert (first.rows, second.rows) == (ROWS[:3], ROWS)
+    assert [note.facts["path"] for note in first.notes] == [f"{path.name}/._a.csv"]
+
+
+def test_a_tar_archive_by_its_short_name_and_by_its_split(tmp_path: Path) -> None:
+    (tmp_path / "rows.tgz").write_bytes(gzip.compress(tarred({"rows.jsonl": LINES})))
+    assert read_files(tmp_path / "rows.tgz")[0].rows == ROWS
+    for split, rows in (("train", LINES), ("test", LINES[:50])):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        (tmp_path / "all" / f"{split}.tar.gz").write_bytes(gzip.compress(tarred({"rows.jsonl": rows})))
+    assert list_files(tmp_path / "all", "train")[0] == [tmp_path / "all" / "train.tar.gz"]
+    (file,) = read_files(tmp_path / "all" / "train.tar.gz", Manner(split="train"))
+    assert file.rows == ROWS
+
+
 def test_an_archive_of_documents(tmp_path: Path) -> None:
     path = tmp_path / "docs.zip"
     path.write_bytes(zipped({"a.docx": docx(paragraph("one")), "b.txt": "two", "c.html": "<p>three"}))
@@ -90,7 +128,7 @@ def test_packed_rows_reach_the_ledger_and_the_file_of_rejected_rows(tmp_path: Pa
 
 
 def test_what_is_read_is_told_from_the_name(tmp_path: Path) -> None:
-    for name in ("a.tar.gz", "a.gz", "a.exe", "a.jsonl.lz4"):
+    for name in ("a.zip.gz", "a.gz", "a.exe", "a.jsonl.lz4"):
         (tmp_path / name).write_bytes(LINES)
         with pytest.raises(TunesmithError, match=r"data\.unknown_suffix"):
             list_files(tmp_path / name)

@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,79 @@ def archive(path: Path, *entries: tuple[zipfile.ZipInfo, bytes]) -> Path:
     return path
 
 
+def tar_entry(name: str, content: bytes = LINES, kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, "/etc/passwd", len(content)
+    return info, content
+
+
+def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for info, content in entries:
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.mark.case("D7")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        tar_entry("../../rows.jsonl"),
+        tar_entry("/etc/rows.jsonl"),
+        tar_entry("a\\rows.jsonl"),
+        tar_entry("rows.jsonl"),
+        tar_entry("./rows.jsonl"),
+        tar_entry("link.jsonl", b"", tarfile.SYMTYPE),
+        tar_entry("hard.jsonl", b"", tarfile.LNKTYPE),
+        tar_entry("device.jsonl", b"", tarfile.CHRTYPE),
+        tar_entry("pipe.jsonl", b"", tarfile.FIFOTYPE),
+        tar_entry("\udcff.jsonl"),
+    ],
+    ids=["up", "root", "backslash", "twice", "twice-dotted", "link", "hard", "device", "pipe", "no-text"],
+)
+def test_an_odd_entry_of_a_tar_archive(tmp_path: Path, odd: tuple[tarfile.TarInfo, bytes]) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of(tar_entry("rows.jsonl"), odd))
+    assert refusal(path) == "data.odd_member"
+
+
+@pytest.mark.case("D7")
+def test_a_tar_archive_that_is_cut_damaged_or_goes_on(tmp_path: Path) -> None:
+    whole = tar_of(tar_entry("1.jsonl"), tar_entry("2.jsonl"))
+    blocks = len(whole.rstrip(b"\0")) // tarfile.BLOCKSIZE + 1
+    damaged = bytearray(whole)
+    second = whole.index(b"2.jsonl")
+    damaged[second] = ord("3")
+    wrong = {
+        "end": whole[: blocks * tarfile.BLOCKSIZE],
+        "lone": whole[: (blocks + 1) * tarfile.BLOCKSIZE],
+        "member": whole[:second],
+        "middle": whole[: second + 700],
+        "header": bytes(damaged),
+        "more": whole + whole,
+        "none": b"prompt,completion",
+        "zeros": bytes(10_240),
+    }
+    for name, content in wrong.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(content)
+        code = refusal(path)
+        assert code == ("data.empty_folder" if name == "zeros" else "data.broken_packed"), name
+    path = tmp_path / "packed.tar.gz"
+    path.write_bytes(gzip.compress(whole)[:-20])
+    assert refusal(path) == "data.broken_packed"
+
+
+@pytest.mark.case("D7")
+def test_a_tar_archive_within_an_archive_or_of_too_many_files(tmp_path: Path) -> None:
+    (tmp_path / "in.tar").write_bytes(tar_of(tar_entry("rows.jsonl"), tar_entry("more.tgz")))
+    assert refusal(tmp_path / "in.tar") == "data.nested_archive"
+    many = [tar_entry(f"{number}.jsonl", b"") for number in range(MOST_MEMBERS + 1)]
+    (tmp_path / "many.tar").write_bytes(tar_of(*many))
+    assert refusal(tmp_path / "many.tar") == "data.too_many_members"
+
+
 @pytest.mark.case("D7")
 def test_what_unpacks_too_far_is_refused_in_bounded_memory(tmp_path: Path, tally: Tally) -> None:
     """Each bomb is read in a child that may use 1 GB more than it needs to start."""
@@ -84,6 +158,7 @@ def test_what_unpacks_too_far_is_refused_in_bounded_memory(tmp_path: Path, tally
     (tmp_path / "c.jsonl.bz2").write_bytes(bz2.compress(ZEROS * 80))
     (tmp_path / "d.jsonl.xz").write_bytes(lzma.compress(ZEROS * 80))
     (tmp_path / "e.jsonl.zst").write_bytes(zstd(ZEROS * 80))
+    (tmp_path / "e.tar.gz").write_bytes(gzip.compress(tar_of(tar_entry("rows.jsonl", ZEROS * 80))))
     (tmp_path / "f.docx").write_bytes(zipped({"word/document.xml": ZEROS * 80}))
     (tmp_path / "g.parquet").write_bytes(parquet_bomb())
     bombs = sorted(tmp_path.iterdir())
@@ -160,13 +235,13 @@ def test_archives_that_cannot_be_read_whole_are_refused(tmp_path: Path, tally: T
     with pytest.warns(UserWarning, match="Duplicate name"):
         archive(path, entry("a.jsonl"), entry("a.jsonl"))
     assert refusal(path) == "data.odd_member"
-    for name in ("b.zip", "b.jsonl.gz"):
+    for name in ("b.zip", "b.jsonl.gz", "b.tar"):
         assert refusal(archive(path, entry("a.jsonl"), entry(name))) == "data.nested_archive"
     path.write_bytes(locked(zipped({"a.jsonl": LINES})))
     assert refusal(path) == "data.locked_archive"
     path.write_bytes(zipped({f"{number}.txt": "" for number in range(MOST_MEMBERS + 1)}, zipfile.ZIP_STORED))
     assert refusal(path) == "data.too_many_members"
-    assert refusal(archive(path, entry("a.exe"), entry("b.tar"))) == "data.empty_folder"
+    assert refusal(archive(path, entry("a.exe"), entry("b.dll"))) == "data.empty_folder"
     assert refusal(archive(path)) == "data.empty_folder"
     assert refusal(archive(path, entry("a.jsonl", b""))) == "data.empty_file"
     tally.count("odd archives", 8)

@@ -331,6 +331,7 @@ DOORS: dict[str, frozenset[str]] = {
     "from_pretrained": frozenset({"models/load.py", "ship/adapter_judge.py"}),
     "snapshot_download": frozenset({"models/hub.py", "data/collect/hubs.py"}),
     "ZipFile": frozenset({"data/formats/unpack.py"}),  # in memory, within limits, nothing is written
+    "TarFile": frozenset({"data/formats/tar.py"}),  # the same
     "extractall": frozenset(),
     "apply_chat_template": frozenset(),
     "load_adapter": frozenset(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from tunesmith.messages import say
 if TYPE_CHECKING:
     from tunesmith.models.generate import Progress
 
+_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".xlsx")
 ROLES = ("system", "user", "assistant", "tool")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="cli.arg_file", show_default=False)]
@@ -62,47 +61,29 @@ def predict(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a jsonl or csv file.
+    """Rows of a file of text or of a workbook, which training reads the same way. What was guessed of it is told.
 
-    Errors: core.missing_file, cli.predict_format, cli.predict_broken, cli.predict_empty.
+    Errors: core.missing_file, cli.predict_format, cli.predict_broken, those of `read_files`.
     """
-    if path.suffix.lower() not in (".jsonl", ".csv"):
-        raise TunesmithError("cli.predict_format", path=str(path))
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise TunesmithError("core.missing_file", path=str(path)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TunesmithError("cli.predict_broken", path=str(path), line=0, reason=str(error)) from error
-    rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text, path)
-    if not rows:
-        raise TunesmithError("cli.predict_empty", path=str(path))
-    return rows
+    from tunesmith.data.formats.files import Unread, read_files
+    from tunesmith.data.formats.kinds import kind_of_file
 
-
-def _csv_rows(text: str, path: Path) -> list[Row]:
-    try:
-        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
-    except csv.Error as error:
-        raise TunesmithError("cli.predict_broken", path=str(path), line=0, reason=str(error)) from error
-
-
-def _json_rows(text: str, path: Path) -> list[Row]:
+    if kind_of_file(path) not in _KINDS:
+        raise TunesmithError("cli.predict_format", path=str(path), suffixes=" ".join(_KINDS))
+    if not path.is_file():
+        raise TunesmithError("core.missing_file", path=str(path))
+    files = read_files(path)
     rows: list[Row] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=str(error)) from error
-        if not isinstance(row, dict):
-            reason = say("cli.not_an_object")
-            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=reason)
-        if _has_half_character(row):
-            reason = say("data.reason_lone_surrogate")
-            raise TunesmithError("cli.predict_broken", path=str(path), line=number, reason=reason)
-        rows.append(row)
+    for each in files:
+        if each.guessed:
+            tell(say("data.guessed_encoding", path=path.name, encoding=each.encoding))
+        for note in each.notes:
+            tell(say(note.code, **note.facts))
+        for row in each.rows:
+            if isinstance(row, Unread) or _has_half_character(row):
+                reason = say(f"data.reason_{row.reason if isinstance(row, Unread) else 'lone_surrogate'}")
+                raise TunesmithError("cli.predict_broken", path=str(path), row=len(rows) + 1, reason=reason)
+            rows.append(row)
     return rows
 
 

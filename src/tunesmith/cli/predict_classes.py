@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.tasks.classes import Judged
 
 Row = Mapping[str, object]
-PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "message", "text", "input")
+PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "message", "text", "input", "问题", "提问", "文本")
 _TEXT_COLUMNS = tuple(dict.fromkeys([*TEXTS, *PROMPT_COLUMNS]))
 _LONGEST = 1 << 30
 

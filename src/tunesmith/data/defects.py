@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tunesmith.messages import say
+
 Reason = Literal[
     "advertising",
     "annotators_tied",
@@ -123,3 +125,11 @@ class RowDefect(Exception):
     def __init__(self, reason: Reason) -> None:
         self.reason: Reason = reason
         super().__init__(reason)
+
+
+def spoken(reason: str) -> str:
+    """A reason in words of the language in force, and the code that stands for it in the ledger."""
+    try:
+        return f"{say(f'data.reason_{reason}')} ({reason})"
+    except KeyError:
+        return reason

@@ -22,6 +22,7 @@ from tunesmith.data.card import card_sections
 from tunesmith.data.card_pages import as_markdown, as_page
 from tunesmith.data.compliance import REPORT, SourceRows, compliance_report
 from tunesmith.data.dedup import Embedder, drop_near_duplicates, drop_semantic_duplicates, merge_duplicates
+from tunesmith.data.defects import spoken
 from tunesmith.data.formats.fits import refuse_together_larger_than_memory
 from tunesmith.data.formats.read import Note, Reading, SourceReport, read_source, rows_by_licence
 from tunesmith.data.gate import Gate
@@ -258,7 +259,7 @@ def refuse_empty(frames: Mapping[str, pl.DataFrame] | Mapping[SplitName, pl.Data
     """Errors: data.nothing_left where a split has lost all its rows."""
     for split, frame in frames.items():
         if frame.is_empty():
-            raise TunesmithError("data.nothing_left", split=split, reason=_main_reason(ledger))
+            raise TunesmithError("data.nothing_left", split=split, reason=spoken(_main_reason(ledger)))
 
 
 def sources_in_order(spec: DataSpec) -> list[tuple[SplitName, SourceSpec]]:
@@ -348,7 +349,7 @@ def _split(work: _Work, frames: dict[SplitName, pl.DataFrame]) -> dict[SplitName
     shares = {split: share for split, share in wished.shares.items() if split == "train" or split not in frames}
     source = frames["train"]
     if source.is_empty():
-        raise TunesmithError("data.no_rows", read=len(work.ledger), reason=_main_reason(work.ledger))
+        raise TunesmithError("data.no_rows", read=len(work.ledger), reason=spoken(_main_reason(work.ledger)))
     if wished.time_by is not None:
         return frames | _cut_by_time(work, source, shares)
     if wished.stratify_by and not (source["labels"].list.len() > 0).any():

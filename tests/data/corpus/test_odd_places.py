@@ -43,7 +43,7 @@ def test_a_corpus_of_nothing_is_said(tmp_path: Path, content: str, clean: Mappin
         build(tmp_path, clean=clean)
     assert caught.value.code == code and not (tmp_path / "out").exists()
     if clean:
-        assert caught.value.facts == {"read": 5, "reason": "too_short"}
+        assert caught.value.facts["read"] == 5 and "(too_short)" in str(caught.value.facts["reason"])
 
 
 def test_a_corpus_is_not_written_into_its_own_source(tmp_path: Path) -> None:

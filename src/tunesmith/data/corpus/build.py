@@ -47,6 +47,7 @@ from tunesmith.data.corpus.plan import Plan, refuse
 from tunesmith.data.corpus.report import CorpusReport, facts_of
 from tunesmith.data.corpus.stated import source_hashes
 from tunesmith.data.corpus.work import Build, digest_of
+from tunesmith.data.defects import spoken
 from tunesmith.data.formats.read import Reading
 from tunesmith.data.licences import check_licences
 from tunesmith.data.pii.apply import Held
@@ -216,7 +217,7 @@ def _refuse_nothing(build: Build, left: int) -> None:
     if not fates:
         raise TunesmithError("data.empty_file", path=", ".join(source.address for source in build.spec.sources))
     (reason, _), read = fates.most_common(1)[0], sum(fates.values())
-    raise TunesmithError("data.no_rows", read=read, reason=reason)
+    raise TunesmithError("data.no_rows", read=read, reason=spoken(reason))
 
 
 def _refuse_place(build: Build) -> None:

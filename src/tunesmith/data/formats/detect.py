@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -9,7 +10,7 @@ from typing import get_args
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.types import RowKind
 from tunesmith.data.annotations.rows import KINDS, TOOLS, tool_of
-from tunesmith.data.defects import RowDefect
+from tunesmith.data.defects import RowDefect, spoken
 from tunesmith.data.formats.labelled import LABELLED_READERS, is_text_class, is_token_class
 from tunesmith.data.formats.layouts import ANSWERS, CHAT_READERS, QUERIES, Converter, Row
 from tunesmith.data.formats.logs import FEEDBACK_READERS, is_feedback, is_request_log, read_request_log
@@ -118,7 +119,7 @@ def layout_of_row(row: Row, wanted: RowKind) -> Layout | None:
 def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout:
     """The one layout of a file's rows. Rows that show none are left to the reader, which refuses each of them.
 
-    Errors: data.unknown_layout, data.mixed_layouts (with the first row of each).
+    Errors: data.no_row_readable, data.unknown_layout, data.mixed_layouts (with the first row of each).
     """
     first: dict[Layout, int] = {}
     columns: set[str] = set()
@@ -130,6 +131,10 @@ def detect_layout(rows: Sequence[RawRow], wanted: RowKind, path: Path) -> Layout
         if layout is not None:
             first.setdefault(layout, number)
     if not first:
+        unread = Counter(row.reason for row in rows if isinstance(row, Unread))
+        if len(rows) == unread.total():
+            reason = spoken(unread.most_common(1)[0][0])
+            raise TunesmithError("data.no_row_readable", path=str(path), rows=len(rows), reason=reason)
         raise TunesmithError(
             "data.unknown_layout",
             path=str(path),

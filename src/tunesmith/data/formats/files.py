@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -17,16 +18,17 @@ from tunesmith.core.files import sha256_file
 from tunesmith.data.formats.arrow_spans import check_arrow_spans
 from tunesmith.data.formats.encoding import Text, decode
 from tunesmith.data.formats.html import text_of_html
-from tunesmith.data.formats.kinds import ARCHIVE, DOCUMENTS, ROWS, SUFFIXES, is_pressed, kind_of_file
+from tunesmith.data.formats.kinds import ARCHIVES, DOCUMENTS, ROWS, SUFFIXES, TAR, is_pressed, kind_of_file
 from tunesmith.data.formats.pages import text_of_pdf
 from tunesmith.data.formats.passages import passages
 from tunesmith.data.formats.rows import LONGEST_ROW as LONGEST_ROW
-from tunesmith.data.formats.rows import RawRow, read_conll, read_json, read_separated, refuse_doubled
+from tunesmith.data.formats.rows import RawRow, read_conll, read_json, read_separated, refuse_doubled, separator_of
 from tunesmith.data.formats.rows import Unread as Unread
 from tunesmith.data.formats.sheets import read_workbook, rows_of
 from tunesmith.data.formats.spans import check_spans
 from tunesmith.data.formats.splits import of_one_split
-from tunesmith.data.formats.unpack import member_names, members, unpressed
+from tunesmith.data.formats.tar import tar_members, tar_names
+from tunesmith.data.formats.unpack import Member, member_names, members, unpressed
 from tunesmith.data.formats.word import text_of_docx
 from tunesmith.data.notes import Note
 
@@ -96,7 +98,7 @@ def list_files(path: Path, split: str | None = None) -> tuple[list[Path], list[P
 def _readable(names: Iterable[str]) -> list[str]:
     """Of the names in a folder or an archive those that are read: files of rows, or documents where there are none."""
     shown = [name for name in map(Path, names) if not _is_hidden(name) and name.name not in NOT_ROWS]
-    rows = [each.as_posix() for each in shown if kind_of_file(each) in (*ROWS, ARCHIVE)]
+    rows = [each.as_posix() for each in shown if kind_of_file(each) in (*ROWS, *ARCHIVES)]
     return rows or [each.as_posix() for each in shown if kind_of_file(each) in DOCUMENTS]
 
 
@@ -133,34 +135,43 @@ def read_files(path: Path, manner: Manner = USUAL) -> list[RawFile]:
         if size == 0:
             raise TunesmithError("data.empty_file", path=str(path))
         kind = kind_of_file(path)
-        if kind == ARCHIVE:
-            return _read_archive(path, manner)
+        if kind in ARCHIVES:
+            return _read_archive(path, kind, manner)
         content = unpressed(path) if is_pressed(path) else None
         return _read(_Content(path, kind, content, sha256_file(path), size), manner)
     except OSError as error:
         raise TunesmithError("data.unreadable", path=str(path), reason=str(error.strerror)) from error
 
 
-def _read_archive(path: Path, manner: Manner) -> list[RawFile]:
+def _read_archive(path: Path, kind: str, manner: Manner) -> list[RawFile]:
     """Every file of rows in it (or its documents), in the order of their names. Archives in it are not opened."""
-    names = member_names(path, path)
-    inner = [name for name in names if is_pressed(Path(name)) or Path(name).suffix.lower() == ARCHIVE]
+    names, opened = _opened(path, kind)
+    inner = [name for name in names if is_pressed(Path(name)) or kind_of_file(Path(name)) in ARCHIVES]
     if inner:
         raise TunesmithError("data.nested_archive", path=str(path), name=inner[0])
     taken = _readable(names)
     if not taken:
         raise TunesmithError("data.empty_folder", path=str(path), suffixes=" ".join((*ROWS, *DOCUMENTS)))
-    within = {f"{path.stem}/{name}": name for name in taken}  # train.zip: what is in it is of that split
+    stem = path.stem.removesuffix(TAR)  # train.tar.gz: what is in it is of that split
+    within = {f"{stem}/{name}": name for name in taken}
     taken = [within[each] for each in of_one_split(list(within), manner.split, str(path))]
     passed = [Note("data.passed_over", {"path": f"{path.name}/{name}"}) for name in names if name not in taken]
     files: list[RawFile] = []
-    for member in members(path, path, taken):
+    for member in opened(taken):
         shown, content = path / member.name, member.content
         if not content:
             raise TunesmithError("data.empty_file", path=str(shown))
         digest = hashlib.sha256(content).hexdigest()
         files += _read(_Content(shown, kind_of_file(shown), content, digest, len(content)), manner)
     return [replace(files[0], notes=(*passed, *files[0].notes)), *files[1:]]
+
+
+def _opened(path: Path, kind: str) -> tuple[list[str], Callable[[Iterable[str]], Iterator[Member]]]:
+    """The names in an archive, and what reads members by their names."""
+    if kind != TAR:
+        return member_names(path, path), partial(members, path, path)
+    content = unpressed(path) if is_pressed(path) else path.read_bytes()
+    return tar_names(content, path), partial(tar_members, content, path)
 
 
 @dataclass(frozen=True)
@@ -193,12 +204,19 @@ def _read(found: _Content, manner: Manner) -> list[RawFile]:
         return [_read_document(found, manner)]
     text = decode(found.bytes(), found.path, manner.encoding)
     if found.kind in (".conll", ".bio"):
-        rows = read_conll(text)
-    elif found.kind in (".csv", ".tsv"):
-        rows = read_separated(text, found.path, "\t" if found.kind == ".tsv" else ",")
-    else:
-        rows = read_json(text, found.path, lines=found.kind != ".json")
-    return [found.file(rows, text)]
+        return [found.file(read_conll(text), text)]
+    if found.kind in (".csv", ".tsv"):
+        return [_read_separated(found, text)]
+    return [found.file(read_json(text, found.path, lines=found.kind != ".json"), text)]
+
+
+def _read_separated(found: _Content, text: Text) -> RawFile:
+    if found.kind == ".tsv":
+        return found.file(read_separated(text, found.path, "\t"), text)
+    separator, told = separator_of(text.text)
+    rows = read_separated(replace(text, text=text.text[told:]), found.path, separator)
+    facts: dict[str, Fact] = {"path": found.path.name, "separator": "\\t" if separator == "\t" else separator}
+    return replace(found.file(rows, text), notes=() if separator == "," else (Note("data.separator", facts),))
 
 
 def _read_document(found: _Content, manner: Manner) -> RawFile:

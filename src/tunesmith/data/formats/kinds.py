@@ -22,13 +22,17 @@ ROWS = (
 DOCUMENTS = (".txt", ".md", ".html", ".htm", ".pdf", ".docx")
 """Files that hold running text, which is cut into rows."""
 
-PRESSED = (".gz", ".bz2", ".xz", ".zst")
+TGZ = ".tgz"
+"""Short for .tar.gz."""
+
+PRESSED = (".gz", ".bz2", ".xz", ".zst", TGZ)
 """One file made smaller; its kind stands before, as in rows.jsonl.gz."""
 
-ARCHIVE = ".zip"
+ZIP, TAR = ".zip", ".tar"
+ARCHIVES = (ZIP, TAR)
 """Several files in one."""
 
-SUFFIXES = (*ROWS, *DOCUMENTS, *PRESSED, ARCHIVE)
+SUFFIXES = (*ROWS, *DOCUMENTS, *PRESSED, *ARCHIVES)
 
 
 def is_pressed(path: Path) -> bool:
@@ -38,6 +42,9 @@ def is_pressed(path: Path) -> bool:
 
 def kind_of_file(path: Path) -> str:
     """What a file is read as, such as ".jsonl" for rows.jsonl.gz; "" for a name that tells of nothing that is read."""
-    kind = Path(path.stem).suffix.lower() if is_pressed(path) else path.suffix.lower()
-    known = (*ROWS, *DOCUMENTS) if is_pressed(path) else (*ROWS, *DOCUMENTS, ARCHIVE)
+    suffix = path.suffix.lower()
+    kind = Path(path.stem).suffix.lower() if is_pressed(path) else suffix
+    if suffix == TGZ:
+        return TAR
+    known = (*ROWS, *DOCUMENTS, TAR) if is_pressed(path) else (*ROWS, *DOCUMENTS, *ARCHIVES)
     return kind if kind in known else ""

@@ -13,8 +13,21 @@ from tunesmith.data.defects import Reason, RowDefect
 from tunesmith.data.formats.layouts import Converter, Record, Row, first_of
 from tunesmith.data.formats.turns import TurnKeys, from_text
 
-TEXTS = ("text", "sentence", "content", "question", "query", "utterance", "review", "title")
-LABELS = ("label", "labels", "category", "intent", "class", "topic", "sentiment", "label_text", "target")
+TEXTS = ("text", "sentence", "content", "question", "query", "utterance", "review", "title", "文本", "内容")
+LABELS = (
+    "label",
+    "labels",
+    "category",
+    "intent",
+    "class",
+    "topic",
+    "sentiment",
+    "label_text",
+    "target",
+    "标签",
+    "类别",
+    "意图",
+)
 TOKENS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "bio")
 ENTITIES = ("entities", "spans", "label")

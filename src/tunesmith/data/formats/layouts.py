@@ -18,8 +18,8 @@ from tunesmith.data.formats.turns import (
     turns_or_text,
 )
 
-QUERIES = ("query", "question", "ask", "prompt", "instruction", "input", "problem", "user")
-ANSWERS = ("response", "answer", "output", "completion", "solution", "assistant", "target")
+QUERIES = ("query", "question", "ask", "prompt", "instruction", "input", "problem", "user", "问题", "提问")
+ANSWERS = ("response", "answer", "output", "completion", "solution", "assistant", "target", "答案", "回答", "回复")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
@@ -33,11 +34,15 @@ class Unread:
 RawRow = Mapping[str, object] | Unread
 """A row by its file's column names, or why there is none."""
 
+csv.field_size_limit(sys.maxsize)  # a cell may hold a whole conversation
 _ROW_LISTS = ("data", "rows", "examples", "train")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
 _ENDED_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COLUMN_GAP = re.compile(r"[ \t]+")
+_SEPARATORS = ",;\t|"
+_STATED_SEPARATOR = re.compile(r"sep=(?P<separator>[,;|\t])(?:\r\n|\r|\n)", re.IGNORECASE)
+_ROWS_TRIED = 50
 _BROKEN_SHARE = 0.5
 """More broken lines than this and it is the file that is wrong, not its rows."""
 
@@ -53,12 +58,32 @@ def listed(columns: Iterable[str], most: int = 12) -> str:
     return ", ".join([*shown, *([say("data.odd_columns", count=odd)] if odd else [])]) or "-"
 
 
+def separator_of(content: str) -> tuple[str, int]:
+    """What parts the cells of a .csv file, and how many characters at its beginning only say so (sep=; for Excel).
+
+    It is the first of , ; tab and | that cuts the header and the rows behind it into equally many cells, more than
+    one; a comma where none does, so that a file of one column stays one. Spreadsheets write ; where a comma stands
+    in numbers.
+    """
+    stated = _STATED_SEPARATOR.match(content)
+    if stated is not None:
+        return stated["separator"], stated.end()
+    for separator in _SEPARATORS:
+        cells = csv.reader((found[0] for found in _ENDED_LINE.finditer(content)), delimiter=separator, strict=True)
+        try:
+            widths = {len(row) for row in islice(cells, _ROWS_TRIED) if row}
+        except csv.Error:
+            continue
+        if len(widths) == 1 and widths != {1}:
+            return separator, 0
+    return ",", 0
+
+
 def read_separated(text: Text, path: Path, separator: str) -> list[RawRow]:
     """Rows of a file with separators, whose first line names the columns.
 
     Errors: data.duplicate_columns, data.broken_csv.
     """
-    csv.field_size_limit(sys.maxsize)  # a cell may hold a whole conversation
     ended = (found[0] for found in _ENDED_LINE.finditer(text.text))  # StringIO would hold four bytes a character
     lines = csv.reader(ended, delimiter=separator, strict=True)
     try:

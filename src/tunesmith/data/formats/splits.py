@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.data.formats.kinds import ARCHIVE, PRESSED
+from tunesmith.data.formats.kinds import ARCHIVES, PRESSED, kind_of_file
 
 _MEANS = {
     "train": "train",
@@ -50,7 +50,8 @@ def of_one_split(names: Sequence[str], split: str | None, place: str) -> list[st
             raise TunesmithError("data.several_splits", path=place, splits=", ".join(found), first=found[0])
         return list(names)
     wanted = _MEANS.get(split.lower(), split)
-    taken = [name for name, each in told.items() if each == wanted or (each is None and name.endswith(ARCHIVE))]
+    archives = {name for name in names if kind_of_file(Path(name)) in ARCHIVES}
+    taken = [name for name, each in told.items() if each == wanted or (each is None and name in archives)]
     if not taken:
         raise TunesmithError("data.no_such_split", path=place, split=split, splits=", ".join(found) or "-")
     return taken

@@ -23,6 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tunesmith.core.errors import TunesmithError
+from tunesmith.data.formats.kinds import TGZ
 
 MOST_BYTES = 4 * 2**30
 """Bytes that one file or archive may unpack to."""
@@ -48,7 +49,7 @@ _BROKEN = (
 )
 """What the libraries raise for damaged content."""
 _ENCRYPTED = 0x1
-_ODD_NAME = re.compile(r"/|[A-Za-z]:|.*[\\\x00]|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
+ODD_NAME = re.compile(r"/|[A-Za-z]:|.*[\\\x00]|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
 """A name that begins at the root or on a drive, holds a backslash or NUL, or leaves its folder."""
 _ODD_KINDS = frozenset({stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK})
 
@@ -112,7 +113,7 @@ _Chunks = Iterator[tuple[bytes, int]]
 
 def _arrow_chunks(path: Path) -> _Chunks:
     """Arrow's reader notices a cut end and what follows behind the last stream, where Python's own do not always."""
-    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
+    codec = {".gz": "gzip", TGZ: "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
     with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, codec) as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk, file.tell()
@@ -182,7 +183,7 @@ def _check_members(listed: list[zipfile.ZipInfo], packed: int, path: Path) -> No
         raise TunesmithError("data.too_many_members", path=str(path), found=len(listed), most=MOST_MEMBERS)
     seen: set[str] = set()
     for each in listed:
-        odd = _ODD_NAME.match(each.orig_filename) or stat.S_IFMT(each.external_attr >> 16) in _ODD_KINDS
+        odd = ODD_NAME.match(each.orig_filename) or stat.S_IFMT(each.external_attr >> 16) in _ODD_KINDS
         if odd or each.filename in seen:
             raise TunesmithError("data.odd_member", path=str(path), name=ascii(each.orig_filename[:200]))
         seen.add(each.filename)
