@@ -102,7 +102,7 @@ def test_a_model_of_this_machine_that_never_ends_teaches_nothing(recipe: Path, t
     work = taught(recipe, "./teacher", level="sequence", max_new_tokens=2)
     with pytest.raises(TunesmithError, match="nothing_left") as error:
         lifecycle.prepare_data(work)
-    assert error.value.facts["reason"] == "teacher_answer_cut"
+    assert "(teacher_answer_cut)" in str(error.value.facts["reason"])
     assert len(read_answers(work.path / ANSWERS)) == 8, "kept, so that a rerun asks nothing twice"
 
 

@@ -255,11 +255,12 @@ class Gate:
         own_texts, texts = metric.evaluated_answers, [each.text for each in answers]
         other = [place for place, text in enumerate(own_texts) if texts[place] != text]
         settled, near = list(texts), 0
-        for place in other:
+        for done, place in enumerate(other, 1):
             own_ids = self._tokenizer(own_texts[place], add_special_tokens=False)["input_ids"]
             if near_ties(self._evaluated, questions[place], [own_ids, answers[place].tokens]):
                 settled[place] = own_texts[place]
                 near += 1
+            self._emitter.emit("progress", what="near_ties", done=done, total=len(other))
         own, apart = metric.score(own_texts), metric.score(settled)
         return [
             Check(f"{metric.name}_evaluated", own),

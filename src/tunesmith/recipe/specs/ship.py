@@ -33,8 +33,8 @@ class ParityLimits(Spec):
         1.0,
         ge=0,
         le=100,
-        description="Largest change of the task metric, in points of 100; an answer that is another one at near ties"
-        " alone, as the evaluated model sees them, counts as unchanged, and that is said.",
+        description="Largest change of the task metric, in points of 100; answers that differ at near ties of the"
+        " evaluated model alone count as unchanged.",
     )
 
 
