@@ -27,8 +27,8 @@ def tar_names(content: bytes, path: Path) -> list[str]:
     """
     with _opened(content, path) as found:
         names = [name for name, _ in _files(found, path)]
-        end = memoryview(content)[found.offset :]
-        if not end.tobytes().startswith(_END) or any(end):
+        end = found.offset
+        if not content.startswith(_END, end) or content.count(0, end) < len(content) - end:
             raise tarfile.ReadError
         return sorted(names)
 
