@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -145,6 +146,50 @@ def test_workbooks(tmp_path: Path) -> None:
     path.write_bytes(xlsx({"one": [["a", "a"], ["1", "2"]]}))
     with pytest.raises(TunesmithError, match=r"data\.duplicate_columns"):
         read_file(path)
+
+
+def test_titles_and_empty_sheets_are_passed_over_and_said(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="needs the extra documents")
+    path = tmp_path / "客服.xlsx"
+    rows = [["问题", "答案", "日期"], ["发货?", "三天内", "2026-01-02"], ["退款?", None, None]]
+    titled = [[None] * 3, ["客服问答汇总表", None, None], ["第一季度", None, None], [None] * 3, *rows]
+    path.write_bytes(xlsx({"问答": titled, "说明": [["本表由客服部维护"]]}, merged=["A2:C2", "A3:C3"]))
+    (file,) = read_files(path)
+    assert file.rows == [dict(zip(rows[0], [cell or "" for cell in row], strict=True)) for row in rows[1:]]
+    assert [(note.code, note.facts["sheet"]) for note in file.notes] == [
+        ("data.sheet_titles", "问答"),
+        ("data.empty_sheet", "说明"),
+    ]
+    assert file.notes[0].facts["rows"] == 2
+    # an index that pandas writes has no name, and cells that are merged downwards are no title
+    path.write_bytes(xlsx({"s": [[None, "text"], [0, "a"], [1, "b"]]}, merged=["A2:A3"]))
+    assert read_files(path)[0].rows == [{"": "0", "text": "a"}, {"": "1", "text": "b"}]
+
+
+def test_the_sheet_that_a_source_names(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="needs the extra documents")
+    path = tmp_path / "a.xlsx"
+    table = [["prompt", "completion"], ["a", "b"]]
+    path.write_bytes(xlsx({"faq": table, "about": [["made", "by"], ["us", "all"]], "old": table * 2}, ["old"]))
+    (file,) = read_files(path, Manner(sheet="faq"))
+    assert file.rows == [{"prompt": "a", "completion": "b"}] and not file.notes
+    assert len(read_files(path, Manner(sheet="old"))[0].rows) == 3, "hidden, and asked for"
+    with pytest.raises(TunesmithError, match=r"data\.no_such_sheet .*faq, about, old"):
+        read_files(path, Manner(sheet="FAQ"))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("a.jsonl", {"sheet": "faq"}), ("a.jsonl", {"chunk_size": 200}), ("a.xlsx", {"encoding": "gb18030"})],
+)
+def test_a_setting_that_no_file_of_a_source_heeds(tmp_path: Path, name: str, setting: dict[str, object]) -> None:
+    pytest.importorskip("python_calamine", reason="needs the extra documents")
+    row = {"prompt": "a", "completion": "b"}
+    content = json.dumps(row).encode() if name == "a.jsonl" else xlsx({"s": [list(row), list(row.values())]})
+    (tmp_path / name).write_bytes(content)
+    source = SourceSpec.model_validate({"path": name, **setting})
+    with pytest.raises(TunesmithError, match=rf"data\.idle_source_setting .*{next(iter(setting))}"):
+        read_source(source, "train", tmp_path, Reading("chat", None, 0), Ledger())
 
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,14 +35,18 @@ def paragraph(*runs: str) -> str:
     return "<w:p>" + "".join(f"<w:r><w:t>{escape(run)}</w:t></w:r>" for run in runs) + "</w:p>"
 
 
-def xlsx(sheets: Mapping[str, Sequence[Sequence[object]]], hidden: Sequence[str] = ()) -> bytes:
-    """A workbook; texts are inline, None is an empty cell."""
+def xlsx(
+    sheets: Mapping[str, Sequence[Sequence[object]]], hidden: Sequence[str] = (), merged: Sequence[str] = ()
+) -> bytes:
+    """A workbook; texts are inline, None is an empty cell; ranges such as A1:C1 are merged in every sheet."""
     data = {name: "".join(_row(number, row) for number, row in enumerate(rows, 1)) for name, rows in sheets.items()}
-    return xlsx_of(data, hidden)
+    return xlsx_of(data, hidden, merged)
 
 
-def xlsx_of(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
+def xlsx_of(sheets: Mapping[str, str], hidden: Sequence[str] = (), merged: Sequence[str] = ()) -> bytes:
     """A workbook whose sheets hold this XML in their sheetData."""
+    ranges = "".join(f'<mergeCell ref="{each}"/>' for each in merged)
+    behind = f"<mergeCells>{ranges}</mergeCells>" if merged else ""
     numbered = list(enumerate(sheets.items(), 1))
     parts = "".join(
         f'<Override PartName="/xl/worksheets/sheet{number}.xml" ContentType="{_KIND}.worksheet+xml"/>'
@@ -68,7 +72,7 @@ def xlsx_of(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
     }
     for number, (_, rows) in numbered:
         files[f"xl/worksheets/sheet{number}.xml"] = (
-            f'<worksheet xmlns="{_SHEET}"><sheetData>{rows}</sheetData></worksheet>'
+            f'<worksheet xmlns="{_SHEET}"><sheetData>{rows}</sheetData>{behind}</worksheet>'
         )
     return zipped(files)
 

@@ -39,12 +39,13 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_dict.json", "dataset_infos.j
 class Manner:
     """How the files of a source are read. `encoding` "auto" looks; `chunk_size` is in characters, for documents.
 
-    `split` is the one that is read of a place that holds several.
+    `split` is the one that is read of a place that holds several, `sheet` that of a workbook.
     """
 
     encoding: str = "auto"
     chunk_size: int = 2000
     split: str | None = None
+    sheet: str | None = None
 
 
 USUAL = Manner()
@@ -55,7 +56,7 @@ class RawFile:
     """What a file holds, or a member of an archive, or a sheet of a workbook: they stand behind its name in `path`.
 
     `encoding` is "binary" for files that are no text; `guessed` marks an encoding by attempt. `document` says that the
-    rows were cut from one running text.
+    rows were cut from one running text, `sheet` that they stood in a sheet of a workbook.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class RawFile:
     guessed: bool
     rows: list[RawRow]
     document: bool = False
+    sheet: bool = False
     notes: tuple[Note, ...] = ()
 
 
@@ -197,7 +199,7 @@ class _Content:
 
 def _read(found: _Content, manner: Manner) -> list[RawFile]:
     if found.kind == ".xlsx":
-        return _read_sheets(found)
+        return _read_sheets(found, manner.sheet)
     if found.kind in (".parquet", ".arrow", ".feather"):
         return [found.file(_read_columnar(found))]
     if found.kind in DOCUMENTS:
@@ -237,17 +239,27 @@ def _read_document(found: _Content, manner: Manner) -> RawFile:
     return replace(found.file(rows, text), document=True, notes=notes)
 
 
-def _read_sheets(found: _Content) -> list[RawFile]:
-    sheets, hidden = read_workbook(found.bytes(), found.path)
+def _read_sheets(found: _Content, wanted: str | None) -> list[RawFile]:
+    """Every visible sheet with rows, or the one that is wanted, be it hidden. Errors: data.no_such_sheet."""
+    book = read_workbook(found.bytes(), found.path, wanted)
+    if wanted is not None and not book.sheets:
+        known = ", ".join(book.names)
+        raise TunesmithError("data.no_such_sheet", path=str(found.path), sheet=wanted, sheets=known)
+    several = sum(bool(sheet.rows) for sheet in book.sheets) > 1
+    notes = [Note("data.hidden_sheet", {"path": found.path.name, "sheet": name}) for name in book.hidden]
     files: list[RawFile] = []
-    for sheet in sheets:
-        path = found.path if len(sheets) == 1 else found.path / sheet.name
+    for sheet in book.sheets:
+        path, named = found.path / sheet.name if several else found.path, {"path": found.path.name, "sheet": sheet.name}
+        if sheet.titles:
+            notes.append(Note("data.sheet_titles", {**named, "rows": sheet.titles}))
+        if not sheet.rows:
+            notes.append(Note("data.empty_sheet", named))
+            continue
         refuse_doubled(sheet.header, path)
-        files.append(replace(found.file(list(rows_of(sheet))), path=path))
+        files.append(replace(found.file(list(rows_of(sheet))), path=path, sheet=True))
     if not files:
         raise TunesmithError("data.empty_file", path=str(found.path))
-    notes = tuple(Note("data.hidden_sheet", {"path": found.path.name, "sheet": name}) for name in hidden)
-    return [replace(files[0], notes=notes), *files[1:]]
+    return [replace(files[0], notes=tuple(notes)), *files[1:]]
 
 
 def _read_columnar(found: _Content) -> list[RawRow]:

@@ -130,6 +130,7 @@ def read_source(
         notes = [*notes, *_notes_of(passed_over, path, source)]
         refuse_larger_than_memory(taken, source.address)
         raws = [raw for each in taken for raw in read_files(each, manner_of(source))]
+        _refuse_idle(source, raws)
     several = sum(raw.document for raw in raws) > 1
     numbers = ledger.read(name, sum(len(raw.rows) for raw in raws))
     files: list[FileReport] = []
@@ -172,7 +173,19 @@ def _refuse_media(source: SourceSpec, path: Path, wanted: RowKind) -> None:
 def manner_of(source: SourceSpec) -> Manner:
     """How the files of a source are read."""
     usual = Manner()
-    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size, source.split)
+    return Manner(source.encoding or usual.encoding, source.chunk_size or usual.chunk_size, source.split, source.sheet)
+
+
+def _refuse_idle(source: SourceSpec, raws: Sequence[RawFile]) -> None:
+    """Errors: data.idle_source_setting where no file of a source is of the kind that a setting is about."""
+    about = {
+        "sheet": (source.sheet, any(raw.sheet for raw in raws)),
+        "chunk_size": (source.chunk_size, any(raw.document for raw in raws)),
+        "encoding": (source.encoding, any(raw.encoding != "binary" for raw in raws)),
+    }
+    for setting, (value, works) in about.items():
+        if value is not None and not works:
+            raise TunesmithError("data.idle_source_setting", setting=setting, path=source.address)
 
 
 def _notes_of(passed_over: Sequence[Path], path: Path, source: SourceSpec) -> list[Note]:

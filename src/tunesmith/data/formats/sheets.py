@@ -1,12 +1,13 @@
-"""Excel workbooks to rows: the first filled row of a sheet names the columns, cells are texts as in a CSV export."""
+"""Excel workbooks to rows: below titles the first row of a sheet names the columns; cells are texts as in a CSV file."""
 
 from __future__ import annotations
 
 import datetime
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from xml.parsers import expat
 
@@ -22,15 +23,28 @@ _CELLS_FOR_ONE = 100
 
 @dataclass(frozen=True)
 class Sheet:
-    """One sheet with anything in it: its name, its columns, its rows below."""
+    """One sheet with anything in it: its name, its columns, its rows below.
+
+    `titles` counts the rows above that are one merged cell.
+    """
 
     name: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    titles: int
 
 
-def read_workbook(content: bytes, path: Path) -> tuple[list[Sheet], list[str]]:
-    """The visible sheets that hold anything, and the names of hidden ones, which are passed over.
+@dataclass(frozen=True)
+class Workbook:
+    """The sheets to read, the names of all, and those of the hidden ones that are passed over."""
+
+    sheets: list[Sheet]
+    names: list[str]
+    hidden: list[str]
+
+
+def read_workbook(content: bytes, path: Path, wanted: str | None = None) -> Workbook:
+    """The visible sheets that hold anything, or the wanted one alone, hidden or not.
 
     Errors: data.extra_missing, data.broken_file, data.unpacks_too_far, data.sheet_too_wide (a few cells that span too
     large a table), and the others of `member_names`.
@@ -39,20 +53,36 @@ def read_workbook(content: bytes, path: Path) -> tuple[list[Sheet], list[str]]:
     _check_spans(content, path)
     try:
         workbook = calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
-        found = [(each.name, str(each.visible).endswith("Visible")) for each in workbook.sheets_metadata]
-        tables = {name: workbook.get_sheet_by_name(name).to_python() for name, visible in found if visible}
+        visible = {each.name: str(each.visible).endswith("Visible") for each in workbook.sheets_metadata}
+        taken = [name for name in visible if (visible[name] if wanted is None else name == wanted)]
+        opened = {name: workbook.get_sheet_by_name(name) for name in taken}
+        tables = {name: (each.to_python(), each.start, each.merged_cell_ranges) for name, each in opened.items()}
     except Exception as error:  # the library's classes exist only with it, and damaged files raise Python's own as well
         raise TunesmithError("data.broken_file", path=str(path), format="xlsx") from error
-    sheets = [_sheet(name, [[_text(cell) for cell in row] for row in table]) for name, table in tables.items()]
-    return [each for each in sheets if each.header], [name for name, visible in found if not visible]
+    sheets = [
+        _sheet(name, [[_text(cell) for cell in row] for row in table], _merged_rows(start, merged))
+        for name, (table, start, merged) in tables.items()
+    ]
+    hidden = [name for name in visible if not visible[name] and wanted is None]
+    return Workbook([each for each in sheets if each.header], list(visible), hidden)
 
 
-def _sheet(name: str, table: Sequence[Sequence[str]]) -> Sheet:
-    """Rows and columns without anything in them are left out."""
-    filled = [row for row in table if any(row)]
-    columns = [place for place in range(max(map(len, filled), default=0)) if any(row[place] for row in filled)]
-    rows = [tuple(row[place] for place in columns) for row in filled]
-    return Sheet(name, rows[0] if rows else (), tuple(rows[1:]))
+_Place = tuple[int, int]
+
+
+def _merged_rows(start: _Place | None, merged: Sequence[tuple[_Place, _Place]] | None) -> set[int]:
+    """Rows of a table, counted from its first, in which cells of several columns are merged to one."""
+    first = start[0] if start else 0
+    return {top - first for (top, left), (_, right) in merged or () if right > left}
+
+
+def _sheet(name: str, table: Sequence[Sequence[str]], merged: Set[int]) -> Sheet:
+    """Rows and columns without anything in them are left out, and so are titles."""
+    filled = [place for place, row in enumerate(table) if any(row)]
+    below = list(dropwhile(lambda place: place in merged and sum(map(bool, table[place])) == 1, filled))
+    columns = [place for place in range(max(map(len, table), default=0)) if any(table[row][place] for row in below)]
+    rows = [tuple(table[row][place] for place in columns) for row in below]
+    return Sheet(name, rows[0] if rows else (), tuple(rows[1:]), len(filled) - len(below))
 
 
 def _text(cell: object) -> str:

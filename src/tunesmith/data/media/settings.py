@@ -18,6 +18,7 @@ def refuse_settings_of_words(spec: DataSpec | StageDataSpec) -> None:
     }
     for place, each in enumerate(spec.sources):
         stated |= {f"sources.{place}.chunk_size": each.chunk_size, f"sources.{place}.split": each.split}
+        stated[f"sources.{place}.sheet"] = each.sheet
     stated["labels"] = spec.labels
     if isinstance(spec, DataSpec):
         stated["benchmarks"] = spec.benchmarks

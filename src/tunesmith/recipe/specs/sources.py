@@ -96,7 +96,7 @@ class SourceSpec(Spec):
     """One file or folder of rows, one place on a hub or in an object store, or one query of a database."""
 
     unstated: ClassVar[frozenset[str]] = frozenset(
-        {"query", "database", "encoding", "chunk_size", "terms", "question", "split", "licence_column"}
+        {"query", "database", "encoding", "chunk_size", "terms", "question", "split", "licence_column", "sheet"}
     )
 
     path: str = Field(
@@ -145,6 +145,9 @@ class SourceSpec(Spec):
     )
     chunk_size: int | None = Field(
         None, ge=100, le=1_000_000, description="Characters of a row cut from a document; none is 2000."
+    )
+    sheet: str | None = Field(
+        None, min_length=1, description="The sheet that is read of a workbook; none reads every visible one."
     )
     terms: TermsSpec | None = Field(
         None, description="Consent and age of rows that may be used; none asks for neither."
