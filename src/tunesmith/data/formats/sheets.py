@@ -1,4 +1,4 @@
-"""Excel workbooks to rows: below titles the first row of a sheet names the columns; cells are texts as in a CSV file."""
+"""Excel workbooks to rows: below titles the first row of a sheet names the columns; cells are texts as in a CSV."""
 
 from __future__ import annotations
 
