@@ -180,12 +180,17 @@ def test_the_task_metric_is_compared(trained: Trained, tmp_path: Path) -> None:
 
     with pytest.raises(TunesmithError) as caught:
         ship(tmp_path, trained, ["gguf-f16"], metric(["no such answer"] * 8))
-    assert "exact_match_difference_near_ties_apart = 100" in str(caught.value)
+    assert "exact_match_difference = 100" in str(caught.value)
     assert not (tmp_path / "ship" / "gguf-f16").exists()
     # which answers share a batch changes the rounding, and a tiny model has near ties: one or two may differ
     (artifact,) = ship(tmp_path, trained, ["gguf-f16"], metric(said[1]), metric_points=30)
     assert artifact.parity.value("exact_match_evaluated") == 100
     assert artifact.parity.value("exact_match_artefact") >= 70
+    limited = {check.name for check in artifact.parity.checks if check.limit is not None}
+    assert "exact_match_difference" in limited and "exact_match_difference_near_ties_apart" not in limited
+    with pytest.raises(TunesmithError) as caught:
+        ship(tmp_path, trained, ["gguf-f16"], metric(["no such answer"] * 8), near_ties_apart=True)
+    assert "exact_match_difference_near_ties_apart = 100" in str(caught.value), "answers that it never gave"
     assert artifact.parity.value("other_answers_at_near_ties") <= artifact.parity.value("other_answers") <= 2
 
 

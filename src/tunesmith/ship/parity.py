@@ -261,19 +261,21 @@ class Gate:
                 settled[place] = own_texts[place]
                 near += 1
             self._emitter.emit("progress", what="near_ties", done=done, total=len(other))
-        own, apart = metric.score(own_texts), metric.score(settled)
+        own, raw, apart = (metric.score(each) for each in (own_texts, texts, settled))
         return [
             Check(f"{metric.name}_evaluated", own),
-            Check(f"{metric.name}_artefact", metric.score(texts)),
+            Check(f"{metric.name}_artefact", raw),
             Check("other_answers", len(other)),
             Check(NEAR_ANSWERS, near),
-            Check(
-                f"{metric.name}_difference_near_ties_apart",
-                round(abs(own - apart), 9),
-                self._limits.metric_points,
-                "at_most",
+            self._difference(f"{metric.name}_difference", own - raw, not self._limits.near_ties_apart),
+            self._difference(
+                f"{metric.name}_difference_near_ties_apart", own - apart, bool(self._limits.near_ties_apart)
             ),
         ]
+
+    def _difference(self, name: str, points: float, limited: bool) -> Check:
+        value = round(abs(points), 9)
+        return Check(name, value, self._limits.metric_points, "at_most") if limited else Check(name, value)
 
     @property
     def _positions(self) -> int:

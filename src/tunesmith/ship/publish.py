@@ -247,7 +247,7 @@ def _gguf(job: _Job, kind: ShipFormat) -> Artifact:
 
 
 def _tell_near_ties(job: _Job, parity: Parity) -> None:
-    if job.metric is None or not parity.value(NEAR_ANSWERS):
+    if job.metric is None or not job.shipping.limits.near_ties_apart or not parity.value(NEAR_ANSWERS):
         return
     evaluated, artefact = (parity.value(f"{job.metric.name}_{whose}") for whose in ("evaluated", "artefact"))
     job.emitter.emit(

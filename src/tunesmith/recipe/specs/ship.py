@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ BESIDE: tuple[ShipFormat, ...] = ("adapter",)
 class ParityLimits(Spec):
     """How far an artefact may be from the model that was evaluated."""
 
+    unstated: ClassVar[frozenset[str]] = frozenset({"near_ties_apart"})
     chats: int = Field(
         50, ge=1, le=100_000, description="Chats on which token ids must be identical and answers are compared."
     )
@@ -29,12 +30,11 @@ class ParityLimits(Spec):
     )
     top1_gguf_f16: float = Field(0.995, ge=0, le=1, description="The same for GGUF F16, judged in llama.cpp.")
     top1_gguf_q8_0: float = Field(0.98, ge=0, le=1, description="The same for GGUF Q8_0, judged in llama.cpp.")
-    metric_points: float = Field(
-        1.0,
-        ge=0,
-        le=100,
-        description="Largest change of the task metric, in points of 100; answers that differ at near ties of the"
-        " evaluated model alone count as unchanged.",
+    metric_points: float = Field(1.0, ge=0, le=100, description="Largest change of the task metric, in points of 100.")
+    near_ties_apart: bool | None = Field(
+        None,
+        description="Hold metric_points against the change without answers that differ at near ties of the evaluated"
+        " model alone; none does not. It lets more through.",
     )
 
 
